@@ -1,0 +1,53 @@
+"""The radiograph: what every reader returns and everything after it consumes."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Radiograph:
+    """One projection radiograph, rendered, with the few facts about it that may be kept.
+
+    Nothing here identifies a person: names, ids, birth dates, accession numbers and institutions are never read into it.
+    UIDs and the study year are, because a hit must be opened again.
+    """
+
+    pixels: NDArray[np.float32]
+    """[H, W] in [0, 1], C-contiguous; high = radiodense (bone is bright, lung is dark); the patient's right is on the
+    viewer's left, as on a light box."""
+
+    source: str
+    """`dicom`, `png` or `jpeg`."""
+
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+
+    modality: str | None = None
+    """DICOM modality (0008,0060): CR, DX or RG; None for plain images."""
+
+    view_position: str | None = None
+    """View Position (0018,5101) in upper case, such as PA, AP, LL; None where the file does not say."""
+
+    body_part: str | None = None
+    """Body Part Examined (0018,0015) in upper case; None where the file does not say."""
+
+    study_year: int | None = None
+    """The year of Study Date (0008,0020); the full date is not kept."""
+
+    photometric_interpretation: str | None = None
+    transfer_syntax_uid: str | None = None
+
+    intensity: str = "full_range"
+    """Where the grey scale came from: `voi_lut`, `window`, `percentiles` or `full_range`."""
+
+    mirrored: bool = False
+    """True where Patient Orientation said that the stored rows ran the other way and they were turned back."""
+
+    pixel_spacing: tuple[float, float] | None = None
+    """Millimetres a row and a column, from Pixel Spacing or Imager Pixel Spacing; None where unknown."""
+
+    notes: tuple[str, ...] = field(default=())
+    """What the reader had to decide, in words: 'window width 0 ignored', 'trailing bytes ignored'."""
