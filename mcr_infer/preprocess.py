@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mcr_infer.errors import ConfigError
 
@@ -47,6 +46,8 @@ class Preprocess:
         `aspect` is the row spacing over the column spacing (1 for square pixels). The filter is Pillow's antialiased
         triangle: its weights are convex, so values never leave [0, 1], unlike a bicubic.
         """
+        from PIL import Image  # a text query cuts no patches
+
         height, width = pixels.shape
         tall = height * aspect
         scale = self.image_size / max(tall, width)

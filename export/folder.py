@@ -1,0 +1,142 @@
+"""The folder of a bundle, as export writes it: digests, manifest, and a place that holds a whole bundle or none.
+
+No torch and no onnx here: every exporter ends with this module, whatever it began with.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, Bundle, fingerprint_of
+from mcr_infer.errors import BundleError
+from mcr_infer.preprocess import Preprocess
+
+IMAGE, TEXT, TOKENIZER = "image.onnx", "text.onnx", "tokenizer.json"
+
+
+@contextlib.contextmanager
+def new_bundle(out: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; once the block ends without an error, it takes the place of `out`.
+
+    Raises `BundleError`, before anything is done, when `out` is something else than a bundle or holds files that no
+    manifest names: they would be lost.
+    """
+    _refuse_to_destroy(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    fresh, old = work / "new", work / "old"
+    fresh.mkdir()
+    try:
+        yield fresh
+        _to_disk(fresh)
+        if out.exists():
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(work)
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    name: str,
+    created: str,
+    preprocess: Preprocess,
+    max_tokens: int,
+    embedding_dim: int,
+    weights_sha256: str,
+    notice: str | None,
+    parity: object,
+    training: object,
+) -> Bundle:
+    """Describe the files that lie in `folder` in its manifest and SHA256SUMS, and open it as the bundle it now is."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {
+        one: {"sha256": _digest(folder / one), "bytes": (folder / one).stat().st_size}
+        for one in names
+        if one not in (MANIFEST, CHECKSUMS)
+    }
+    missing = [one for one in (IMAGE, TEXT, TOKENIZER, GOLDEN) if one not in files]
+    if missing:
+        raise BundleError(f"{folder} lacks {', '.join(missing)}: no bundle without them")
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "created": created,
+        "fingerprint": fingerprint_of(
+            weights_sha256=weights_sha256,
+            preprocess=preprocess,
+            tokenizer_sha256=str(files[TOKENIZER]["sha256"]),
+            max_tokens=max_tokens,
+        ),
+        "weights_sha256": weights_sha256,
+        "embedding_dim": embedding_dim,
+        "notice": notice,
+        "precision": "fp32",
+        "image": {"input": "patches", **preprocess.to_dict(), "file": IMAGE},
+        "text": {"max_tokens": max_tokens, "file": TEXT, "tokenizer": TOKENIZER},
+        "files": files,
+        "parity": parity,
+        "training": training,
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    sums = {MANIFEST: _digest(folder / MANIFEST)} | {one: str(files[one]["sha256"]) for one in files}
+    (folder / CHECKSUMS).write_text("".join(f"{sums[one]}  {one}\n" for one in sorted(sums)), encoding="utf-8")
+    return Bundle.open(folder)
+
+
+def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
+    """Digest the weights of the towers: names in order, data types, shapes, little-endian bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(json.dumps([name, array.dtype.name, list(array.shape)]).encode() + b"\n")
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_to_destroy(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        known = {MANIFEST, CHECKSUMS, *Bundle.open(out).files}
+    except BundleError as error:
+        raise BundleError(
+            f"{out} exists and is no bundle that can be replaced: choose another --out ({error})"
+        ) from error
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    if found - known:
+        raise BundleError(
+            f"{out} holds files that do not belong to its bundle and would be lost: "
+            f"{', '.join(sorted(found - known)[:5])}; move them away or choose another --out"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _to_disk(folder: Path) -> None:
+    """Force every file to disk before the rename makes them visible."""
+    for path in folder.rglob("*"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

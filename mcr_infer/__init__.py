@@ -1,0 +1,44 @@
+"""Search chest radiographs by what they show.
+
+    from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, read_image, search
+
+    bundle = Bundle.open()                                     # the one that ships; Bundle.open(path) for another
+    vectors = ImageEncoder(bundle).encode_radiographs([read_image("chest.dcm")])
+    with Index.open("mcr-index") as index:
+        hits = search(index, TextEncoder(bundle).encode(["left pneumothorax"]), kind="image", k=10)[0]
+
+The names below are the public interface; each is imported when it is first used, so `import mcr_infer` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcr_infer.bundle import Bundle
+    from mcr_infer.encoder import ImageEncoder, TextEncoder
+    from mcr_infer.errors import McrError
+    from mcr_infer.images import read_image
+    from mcr_infer.images.radiograph import Radiograph
+    from mcr_infer.index import Hit, Index, search
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "mcr_infer.bundle",
+    "ImageEncoder": "mcr_infer.encoder",
+    "TextEncoder": "mcr_infer.encoder",
+    "McrError": "mcr_infer.errors",
+    "read_image": "mcr_infer.images",
+    "Radiograph": "mcr_infer.images.radiograph",
+    "Hit": "mcr_infer.index",
+    "Index": "mcr_infer.index",
+    "search": "mcr_infer.index",
+}
+
+__all__ = ["Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mcr_infer' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

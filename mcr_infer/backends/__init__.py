@@ -1,0 +1,101 @@
+"""Backends: one tower of a bundle on one runtime, behind one small protocol.
+
+What is asked for is what runs, or an error: no backend falls back to another device in silence.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from mcr_infer.bundle import TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.errors import BackendError, BundleError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+Side = Literal["image", "text"]
+Purpose = Literal["one_shot", "bulk"]
+"""`one_shot`: the session is made for one call, so opening fast counts. `bulk`: many calls, so steady speed counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """What a tower takes or gives under one name; None in `shape` is an axis of any length."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Tower(Protocol):
+    """One encoder on one device. `run` may be called from several threads at once."""
+
+    @property
+    def device(self) -> str:
+        """Where it really runs: `cpu` or `cuda`."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        """The inputs that `run` wants, all of them."""
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]:
+        """The outputs that `run` can give."""
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Run one batch and return the named outputs, all of them for None; raises `BackendError`."""
+
+
+def open_tower(
+    bundle: Bundle, side: Side, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+) -> Tower:
+    """Open one tower of a bundle, its file verified, on `auto`, `cpu` or `cuda`; `auto` is cuda where it works, else cpu.
+
+    `threads` None is one a core that the process may use. Raises `BackendError` when the runtime is missing or cannot do
+    what was asked, `BundleError` when the file is damaged or is not the graph that the manifest describes.
+    """
+    from mcr_infer.backends.onnxruntime import OnnxTower
+
+    path = bundle.verified(bundle.tower_files[side])
+    tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
+    dim, area = bundle.embedding_dim, bundle.preprocess.patch_size**2
+    expected = {
+        "patches": TensorSpec(dtype="float32", shape=(None, None, area)),
+        "positions": TensorSpec(dtype="int64", shape=(None, None)),
+        "input_ids": TensorSpec(dtype="int64", shape=(None, None)),
+        "attention_mask": TensorSpec(dtype="int64", shape=(None, None)),
+        "embedding": TensorSpec(dtype="float32", shape=(None, dim)),
+        "local": TensorSpec(dtype="float32", shape=(None, None, dim)),
+        "weights": TensorSpec(dtype="float32", shape=(None, None)),
+    }
+    found = {**tower.inputs, **tower.outputs}
+    wanted = {name: expected[name] for name in (*TOWER_INPUTS[side], *TOWER_OUTPUTS)}
+    if set(tower.inputs) != set(TOWER_INPUTS[side]) or found != wanted:
+        raise BundleError(
+            f"{path} is not the {side} tower that the manifest describes: it has {found}, expected {wanted}; "
+            "export the bundle again"
+        )
+    return tower
+
+
+def installed_runtime(search_path: Sequence[str] | None = None) -> str:
+    """Name the one ONNX Runtime distribution that is installed; `search_path` None is `sys.path`.
+
+    onnxruntime and onnxruntime-gpu put their files into the same module folder, so with both of them installed nobody
+    knows what runs. Raises `BackendError` with the line to type when there is none or when there are both.
+    """
+    from importlib.metadata import distributions
+
+    path = list(sys.path if search_path is None else search_path)
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name, path=path))]
+    if not found:
+        raise BackendError(
+            "ONNX Runtime is not installed: pip install 'mcr-infer[cpu]', or 'mcr-infer[gpu]' on a machine with CUDA"
+        )
+    if len(found) > 1:
+        raise BackendError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'mcr-infer[gpu]' (or 'mcr-infer[cpu]')"
+        )
+    return found[0]

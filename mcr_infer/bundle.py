@@ -1,0 +1,276 @@
+"""The bundle: the folder that export writes and inference reads.
+
+    manifest.json   what the towers are, and the digest of every other file
+    image.onnx      patches, positions -> embedding, local, weights
+    text.onnx       input_ids, attention_mask -> embedding, local, weights
+    tokenizer.json  the WordPiece of the text tower
+    golden.npz      inputs and outputs of the model that was exported
+
+Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used.
+Keys that the manifest has beyond those read here are ignored, so that a later release may add files and tables; keys of
+the preprocessing are not, because an unknown one would change what the tower sees.
+"""
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import BundleError, ConfigError
+from mcr_infer.preprocess import Preprocess
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+CHECKSUMS = "SHA256SUMS"
+"""The digests of all files, the manifest included, as `sha256sum --check` reads them; nothing but `verify` opens it."""
+
+TOWER_INPUTS = {"image": ("patches", "positions"), "text": ("input_ids", "attention_mask")}
+TOWER_OUTPUTS = ("embedding", "local", "weights")
+
+_MANIFEST_LIMIT = 4 * 2**20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHIPPED = Path(__file__).parent / "bundles" / "phantom"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """What the manifest promises about one file."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose manifest has been read and makes sense; its files are checked when they are asked for."""
+
+    path: Path
+    shipped: bool
+    """True for the bundle inside this package."""
+
+    name: str
+    created: str
+    """The day of the export, YYYY-MM-DD."""
+
+    fingerprint: str
+    """Names the embedding space: vectors of equal fingerprints may be compared, others may not."""
+
+    embedding_dim: int
+    notice: str | None
+    """One line that every use of the bundle must show, such as what it was trained on; None where there is none."""
+
+    preprocess: Preprocess
+    max_tokens: int
+    precision: str
+    tower_files: Mapping[str, str]
+    """File of the tower, by `image` and `text`."""
+
+    tokenizer_file: str
+    files: Mapping[str, FileRecord]
+    manifest: Mapping[str, object]
+    """The manifest as it was read: parity table, training facts."""
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> "Bundle":
+        """Read the manifest of the bundle in folder `path`; None is the bundle that ships with this package.
+
+        Raises `BundleError`, which names the file and the field, when the folder is no bundle, its format is another one or
+        the manifest contradicts itself.
+        """
+        folder = _SHIPPED if path is None else Path(path)
+        return _parse(_Section(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
+
+    def verified(self, name: str) -> Path:
+        """Return the path of one file after its size and digest have matched the manifest; call it right before use.
+
+        Raises `BundleError`, which names the file.
+        """
+        record = self.files.get(name)
+        path = self.path / name
+        if record is None:
+            raise BundleError(
+                f"{path} is not among the files of the bundle {self.name}: {', '.join(sorted(self.files))}"
+            )
+        try:
+            # Before opening: a pipe or a device would block.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise BundleError(f"{path} is not a regular file")
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                size = stream.tell()
+        except OSError as exc:
+            raise BundleError(f"{path} cannot be read: {exc.strerror}; copy or export the bundle again") from exc
+        if (size, digest) != (record.bytes, record.sha256):
+            raise BundleError(
+                f"{path} is damaged or was changed: its {size} bytes have SHA-256 {digest}, the manifest promises "
+                f"{record.bytes} bytes with {record.sha256}; copy or export the bundle again"
+            )
+        return path
+
+    def golden(self) -> dict[str, NDArray[np.generic]]:
+        """Read the golden inputs and outputs, verified: arrays by `image.patches`, `text.embedding` and so on."""
+        path = self.verified(GOLDEN)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, EOFError, OSError, KeyError) as exc:
+            raise BundleError(f"{path} is not a file of arrays: {exc}") from exc
+
+
+def fingerprint_of(*, weights_sha256: str, preprocess: Preprocess, tokenizer_sha256: str, max_tokens: int) -> str:
+    """Digest everything that decides which vector an input gets; runtimes and precisions are not part of it."""
+    parts = {
+        "max_tokens": max_tokens,
+        "preprocess": preprocess.to_dict(),
+        "tokenizer": tokenizer_sha256,
+        "weights": weights_sha256,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, object]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "has no manifest.json" if folder.is_dir() else "is not a folder"
+        raise BundleError(f"{folder} is not a bundle: it {what}; python -m export.to_onnx writes one")
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MANIFEST_LIMIT + 1)
+        if len(content) > _MANIFEST_LIMIT:
+            raise BundleError(f"{path} is larger than {_MANIFEST_LIMIT} bytes, no manifest is")
+        values = json.loads(content.decode("utf-8"))
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BundleError(f"{path} is not valid JSON: {exc}; copy or export the bundle again") from exc
+    if not isinstance(values, dict):
+        raise BundleError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+class _Section:
+    """One object of the manifest; every value taken from it is checked, and named in the error."""
+
+    def __init__(self, values: dict[str, object], path: Path, where: str = "") -> None:
+        self._values, self._path, self._where = values, path, where
+
+    def refuse(self, key: str, expected: str) -> BundleError:
+        got = repr(self._values[key])[:80] if key in self._values else "nothing"
+        return BundleError(f"{self._path}: {self._where}{key} must be {expected}, got {got}")
+
+    def take(self, key: str, kind: type[T], expected: str) -> T:
+        value = self._values.get(key)
+        # JSON's true is an int to isinstance.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.refuse(key, expected)
+        return value
+
+    def section(self, key: str) -> "_Section":
+        return _Section(self.take(key, dict, "an object"), self._path, f"{self._where}{key}.")
+
+    def line(self, key: str) -> str:
+        """Text that may be printed on a terminal: one line without control characters."""
+        expected = "one line of at most 500 printable characters"
+        text = self.take(key, str, expected)
+        if not text.isprintable() or not 0 < len(text) <= 500:
+            raise self.refuse(key, expected)
+        return text
+
+    def count(self, key: str) -> int:
+        number = self.take(key, int, "a whole number from 1 to 2^40")
+        if not 1 <= number <= 2**40:
+            raise self.refuse(key, "a whole number from 1 to 2^40")
+        return number
+
+    def digest(self, key: str) -> str:
+        text = self.take(key, str, "64 hexadecimal digits")
+        if not _DIGEST.fullmatch(text):
+            raise self.refuse(key, "64 hexadecimal digits")
+        return text
+
+    def file(self, key: str, files: Mapping[str, FileRecord]) -> str:
+        name = self.take(key, str, "a name among files")
+        if name not in files:
+            raise self.refuse(key, "a name among files")
+        return name
+
+    def rest(self, *known: str) -> dict[str, object]:
+        return {key: value for key, value in self._values.items() if key not in known}
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._values)
+
+
+def _parse(manifest: _Section, folder: Path, *, shipped: bool) -> Bundle:
+    version = manifest.take("format_version", int, f"{FORMAT_VERSION}")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{folder / MANIFEST}: format_version is {version}, this release of mcr-infer reads {FORMAT_VERSION}; "
+            + ("install a newer release" if version > FORMAT_VERSION else "export the bundle again")
+        )
+    created = manifest.line("created")
+    try:
+        date.fromisoformat(created)
+    except ValueError as exc:
+        raise manifest.refuse("created", "a day as YYYY-MM-DD") from exc
+    files = _parse_files(manifest)
+    image, text = manifest.section("image"), manifest.section("text")
+    if image.line("input") != "patches":
+        raise image.refuse("input", "'patches', the only image input that this release knows")
+    try:
+        preprocess = Preprocess.from_dict(image.rest("input", "file"))
+    except ConfigError as exc:
+        raise BundleError(f"{folder / MANIFEST}: image: {exc}") from exc
+    tokenizer, max_tokens = text.file("tokenizer", files), text.count("max_tokens")
+    fingerprint = manifest.digest("fingerprint")
+    expected = fingerprint_of(
+        weights_sha256=manifest.digest("weights_sha256"),
+        preprocess=preprocess,
+        tokenizer_sha256=files[tokenizer].sha256,
+        max_tokens=max_tokens,
+    )
+    if fingerprint != expected:
+        raise manifest.refuse("fingerprint", f"that of the weights, preprocessing and tokenizer it names, {expected}")
+    return Bundle(
+        path=folder,
+        shipped=shipped,
+        name=manifest.line("name"),
+        created=created,
+        fingerprint=fingerprint,
+        embedding_dim=manifest.count("embedding_dim"),
+        notice=None if manifest.rest().get("notice") is None else manifest.line("notice"),
+        preprocess=preprocess,
+        max_tokens=max_tokens,
+        precision=manifest.line("precision"),
+        tower_files={"image": image.file("file", files), "text": text.file("file", files)},
+        tokenizer_file=tokenizer,
+        files=files,
+        manifest=manifest.rest(),
+    )
+
+
+def _parse_files(manifest: _Section) -> dict[str, FileRecord]:
+    section = manifest.section("files")
+    files: dict[str, FileRecord] = {}
+    for name in section.keys:
+        pure = PurePosixPath(name)
+        # A manifest may come from a stranger: its names never lead out of the folder.
+        if not name.isprintable() or pure.is_absolute() or ".." in pure.parts or "\\" in name or str(pure) != name:
+            raise section.refuse(name, "under a plain relative path inside the bundle")
+        record = section.section(name)
+        files[name] = FileRecord(sha256=record.digest("sha256"), bytes=record.count("bytes"))
+    if GOLDEN not in files:
+        raise section.refuse(GOLDEN, "present")
+    return files

@@ -1,0 +1,193 @@
+"""The command line: parse, call, print. What a command does lives in the modules that it imports when it runs.
+
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 3 done but
+some inputs failed.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcr_infer.errors import McrError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Search chest radiographs by what they show. Research use only: not a medical device.",
+)
+
+SOME_FAILED = 3
+
+IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda; what is named is what runs, or an error.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
+
+
+@app.command("embed-images")
+def embed_images(
+    paths: Annotated[
+        list[str], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.", metavar="PATH...")
+    ],
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Radiographs in one call of the tower and one transaction.")
+    ] = 16,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decode threads; one a core if not given.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
+    from mcr_infer import console, pipeline, workspace
+    from mcr_infer.encoder import ImageEncoder
+    from mcr_infer.images.sources import Sources
+
+    chosen = workspace.bundle_for(index, bundle)
+    sources = Sources(paths)
+    encoder = ImageEncoder(chosen, device=device)
+    with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
+        summary = run.follow(
+            pipeline.embed_images(
+                (source.path for source in sources),
+                index=store,
+                encoder=encoder,
+                batch_size=batch_size,
+                workers=workers or pipeline.default_workers(),
+            )
+        )
+        store.save_graphs()
+    console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
+    raise typer.Exit(SOME_FAILED if summary.failures else 0)
+
+
+@app.command("embed-reports")
+def embed_reports(
+    path: Annotated[str, typer.Argument(help="A .csv or .jsonl file with a column report, or a folder of .txt files.")],
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
+    keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Embed reports into an index, so that radiographs and sentences find them."""
+    from mcr_infer import console, pipeline, workspace
+    from mcr_infer.encoder import TextEncoder
+    from mcr_infer.reports import read_reports
+
+    chosen = workspace.bundle_for(index, bundle)
+    records = read_reports(Path(path))
+    encoder = TextEncoder(chosen, device=device)
+    with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
+        summary = run.follow(
+            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text)
+        )
+        store.save_graphs()
+    console.show_summary(summary, what="reports", as_json=json)
+    raise typer.Exit(SOME_FAILED if summary.failures else 0)
+
+
+@app.command()
+def query(
+    text: Annotated[str | None, typer.Argument(help="A sentence in report language.")] = None,
+    image: Annotated[str | None, typer.Option(help="Search with a radiograph instead of a sentence.")] = None,
+    like: Annotated[str | None, typer.Option(help="Search with a radiograph of the index, by its id.")] = None,
+    kind: Annotated[str, typer.Option(help="What to find: image or report.")] = "image",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Find radiographs or reports that show what a sentence says, or that look like a radiograph."""
+    from mcr_infer import console, queries, workspace
+    from mcr_infer.index import Index, search
+
+    if sum(given is not None for given in (text, image, like)) != 1:
+        raise typer.BadParameter("give one of: a sentence, --image FILE, --like ID")
+    with Index.open(index, notify=console.note) as store:
+        if like is not None:
+            vector = store.vector("image", like)
+        else:
+            chosen = workspace.bundle_for(index, bundle)
+            store.check_bundle(chosen.fingerprint)
+            if text is not None:
+                vector = queries.text_vector(chosen, text, device=device)
+            else:
+                vector = queries.image_vector(chosen, Path(str(image)), device=device)
+        # A case is not similar to itself: it would only take the first place.
+        hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
+        console.warn_of_mixture(store, kind)
+    console.show_hits(hits, as_json=json)
+
+
+@app.command()
+def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
+    """Say what an index holds and which bundle made it."""
+    from mcr_infer import console
+    from mcr_infer.index import Index
+
+    with Index.open(index) as store:
+        console.show_info(store, as_json=json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
+    count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; the others follow.")] = 0,
+) -> None:
+    """Write synthetic chest radiographs as DICOM, and truth.csv, which says what each one shows. No patient is in them."""
+    from mcr_infer import console
+    from mcr_infer.phantom.demo import write_demo
+
+    with console.Run("phantoms", lambda: count) as run:
+        for _ in write_demo(folder, count=count, seed=seed):
+            run.advance()
+    print(f"{count} phantoms and truth.csv in {folder}")
+
+
+@app.command()
+def evaluate(
+    pairs: Annotated[
+        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings.")
+    ],
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
+    json: JsonOption = False,
+) -> None:
+    """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
+    from mcr_infer import console, pipeline, workspace
+    from mcr_infer.encoder import ImageEncoder, TextEncoder
+    from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.pairs import read_pairs
+
+    chosen = workspace.open_bundle(bundle)
+    each = read_pairs(pairs)
+    texts = TextEncoder(chosen, device=device)
+    images, reports = pipeline.embed_pairs(
+        each,
+        images=ImageEncoder(chosen, device=device),
+        texts=texts,
+        batch_size=batch_size,
+        workers=pipeline.default_workers(),
+    )
+    console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
+
+
+def main() -> None:
+    """Run the command line; every error of ours becomes one line on stderr and exit code 1."""
+    try:
+        app()
+    except McrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

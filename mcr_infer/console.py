@@ -1,0 +1,170 @@
+"""What the command line shows: progress on stderr, tables on stdout."""
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcr_infer.evaluate import Evaluation
+    from mcr_infer.index import Hit, Index
+    from mcr_infer.pipeline import Outcome, Summary
+
+_SHOWN_FAILURES = 20
+"""More than these are counted by reason on the screen; `--json` always names every one."""
+
+
+class Run:
+    """A progress line on stderr, with rate and time left, while a run is under way.
+
+    `total` counts the inputs and may take its time: it runs beside the work. None means that nobody knows.
+    Where stderr is no terminal, nothing is drawn.
+    """
+
+    def __init__(self, what: str, total: Callable[[], int] | None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )  # fmt: skip
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:>8.1f}/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task(what, total=None, rate=0.0)
+        self._total = total
+        self._done = 0
+
+    def __enter__(self) -> "Run":
+        self._started = time.perf_counter()
+        self._progress.start()
+        if self._total is not None:
+            threading.Thread(target=self._find_total, args=(self._total,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def _find_total(self, total: Callable[[], int]) -> None:
+        self._progress.update(self._task, total=total())
+
+    def advance(self) -> None:
+        """Count one more input as done."""
+        self._done += 1
+        rate = self._done / max(time.perf_counter() - self._started, 1e-9)
+        self._progress.update(self._task, advance=1, rate=rate)
+
+    def follow(self, outcomes: "Iterable[Outcome]") -> "Summary":
+        """Drive a run to its end and return its summary."""
+        from mcr_infer.pipeline import Summary
+
+        summary = Summary()
+        for outcome in outcomes:
+            summary.count(outcome)
+            self.advance()
+        summary.seconds = time.perf_counter() - self._started
+        return summary
+
+
+def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None = None, as_json: bool) -> None:
+    """Print the closing summary: one JSON object, or a sentence and the failures by name."""
+    if ignored:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
+        print(f"left out as no images by their names: {kinds}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(summary.to_dict()))
+        return
+    for failure in summary.failures[:_SHOWN_FAILURES]:
+        print(f"failed  {failure.path}: {failure.error} [{failure.reason}]")
+    rest = Counter(str(failure.reason) for failure in summary.failures[_SHOWN_FAILURES:])
+    if rest:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rest.most_common())
+        print(f"failed  and {rest.total()} more: {reasons}; --json names each one")
+    rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
+    print(
+        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {len(summary.failures)} failed "
+        f"in {summary.seconds:.1f} s{rate}"
+    )
+
+
+def note(sentence: str) -> None:
+    """Tell the user something beside the results, on stderr."""
+    print(f"note: {sentence}", file=sys.stderr)
+
+
+def warn_of_mixture(index: "Index", kind: str) -> None:
+    """Say so where rows of one kind were embedded in different ways: their scores compare less exactly."""
+    ways = sorted(index.provenance(kind))
+    if len(ways) > 1:
+        told = ", ".join(f"{precision} with {budget:.0%} of the patches" for precision, budget in ways)
+        note(
+            f"the {kind} rows of this index were embedded in {len(ways)} ways: {told}; scores differ slightly between them"
+        )
+
+
+def show_hits(hits: "Sequence[Hit]", *, as_json: bool) -> None:
+    """Print hits, best first: a JSON object a line, or a table."""
+    if as_json:
+        for hit in hits:
+            print(json.dumps({
+                "rank": hit.rank, "score": round(hit.score, 6), "id": hit.id, "kind": hit.kind, "path": hit.path,
+                "metadata": dict(hit.metadata),
+            }))  # fmt: skip
+        return
+    rows = [
+        (str(hit.rank), f"{hit.score:.3f}", _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")),
+         hit.path or hit.id)
+        for hit in hits
+    ]  # fmt: skip
+    _print_table(("rank", "score", "view", "year", "path"), rows)
+
+
+def show_info(index: "Index", *, as_json: bool) -> None:
+    """Print what an index holds."""
+    facts = {
+        "images": index.count("image"),
+        "reports": index.count("report"),
+        "bundle": index.bundle,
+        "fingerprint": index.fingerprint,
+        "format_version": index.format_version,
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print_table(("", str(index.folder)), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+
+
+def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
+    """Print an evaluation: one JSON object, or its Markdown tables."""
+    print(json.dumps(evaluation.to_dict()) if as_json else evaluation.markdown())
+
+
+def _word(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns that are as wide as their widest cell; nothing is ever cut, so that paths can be copied."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,129 @@
+"""Patches or tokens become unit vectors [N, D]: the two towers as the rest of the package uses them.
+
+    radiographs -> Preprocess -> patches, positions -> image tower -> embedding [N, D]
+    sentences -> ReportTokenizer -> tokens -> text tower -> embedding [N, D]
+
+A vector that is not finite or not of length 1 never leaves this module: a damaged graph, a bad driver or an overflow in
+a lower precision would otherwise sit in an index unseen.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.backends import Purpose, Side, Tower, open_tower
+from mcr_infer.bundle import Bundle
+from mcr_infer.errors import BackendError
+from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.reports import ReportTokenizer
+
+Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Patches [K, P*P] and their positions [K] of one radiograph."""
+
+_TEXT_BATCH = 32
+_TEXT_WINDOW = 4096
+"""Texts that are tokenised and sorted by length together: bounds memory, loses next to nothing of the sorting."""
+
+_NORM_TOLERANCE = 1e-3
+
+
+class _Encoder:
+    """What both encoders share: a tower and the check of what it gives."""
+
+    def __init__(self, bundle: Bundle, side: Side, *, device: str, threads: int | None, purpose: Purpose) -> None:
+        self._bundle = bundle
+        self._tower: Tower = open_tower(bundle, side, device=device, threads=threads, purpose=purpose)
+
+    @property
+    def device(self) -> str:
+        """Where the tower really runs: `cpu` or `cuda`."""
+        return self._tower.device
+
+    @property
+    def precision(self) -> str:
+        """The number format of the tower, as it is recorded with each row of an index."""
+        return self._bundle.precision
+
+    @property
+    def fingerprint(self) -> str:
+        """The embedding space of the vectors."""
+        return self._bundle.fingerprint
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the length of a vector."""
+        return self._bundle.embedding_dim
+
+    def _embed(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Run one batch and check its embeddings [N, D]."""
+        vectors: NDArray[np.float32] = self._tower.run(inputs, ("embedding",))["embedding"]
+        rows = len(next(iter(inputs.values())))
+        if vectors.shape != (rows, self.embedding_dim):
+            raise BackendError(
+                f"the tower gave embeddings of shape {list(vectors.shape)}, expected {[rows, self.embedding_dim]}"
+            )
+        norms = np.linalg.norm(vectors, axis=1)
+        bad = np.flatnonzero(~(np.abs(norms - 1.0) <= _NORM_TOLERANCE))  # true for NaN, too
+        if bad.size:
+            raise BackendError(
+                f"{bad.size} of {rows} embeddings on {self.device} are not unit vectors (the first has norm "
+                f"{norms[bad[0]]:.4g}): run mcr-infer verify on the bundle {self._bundle.path}"
+            )
+        return vectors
+
+
+class ImageEncoder(_Encoder):
+    """The image tower of a bundle."""
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+    ) -> None:
+        """Open the tower; raises `BackendError` or `BundleError` as `open_tower` does."""
+        super().__init__(bundle, "image", device=device, threads=threads, purpose=purpose)
+        self.preprocess = bundle.preprocess
+
+    def encode(self, batch: Sequence[Patches]) -> NDArray[np.float32]:
+        """Embed one batch of patches and positions, all with the same number of patches K, to unit vectors [N, D]."""
+        if not batch:
+            return np.empty((0, self.embedding_dim), dtype=np.float32)
+        counts = {array.shape[:1] for pair in batch for array in pair}
+        if len(counts) != 1:
+            raise BackendError(f"one batch takes radiographs of one patch count, got {sorted(c[0] for c in counts)}")
+        patches = np.stack([patches for patches, _ in batch])
+        positions = np.stack([positions for _, positions in batch])
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.preprocess.patch_count:
+            raise BackendError(
+                f"positions must lie in [0, {self.preprocess.patch_count}), got {positions.min()} to {positions.max()}"
+            )
+        return self._embed({"patches": patches, "positions": positions})
+
+    def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
+        """Embed one batch of radiographs, with all their patches, to unit vectors [N, D]."""
+        return self.encode([self.preprocess.patches(one.pixels, aspect=one.aspect) for one in radiographs])
+
+
+class TextEncoder(_Encoder):
+    """The text tower of a bundle with its tokenizer."""
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+    ) -> None:
+        """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does."""
+        super().__init__(bundle, "text", device=device, threads=threads, purpose=purpose)
+        self._tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches."""
+        vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
+        for start in range(0, len(texts), _TEXT_WINDOW):
+            input_ids, attention_mask = self._tokenizer.encode(texts[start : start + _TEXT_WINDOW])
+            lengths = attention_mask.sum(axis=1)
+            order = np.argsort(lengths, kind="stable")
+            for rows in np.split(order, range(_TEXT_BATCH, len(order), _TEXT_BATCH)):
+                longest = int(lengths[rows].max())
+                vectors[start + rows] = self._embed(
+                    {"input_ids": input_ids[rows, :longest], "attention_mask": attention_mask[rows, :longest]}
+                )
+        return vectors

@@ -1,0 +1,12 @@
+"""The index: rows with their vectors in SQLite, a graph beside them where they are many, and the search over both.
+
+    rows (one row, its digest) -> store (SQLite, the truth) -> graph (HNSW snapshot) -> index (the folder) -> search
+
+Importing this loads numpy and sqlite3 only; hnswlib is loaded when a kind has more rows than exact search serves well.
+"""
+
+from mcr_infer.index.index import EXACT_LIMIT, Index
+from mcr_infer.index.rows import KINDS, FileStamp, Row
+from mcr_infer.index.search import Hit, search
+
+__all__ = ["EXACT_LIMIT", "KINDS", "FileStamp", "Hit", "Index", "Row", "search"]

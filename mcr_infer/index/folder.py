@@ -1,0 +1,47 @@
+"""The folder of an index: whether it holds one, and how one is begun so that a crash leaves nothing half made."""
+
+from pathlib import Path
+
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.durable import storage_errors, sync_folder
+from mcr_infer.index.lock import FILE_NAME as LOCK
+from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
+from mcr_infer.index.manifest import FILE_NAME as MANIFEST
+from mcr_infer.index.manifest import Identity, KindState, Manifest
+from mcr_infer.index.rows import KINDS
+from mcr_infer.index.store import FILE_NAME as STORE
+from mcr_infer.index.store import Store
+
+_OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK, f"{MANIFEST}.tmp"}
+
+
+def holds_index(place: Path) -> bool:
+    """True where a folder holds an index, damaged or not; a creation that a crash cut short does not count."""
+    with storage_errors(place):
+        has_store, has_manifest = (place / STORE).exists(), (place / MANIFEST).exists()
+    if has_manifest and not has_store:
+        raise IndexCorruptError(f"index {place} has lost {STORE}, which holds its rows: restore it from a backup")
+    return has_manifest or (has_store and not Store.is_blank(place))
+
+
+def create(place: Path, identity: Identity) -> None:
+    """Make the files of an index in a new or empty folder, private to its owner."""
+    with storage_errors(place):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        foreign = sorted({path.name for path in place.iterdir()} - _OWN_FILES)
+        if foreign:
+            raise EmbeddingIndexError(
+                f"{place} holds other files ({foreign[0]}) and no index: choose a new or empty folder with --index"
+            )
+        refuse_network_filesystem(place)
+        place.chmod(0o700)
+        lock = WriterLock(place)
+        try:
+            if not holds_index(place):  # unless another process was faster
+                Store.create(place, identity)
+                Manifest(
+                    identity=identity, kinds={kind: KindState(generation=0, rows=0, graph=None) for kind in KINDS}
+                ).write(place)
+                sync_folder(place.absolute().parent)
+        finally:
+            lock.release()

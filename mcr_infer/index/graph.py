@@ -1,0 +1,149 @@
+"""The HNSW graph of one kind: a snapshot of the store that is checked before it is loaded and can always be made again.
+
+hnswlib says nothing when the disk is full, accepts a graph of another dimension, and crashes the process on a flipped
+bit. So a file is published only after its size was checked, and is loaded only after its digest and its header match what
+the manifest says. The digest guards against accidents; a folder that a stranger may write to is not to be opened.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.durable import DISK_FULL, create_private, publish, sha256_of, storage_errors
+from mcr_infer.index.manifest import Snapshot
+
+M = 16
+EF_CONSTRUCTION = 200
+EF_SEARCH = 100
+"""Links of a node, breadth while building, breadth while searching (Malkov and Yashunin, arXiv 1603.09320)."""
+
+_HEADER = struct.Struct("<6QiI3QdQ")
+"""What hnswlib 0.8 writes first: offset of level 0, capacity, elements, bytes of an element, offsets of label and vector,
+highest level, entry point, the three link counts, level factor, ef_construction."""
+
+_ALREADY_DELETED = "already deleted"
+
+
+class Graph:
+    """A graph over rows of one kind; its labels are those of the store."""
+
+    def __init__(self, *, dim: int, capacity: int) -> None:
+        """Make an empty graph with room for `capacity` vectors of `dim` dimensions."""
+        self._dim = dim
+        self._hnsw = _new(dim)
+        self._hnsw.init_index(max(capacity, 1), M=M, ef_construction=EF_CONSTRUCTION)
+        self.labels: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        """The rows that can be found, ascending."""
+        self.generation = -1
+        """The generation of the store that the labels stand for; -1 before the first."""
+        self.saved: Snapshot | None = None
+        """The file that holds just this graph; None where there is none."""
+
+    @classmethod
+    def load(cls, folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> "Graph":
+        """Load a snapshot. Raises `IndexCorruptError` saying what does not match, before hnswlib sees the file."""
+        path = folder / snapshot.file_name(kind)
+        try:
+            size = path.stat().st_size
+            if size != snapshot.bytes:
+                raise IndexCorruptError(f"{path.name} has {size} bytes, expected {snapshot.bytes}")
+            if sha256_of(path) != snapshot.sha256:
+                raise IndexCorruptError(f"{path.name} does not match its digest")
+            with path.open("rb") as file:
+                _check_header(path.name, file.read(_HEADER.size), snapshot, dim)
+        except OSError as exc:
+            raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
+        graph = cls.__new__(cls)
+        graph._dim = dim
+        graph._hnsw = _new(dim)
+        try:
+            graph._hnsw.load_index(str(path))
+        except RuntimeError as exc:
+            raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
+        graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
+        graph.generation = -1
+        graph.saved = snapshot
+        return graph
+
+    @property
+    def element_count(self) -> int:
+        """Nodes of the graph, with those that stand for rows that are gone."""
+        return int(self._hnsw.element_count)
+
+    def add(self, labels: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """Add vectors [N, D] under labels [N] that cannot be found so far."""
+        needed = self.element_count + len(labels)
+        if needed > self._hnsw.get_max_elements():
+            self._hnsw.resize_index(max(needed, self.element_count * 5 // 4))
+        self.saved = None
+        self._hnsw.add_items(vectors, labels)
+        self.labels = np.union1d(self.labels, labels)
+
+    def remove(self, labels: NDArray[np.int64]) -> None:
+        """Let rows not be found any more; their nodes stay as ways to others until the graph is made anew."""
+        for label in labels.tolist():
+            try:
+                self._hnsw.mark_deleted(label)
+                self.saved = None
+            except RuntimeError as exc:
+                # A loaded graph does not tell which of its labels were marked before it was saved.
+                if _ALREADY_DELETED not in str(exc):
+                    raise
+        self.labels = np.setdiff1d(self.labels, labels)
+
+    def query(self, queries: NDArray[np.float32], *, k: int, ef: int) -> NDArray[np.int64] | None:
+        """Return the labels [Q, k] nearest to queries [Q, D]; None where the graph cannot reach k rows."""
+        self._hnsw.set_ef(max(ef, k))
+        try:
+            labels, _ = self._hnsw.knn_query(queries, k=k)
+        except RuntimeError:  # hnswlib's only word for "fewer than k were reached"
+            return None
+        return np.asarray(labels).astype(np.int64)
+
+    def save(self, folder: Path, kind: str) -> Snapshot:
+        """Publish the graph as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
+        temporary = folder / f"graph-{kind}.tmp"
+        try:
+            with storage_errors(folder):
+                os.close(create_private(temporary))
+                self._hnsw.save_index(str(temporary))
+                size = temporary.stat().st_size
+                if size != self._hnsw.index_file_size():
+                    raise EmbeddingIndexError(f"index {folder}: {DISK_FULL}")
+                snapshot = Snapshot(
+                    sha256=sha256_of(temporary),
+                    bytes=size,
+                    elements=self.element_count,
+                    m=int(self._hnsw.M),
+                    ef_construction=int(self._hnsw.ef_construction),
+                )
+                publish(temporary, folder / snapshot.file_name(kind))
+        except RuntimeError as exc:
+            raise EmbeddingIndexError(f"index {folder}: hnswlib cannot save the graph: {exc}") from exc
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.saved = snapshot
+        return snapshot
+
+
+def _new(dim: int) -> Any:
+    import hnswlib
+
+    return hnswlib.Index(space="ip", dim=dim)
+
+
+def _check_header(name: str, content: bytes, snapshot: Snapshot, dim: int) -> None:
+    """Compare the header with what a graph of this dimension must have. Raises `IndexCorruptError`."""
+    if len(content) < _HEADER.size:
+        raise IndexCorruptError(f"{name} is too short for a graph")
+    level0, capacity, elements, stride, label_at, vector_at, _, entry, _, links0, links, _, _ = _HEADER.unpack(content)
+    at = links0 * 4 + 4
+    found = (level0, elements, links, links0, vector_at, label_at, stride)
+    expected = (0, snapshot.elements, snapshot.m, 2 * snapshot.m, at, at + 4 * dim, at + 4 * dim + 8)
+    if found != expected or capacity < elements or entry >= elements:
+        raise IndexCorruptError(f"{name} is not a graph of {snapshot.elements} vectors of {dim} dimensions")

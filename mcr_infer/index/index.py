@@ -1,0 +1,374 @@
+"""The index: one folder with the store, the graphs beside it and the manifest that ties them together.
+
+One process writes, any number read: readers see what was committed without opening again.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
+from mcr_infer.index.durable import storage_errors
+from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.graph import Graph
+from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
+from mcr_infer.index.manifest import FILE_NAME as MANIFEST
+from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest, Snapshot
+from mcr_infer.index.rows import KINDS, FileStamp, Row, check_kind
+from mcr_infer.index.store import FILE_NAME as STORE
+from mcr_infer.index.store import Store
+
+EXACT_LIMIT = 50_000
+"""Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
+
+_BUILD_STEP = 10_000
+
+Notify = Callable[[str], None]
+
+
+def _log(sentence: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning(sentence)
+
+
+class Index:
+    """An open index; a context manager. Not to be shared between threads, nor carried over a fork.
+
+    `notify` is told, in a sentence, what takes long or was found damaged and is being mended; by default it is logged.
+    """
+
+    def __init__(self, folder: Path, *, lock: WriterLock | None, exact_limit: int, notify: Notify | None) -> None:
+        """For `open`."""
+        self.folder = folder
+        self.exact_limit = exact_limit
+        self._lock = lock
+        self._notify = notify or _log
+        self._graphs: dict[str, Graph] = {}
+        self._vectors: dict[str, tuple[int, NDArray[np.int64], NDArray[np.float32]]] = {}
+        manifest = Manifest.read(folder)
+        self._store = Store(folder, writable=lock is not None)
+        try:
+            self._identity = self._store.identity()
+            self._check(manifest)
+        except BaseException:
+            self._store.close(truncate=False)
+            raise
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, *, writable: bool = False, exact_limit: int = EXACT_LIMIT, notify: Notify | None = None
+    ) -> "Index":
+        """Open an index.
+
+        Raises `IndexNotFoundError` where there is none, `IndexLockedError` where another process writes to it and
+        `writable` was asked, `IndexCorruptError` where its files do not belong together, `EmbeddingIndexError` otherwise.
+        """
+        place = Path(folder)
+        refuse_network_filesystem(place)
+        if not holds_index(place):
+            raise IndexNotFoundError(
+                f"there is no index in {place}: make one with `mcr-infer embed-images FOLDER --index {place}`, "
+                "or name another with --index"
+            )
+        if not writable:
+            return cls(place, lock=None, exact_limit=exact_limit, notify=notify)
+        lock = WriterLock(place)
+        try:
+            index = cls(place, lock=lock, exact_limit=exact_limit, notify=notify)
+            index._tidy()
+        except BaseException:
+            lock.release()
+            raise
+        return index
+
+    @classmethod
+    def open_or_create(
+        cls,
+        folder: str | Path,
+        *,
+        fingerprint: str,
+        embedding_dim: int,
+        bundle: str,
+        bundle_path: str,
+        exact_limit: int = EXACT_LIMIT,
+        notify: Notify | None = None,
+    ) -> "Index":
+        """Open an index for writing, or make one for a bundle where the folder is new or empty.
+
+        `bundle` is the name of the bundle. `bundle_path` is kept as given, so that a query can find the bundle again; an
+        index that is there remembers the newest. Raises what `open` raises, `IndexMismatchError` where another bundle made
+        the index, `EmbeddingIndexError` where the folder holds other files.
+        """
+        place = Path(folder)
+        if not holds_index(place):
+            identity = Identity(
+                index_id=os.urandom(16).hex(),
+                fingerprint=fingerprint,
+                embedding_dim=embedding_dim,
+                bundle=bundle,
+                bundle_path=bundle_path,
+            )
+            create(place, identity)
+        index = cls.open(place, writable=True, exact_limit=exact_limit, notify=notify)
+        try:
+            index.check_bundle(fingerprint)
+            index._remember(replace(index._identity, bundle=bundle, bundle_path=bundle_path))
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def _check(self, manifest: Manifest | None) -> None:
+        """Compare the store with the manifest, which was read before it. Raises `IndexCorruptError`."""
+        if manifest is None:
+            self._notify(f"index {self.folder} has lost {MANIFEST}; the next embed writes it again from {STORE}")
+            return
+        same = replace(manifest.identity, bundle=self.bundle, bundle_path=self.bundle_path)
+        if same != self._identity:
+            raise IndexCorruptError(
+                f"{STORE} and {MANIFEST} in {self.folder} belong to different indexes: restore the folder as a whole"
+            )
+        for kind, known in manifest.kinds.items():
+            generation, rows = self._store.state(kind)
+            if generation < known.generation or (generation == known.generation and rows != known.rows):
+                raise IndexCorruptError(
+                    f"{STORE} in {self.folder} is older than {MANIFEST}: it holds {rows} {kind} rows of generation "
+                    f"{generation}, expected {known.rows} of generation {known.generation}. Restore the folder as a whole"
+                )
+
+    def _tidy(self) -> None:
+        """Write a manifest that was lost, and remove what a crash may have left: graphs that no manifest names."""
+        graphs = self._snapshots()
+        self._write_manifest(graphs)
+        named = {graph.file_name(kind) for kind, graph in graphs.items()}
+        with storage_errors(self.folder):
+            for path in (*self.folder.glob("graph-*.hnsw"), *self.folder.glob("*.tmp")):
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
+
+    def _snapshots(self) -> dict[str, Snapshot]:
+        """Return the graphs that the manifest names now."""
+        manifest = Manifest.read(self.folder)
+        return {kind: state.graph for kind, state in manifest.kinds.items() if state.graph} if manifest else {}
+
+    def _write_manifest(self, graphs: Mapping[str, Snapshot]) -> None:
+        kinds = {}
+        for kind in KINDS:
+            generation, rows = self._store.state(kind)
+            kinds[kind] = KindState(generation=generation, rows=rows, graph=graphs.get(kind))
+        manifest = Manifest(identity=self._identity, kinds=kinds)
+        if manifest != Manifest.read(self.folder):
+            manifest.write(self.folder)
+
+    def _remember(self, identity: Identity) -> None:
+        if identity != self._identity:
+            self._store.set_identity(identity)
+            self._identity = identity
+            self._write_manifest(self._snapshots())
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the index. A writer brings the manifest up to date and empties the WAL, then lets the next writer in.
+
+        Closing again does nothing.
+        """
+        lock, self._lock = self._lock, None
+        try:
+            if lock:
+                self._write_manifest(self._snapshots())
+        finally:
+            try:
+                self._store.close(truncate=lock is not None)
+            finally:
+                if lock:
+                    lock.release()
+
+    @property
+    def bundle(self) -> str:
+        """Name of the bundle that made the index."""
+        return self._identity.bundle
+
+    @property
+    def bundle_path(self) -> str:
+        """Where that bundle was, as it was given."""
+        return self._identity.bundle_path
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the embedding space, hex."""
+        return self._identity.fingerprint
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimensions of every vector, D."""
+        return self._identity.embedding_dim
+
+    @property
+    def format_version(self) -> int:
+        """Version of the format on disk."""
+        return FORMAT_VERSION
+
+    def check_bundle(self, fingerprint: str) -> None:
+        """Raise `IndexMismatchError` unless a bundle of this fingerprint made the index."""
+        if fingerprint != self.fingerprint:
+            raise IndexMismatchError(
+                f"index {self.folder} was made by the bundle {self.bundle!r} (fingerprint {self.fingerprint[:12]}), got a "
+                f"bundle of fingerprint {fingerprint[:12]}: their vectors cannot be compared. Name the bundle that made it "
+                f"with --bundle (it was at {self.bundle_path}), or embed into a new folder with --index"
+            )
+
+    def count(self, kind: str) -> int:
+        """Return how many rows of a kind there are."""
+        check_kind(kind)
+        return self._store.state(kind)[1]
+
+    def add(
+        self, rows: Sequence[Row], *, files: Sequence[tuple[FileStamp, str]] = (), file_kind: str = "image"
+    ) -> None:
+        """Add rows, and remember the files [(stamp, id)] that they or their twins came from; all of it or nothing.
+
+        What was added is on the disk when this returns. A row of a known id replaces the former one.
+        Raises `IndexMismatchError` on a wrong dimension, `EmbeddingIndexError` when the disk is full.
+        """
+        check_kind(file_kind)
+        for row in rows:
+            if row.vector.size != self.embedding_dim:
+                raise IndexMismatchError(
+                    f"{row.kind} {row.id!r} has an embedding of {row.vector.size} dimensions, index {self.folder} takes "
+                    f"{self.embedding_dim}; nothing of this batch was added. Embed with the bundle {self.bundle!r}"
+                )
+        self._writing()
+        self._store.add(rows, files, file_kind)
+
+    def delete(self, kind: str, ids: Iterable[str]) -> int:
+        """Delete rows and what is known about their files; return how many rows there were.
+
+        A graph file keeps the vector, unreachable, until `save_graphs(rebuild=True)`.
+        """
+        check_kind(kind)
+        self._writing()
+        return self._store.delete(kind, ids)
+
+    def _writing(self) -> None:
+        if self._lock is None:
+            raise EmbeddingIndexError(f"index {self.folder} was opened for reading: open it with writable=True")
+
+    def known_file(self, stamp: FileStamp, *, kind: str) -> str | None:
+        """Return the id of the row that a file gave, if the file is unchanged since then; otherwise None."""
+        return self._store.known_file(stamp, kind)
+
+    def get(self, kind: str, id: str) -> Row | None:
+        """Return a row, or None where there is none. Raises `IndexCorruptError` where it does not match its digest."""
+        check_kind(kind)
+        return self._store.get(kind, id)
+
+    def vector(self, kind: str, id: str) -> NDArray[np.float32]:
+        """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
+        row = self.get(kind, id)
+        if row is None:
+            raise QueryError(
+                f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
+            )
+        return row.vector
+
+    def ids(self, kind: str) -> list[str]:
+        """Return the ids of a kind, sorted."""
+        check_kind(kind)
+        return self._store.ids(kind)
+
+    def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
+        """Return the pairs (precision, patch budget) among the rows of a kind; more than one is a mixture to speak of."""
+        check_kind(kind)
+        return self._store.provenance(kind)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Let all that is read inside the block come from one moment, whatever a writer commits meanwhile."""
+        return self._store.snapshot()
+
+    def rows(self, labels: Iterable[int]) -> Mapping[int, Row]:
+        """Return rows by the labels that `vectors` and `graph` gave in the same `snapshot`."""
+        return self._store.at(labels)
+
+    def vectors(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the labels [N] and vectors [N, D] of a kind as they are now; only what has changed is read again."""
+        with self.snapshot():
+            generation, _ = self._store.state(kind)
+            former = self._vectors.get(kind)
+            if former is None or former[0] != generation:
+                labels = self._store.labels(kind)
+                vectors = np.empty((len(labels), self.embedding_dim), dtype=np.float32)
+                fresh = np.ones(len(labels), dtype=np.bool_)
+                if former is not None:
+                    fresh = ~np.isin(labels, former[1])
+                    vectors[~fresh] = former[2][np.isin(former[1], labels)]
+                vectors[fresh] = self._store.vectors(kind, labels[fresh], dim=self.embedding_dim)
+                former = self._vectors[kind] = (generation, labels, vectors)
+        return former[1], former[2]
+
+    def graph(self, kind: str) -> Graph:
+        """Return the graph of a kind as the store is now: loaded, caught up, or made again where it is damaged."""
+        with self.snapshot():
+            generation, count = self._store.state(kind)
+            graph = self._graphs.get(kind)
+            if graph is None:
+                graph = self._load(kind) or Graph(dim=self.embedding_dim, capacity=count)
+            if graph.generation != generation:
+                labels = self._store.labels(kind)
+                graph.remove(np.setdiff1d(graph.labels, labels))
+                missing = np.setdiff1d(labels, graph.labels)
+                for start in range(0, len(missing), _BUILD_STEP):
+                    part = missing[start : start + _BUILD_STEP]
+                    graph.add(part, self._store.vectors(kind, part, dim=self.embedding_dim))
+                graph.generation = generation
+        self._graphs[kind] = graph
+        return graph
+
+    def _load(self, kind: str) -> Graph | None:
+        """Load the graph that the manifest names; None, and a word to the user, where it must be made."""
+        snapshot, tried = self._snapshots().get(kind), None
+        reason = "there is no graph yet"
+        while snapshot != tried and snapshot is not None:
+            try:
+                return Graph.load(self.folder, kind, snapshot, dim=self.embedding_dim)
+            except IndexCorruptError as error:
+                reason = str(error)
+            # A writer may just have put a newer graph in its place.
+            snapshot, tried = self._snapshots().get(kind), snapshot
+        self._notify(f"building the graph of {self.count(kind)} {kind}s from {STORE}: {reason}")
+        return None
+
+    def save_graphs(self, *, rebuild: bool = False) -> None:
+        """Bring the graph files up to date, so that a new process need not build them; to be called after adding.
+
+        Kinds that exact search serves have none. `rebuild` makes them from nothing, which also forgets deleted vectors; so
+        does a graph in which more than a fifth of the nodes is deleted. Raises `EmbeddingIndexError` when the disk is full:
+        the former files are then still there.
+        """
+        self._writing()
+        graphs = {}
+        for kind in KINDS:
+            _, count = self._store.state(kind)
+            if count <= self.exact_limit:
+                self._graphs.pop(kind, None)
+                continue
+            graph = None if rebuild else self.graph(kind)
+            if graph is None or len(graph.labels) < 0.8 * graph.element_count:
+                self._graphs[kind] = Graph(dim=self.embedding_dim, capacity=count)
+                graph = self.graph(kind)
+            graphs[kind] = graph.saved or graph.save(self.folder, kind)
+        self._write_manifest(graphs)
+        self._tidy()

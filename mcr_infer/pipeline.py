@@ -1,0 +1,297 @@
+"""Files become rows of the index: decode in threads, embed in batches, commit, and report every input by name.
+
+    sources -> known? -> decode pool (bounded) -> batch -> image tower -> one transaction -> outcomes
+
+A failure is a value, not an exception: one bad file costs one line. An outcome is handed out only after its row is
+committed, so whatever was reported as embedded survives a crash. Resuming is running again.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.encoder import ImageEncoder, TextEncoder
+from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.images import read_image
+from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.index import FileStamp, Index, Row
+from mcr_infer.pairs import Pair
+from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
+
+Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one input; `reason` and `error` are set for failed ones, and only for them."""
+
+    path: str
+    status: Literal["embedded", "unchanged", "failed"]
+    reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Summary:
+    """The closing count of a run, filled as outcomes come in."""
+
+    embedded: int = 0
+    unchanged: int = 0
+    failures: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, outcome: Outcome) -> None:
+        """Take one outcome into account."""
+        if outcome.status == "embedded":
+            self.embedded += 1
+        elif outcome.status == "unchanged":
+            self.unchanged += 1
+        else:
+            self.failures.append(outcome)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the summary in the shape of `--json`."""
+        return {
+            "embedded": self.embedded,
+            "unchanged": self.unchanged,
+            "failed": len(self.failures),
+            "failures": [{"path": f.path, "reason": f.reason, "error": f.error} for f in self.failures],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    """A file that became patches, with what its row needs."""
+
+    stamp: FileStamp
+    id: str
+    digest: str
+    patches: Patches
+    radiograph: Radiograph
+
+
+def embed_images(
+    paths: Iterable[str], *, index: Index, encoder: ImageEncoder, batch_size: int, workers: int
+) -> Iterator[Outcome]:
+    """Embed image files into the index, in the order of `paths`, and yield an outcome for each one.
+
+    Files that the index knows by path, size and modification time are not opened. At most two batches are decoded ahead,
+    so memory does not grow with the number of files. Raises `EmbeddingIndexError` where the index cannot be written.
+    """
+    batch = _Batch(index, encoder)
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        waiting: deque[tuple[str, Future[_Decoded] | None]] = deque()
+        try:
+            for path in paths:
+                future = None if _is_known(index, path) else pool.submit(_decode, path, encoder)
+                waiting.append((path, future))
+                if len(waiting) >= 2 * batch_size:
+                    yield from batch.take(*waiting.popleft(), limit=batch_size)
+            while waiting:
+                yield from batch.take(*waiting.popleft(), limit=batch_size)
+            yield from batch.commit()
+        finally:
+            for _, future in waiting:
+                if future is not None:
+                    future.cancel()
+
+
+def _is_known(index: Index, path: str) -> bool:
+    try:
+        stamp = FileStamp.of(path)
+    except OSError:
+        return False  # opening it will say why
+    return index.known_file(stamp, kind="image") is not None
+
+
+def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
+    """Read one file and cut it into patches; raises `ImageError`."""
+    try:
+        # Before reading: a file that changes meanwhile is then seen as changed by the next run.
+        stamp = FileStamp.of(path)
+    except OSError:
+        stamp = FileStamp(path=path, size=0, mtime_ns=0)
+    radiograph = read_image(path)
+    pixels = radiograph.pixels
+    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    return _Decoded(
+        stamp=stamp,
+        id=radiograph.sop_instance_uid or f"sha256:{digest[:32]}",
+        digest=digest,
+        patches=encoder.preprocess.patches(pixels, aspect=radiograph.aspect),
+        radiograph=radiograph,
+    )
+
+
+class _Batch:
+    """Decoded files on their way into the index; everything in it commits in one transaction."""
+
+    def __init__(self, index: Index, encoder: ImageEncoder) -> None:
+        self._index, self._encoder = index, encoder
+        self._fresh: dict[str, _Decoded] = {}
+        self._twins: list[tuple[FileStamp, str]] = []
+
+    def take(self, path: str, future: Future[_Decoded] | None, *, limit: int) -> Iterator[Outcome]:
+        """Take the next file in order; yield what is certain about it now, and the whole batch once it is full."""
+        if future is None:
+            yield Outcome(path=path, status="unchanged")
+            return
+        try:
+            decoded = future.result()
+        except ImageError as error:
+            yield Outcome(path=path, status="failed", reason=error.reason, error=str(error))
+            return
+        yield from self._place(path, decoded)
+        if len(self._fresh) >= limit:
+            yield from self.commit()
+
+    def _place(self, path: str, decoded: _Decoded) -> Iterator[Outcome]:
+        """Decide whether a decoded file is new, changed, a twin of a known image, or at odds with one."""
+        pending = self._fresh.get(decoded.id)
+        if pending is not None:
+            known_path: str | None = pending.stamp.path
+            known_digest: str | None = pending.digest
+        else:
+            row = self._index.get("image", decoded.id)
+            known_path, known_digest = (row.path, row.content_digest) if row else (None, None)
+        if known_digest == decoded.digest:
+            self._twins.append((decoded.stamp, decoded.id))
+            yield Outcome(path=path, status="unchanged")
+        elif known_digest is None or known_path == path:
+            self._fresh[decoded.id] = decoded
+        else:
+            yield Outcome(
+                path=path,
+                status="failed",
+                reason="uid_conflict",
+                error=f"SOP Instance UID {decoded.id} already belongs to {known_path}, which has other pixels; "
+                "give one of the two files a UID of its own, or leave it out",
+            )
+
+    def commit(self) -> Iterator[Outcome]:
+        """Embed what is waiting, commit it together with the files it came from, then say so."""
+        fresh, twins = list(self._fresh.values()), self._twins
+        self._fresh, self._twins = {}, []
+        if not fresh and not twins:
+            return
+        vectors = self._encoder.encode([decoded.patches for decoded in fresh]) if fresh else ()
+        rows = [
+            Row(
+                id=decoded.id,
+                kind="image",
+                path=decoded.stamp.path,
+                study_uid=decoded.radiograph.study_instance_uid,
+                series_uid=decoded.radiograph.series_instance_uid,
+                metadata=_metadata(decoded.radiograph),
+                vector=vector,
+                precision=self._encoder.precision,
+                content_digest=decoded.digest,
+            )
+            for decoded, vector in zip(fresh, vectors, strict=True)
+        ]
+        files = [(decoded.stamp, decoded.id) for decoded in fresh]
+        self._index.add(rows, files=files + twins)
+        for decoded in fresh:
+            yield Outcome(path=decoded.stamp.path, status="embedded")
+
+
+def _metadata(radiograph: Radiograph) -> dict[str, str | int | float | bool | None]:
+    facts: dict[str, str | int | float | bool | None] = {
+        "view": radiograph.view_position,
+        "modality": radiograph.modality,
+        "body_part": radiograph.body_part,
+        "study_year": radiograph.study_year,
+        "transfer_syntax": radiograph.transfer_syntax_uid,
+        "intensity": radiograph.intensity,
+        "mirrored": radiograph.mirrored,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def embed_reports(
+    records: Iterable[ReportRecord | ReportFailure],
+    *,
+    index: Index,
+    encoder: TextEncoder,
+    batch_size: int,
+    keep_text: bool,
+) -> Iterator[Outcome]:
+    """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`."""
+    waiting: dict[str, tuple[ReportRecord, str, str]] = {}
+
+    def commit() -> Iterator[Outcome]:
+        vectors = encoder.encode([text for _, text, _ in waiting.values()])
+        rows = [
+            Row(
+                id=record.id,
+                kind="report",
+                path=record.path,
+                study_uid=record.study_uid,
+                vector=vector,
+                precision=encoder.precision,
+                content_digest=digest,
+                text=record.text if keep_text else None,
+            )
+            for (record, _, digest), vector in zip(waiting.values(), vectors, strict=True)
+        ]
+        index.add(rows)
+        done = [record.path for record, _, _ in waiting.values()]
+        waiting.clear()
+        yield from (Outcome(path=path, status="embedded") for path in done)
+
+    for record in records:
+        if isinstance(record, ReportFailure):
+            yield Outcome(path=record.path, status="failed", reason=record.reason, error=record.error)
+            continue
+        try:
+            text = embed_text(record.text)
+        except ReportError as error:
+            yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error))
+            continue
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if record.id in waiting:
+            yield from commit()
+        known = index.get("report", record.id)
+        if known is not None and known.content_digest == digest:
+            yield Outcome(path=record.path, status="unchanged")
+            continue
+        waiting[record.id] = (record, text, digest)
+        if len(waiting) >= batch_size:
+            yield from commit()
+    if waiting:
+        yield from commit()
+
+
+def embed_pairs(
+    pairs: Sequence[Pair], *, images: ImageEncoder, texts: TextEncoder, batch_size: int, workers: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
+
+    An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
+    ends it with `ImageError` or `ReportError`.
+    """
+
+    def cut(pair: Pair) -> Patches:
+        radiograph = read_image(pair.image)
+        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect)
+
+    reports = texts.encode([embed_text(pair.report) for pair in pairs])
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        parts = [
+            images.encode(list(pool.map(cut, pairs[start : start + batch_size])))
+            for start in range(0, len(pairs), batch_size)
+        ]
+    return np.concatenate(parts), reports
+
+
+def default_workers() -> int:
+    """Decode threads for this machine: one a core that the process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,197 @@
+"""Is a bundle whole, and does it compute here what it computed where it was made?
+
+Export asks the first time, `mcr-infer verify` again on the machine that serves.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.backends import Side, Tower, open_tower
+from mcr_infer.bundle import CHECKSUMS, MANIFEST, TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.errors import BundleError, McrError
+from mcr_infer.reports import ReportTokenizer
+
+MAX_ABS_DIFF = 1e-4
+"""Largest difference of any embedding value between two runtimes in fp32."""
+
+MIN_COSINE = 0.9999
+MIN_COSINE_ROWS = 0.99999
+"""Between a row of a batch and the same row alone: what a row becomes must not depend on its neighbours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far the outputs of a tower are from those that they have to be. NaN breaks every limit."""
+
+    max_abs: float
+    """Largest difference of an embedding value."""
+
+    min_cosine: float
+    local_max_abs: float
+    """Largest difference of a mapped patch or word, over the largest value there is; padding left out."""
+
+    weights_max_abs: float
+
+    @property
+    def failures(self) -> list[str]:
+        """The limits that are broken, in words."""
+        limits = (
+            (self.max_abs <= MAX_ABS_DIFF, f"max abs difference {self.max_abs:.1e}, limit {MAX_ABS_DIFF:.0e}"),
+            (self.min_cosine >= MIN_COSINE, f"cosine {self.min_cosine:.6f}, limit {MIN_COSINE}"),
+            (self.local_max_abs <= MAX_ABS_DIFF, f"local {self.local_max_abs:.1e}, limit {MAX_ABS_DIFF:.0e}"),
+            (self.weights_max_abs <= MAX_ABS_DIFF, f"weights {self.weights_max_abs:.1e}, limit {MAX_ABS_DIFF:.0e}"),
+        )
+        return [text for holds, text in limits if not holds]
+
+
+def verify(bundle: Bundle, *, device: str = "cpu") -> list[Check]:
+    """Check every file against its digest, then tokenizer, preprocessing and both towers against the golden outputs.
+
+    Failures are values, so that one damaged file does not hide the next.
+    """
+    checks = [*_file_checks(bundle), Check(name="fingerprint", ok=True, detail=bundle.fingerprint)]
+    if all(check.ok for check in checks):
+        checks += _golden_checks(bundle, device)
+    return checks
+
+
+def compare(got: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+    """Return the largest absolute difference and the smallest cosine of two arrays of unit vectors [N, D].
+
+    Both are NaN where a vector is not finite, which no limit admits: compare as `value <= limit`, never the other way.
+    """
+    one, two = got.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+        return float(np.abs(one - two).max()), float(((one * two).sum(axis=1) / norms).min())
+
+
+def parity(
+    got: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], attention_mask: NDArray[Any] | None
+) -> Parity:
+    """Compare all outputs of a tower with those expected; `attention_mask` [N, T] is None for images.
+
+    Padding must have weight 0 exactly; what its local vectors are is nobody's business.
+    """
+    if any(got[name].shape != expected[name].shape for name in TOWER_OUTPUTS):
+        shapes = [{name: list(side[name].shape) for name in TOWER_OUTPUTS} for side in (got, expected)]
+        raise BundleError(f"outputs of shapes {shapes[0]} cannot match those of shapes {shapes[1]}")
+    there = np.ones(got["weights"].shape, dtype=bool) if attention_mask is None else attention_mask > 0
+    worst, cosine = compare(got["embedding"], expected["embedding"])
+    local, wanted = got["local"][there], expected["local"][there]
+    return Parity(
+        max_abs=worst,
+        min_cosine=cosine,
+        local_max_abs=float(np.abs(local - wanted).max() / max(1.0, float(np.abs(wanted).max()))),
+        weights_max_abs=float(np.abs(got["weights"] - expected["weights"] * there).max()),
+    )
+
+
+def invariance(tower: Tower, inputs: Mapping[str, NDArray[Any]]) -> float:
+    """Return the smallest cosine between the rows of a batch and the same rows alone, their padding taken off."""
+    together = tower.run(inputs, ("embedding",))["embedding"]
+    alone = []
+    for row in range(len(together)):
+        one = {name: array[row : row + 1] for name, array in inputs.items()}
+        if "attention_mask" in one:
+            length = int(one["attention_mask"].sum())
+            one = {name: array[:, :length] for name, array in one.items()}
+        alone.append(tower.run(one, ("embedding",))["embedding"])
+    return compare(together, np.concatenate(alone))[1]
+
+
+def _file_checks(bundle: Bundle) -> Iterator[Check]:
+    for name, record in sorted(bundle.files.items()):
+        try:
+            bundle.verified(name)
+            yield Check(name=f"file {name}", ok=True, detail=f"{record.bytes} bytes, SHA-256 {record.sha256}")
+        except BundleError as error:
+            yield Check(name=f"file {name}", ok=False, detail=str(error))
+    path = bundle.path / CHECKSUMS
+    if path.is_file():
+        # Only the manifest has no other digest; the rest of the list has to say what the manifest says.
+        lines = {name: f"{record.sha256}  {name}" for name, record in bundle.files.items()}
+        manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+        lines[MANIFEST] = f"{manifest}  {MANIFEST}"
+        listed = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        wrong = sorted(name for name, line in lines.items() if line not in listed)
+        wrong += [repr(line[:80]) for line in listed if line not in lines.values()]
+        detail = f"{len(lines)} files" if not wrong else f"{path} does not agree on {', '.join(wrong)}"
+        yield Check(name=CHECKSUMS, ok=not wrong, detail=detail)
+
+
+def _golden_checks(bundle: Bundle, device: str) -> Iterator[Check]:
+    try:
+        golden = bundle.golden()
+        missing = [key for key in _golden_keys() if key not in golden]
+        if missing:
+            raise BundleError(f"golden.npz lacks {', '.join(missing)}; export the bundle again")
+        yield _preprocess_check(bundle, golden)
+        yield _tokenizer_check(bundle, golden)
+    except McrError as error:
+        yield Check(name="golden inputs", ok=False, detail=str(error))
+        return
+    sides: tuple[Side, ...] = ("image", "text")
+    for side in sides:
+        try:
+            tower = open_tower(bundle, side, device=device)
+            inputs = {name: golden[f"{side}.{name}"] for name in TOWER_INPUTS[side]}
+            expected = {name: golden[f"{side}.{name}"] for name in TOWER_OUTPUTS}
+            found = parity(tower.run(inputs), expected, inputs.get("attention_mask"))
+            rows = invariance(tower, inputs)
+        except McrError as error:
+            yield Check(name=f"golden {side}", ok=False, detail=str(error))
+            continue
+        yield Check(
+            name=f"golden {side}",
+            ok=not found.failures,
+            detail=f"on {tower.device}: "
+            + (
+                "; ".join(found.failures)
+                or f"max abs difference {found.max_abs:.1e}, min cosine {found.min_cosine:.7f}"
+            ),
+        )
+        yield Check(
+            name=f"batch invariance {side}",
+            ok=rows >= MIN_COSINE_ROWS,
+            detail=f"on {tower.device}: min cosine of a row in its batch and alone {rows:.7f}",
+        )
+
+
+def _golden_keys() -> list[str]:
+    arrays = [f"{side}.{name}" for side, inputs in TOWER_INPUTS.items() for name in (*inputs, *TOWER_OUTPUTS)]
+    return [*arrays, "image.pixels", "text.sentences"]
+
+
+def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
+    """Another Pillow must resize as the one did that the bundle was made with."""
+    pixels = golden["image.pixels"].astype(np.float32) / np.float32(255)
+    patches = np.stack([bundle.preprocess.patches(image)[0] for image in pixels])
+    expected = golden["image.patches"]
+    worst = float(np.abs(patches - expected).max()) if patches.shape == expected.shape else float("inf")
+    return Check(name="golden preprocessing", ok=worst <= 1e-5, detail=f"max abs difference of pixels {worst:.2e}")
+
+
+def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
+    tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
+    input_ids, _ = tokenizer.encode([str(text) for text in golden["text.sentences"]])
+    same = np.array_equal(input_ids, golden["text.input_ids"])
+    return Check(
+        name="golden tokens",
+        ok=same,
+        detail=f"{len(input_ids)} sentences" if same else "the tokenizer splits the golden sentences differently",
+    )

@@ -1,0 +1,58 @@
+"""Which bundle goes with which index: the policy behind `--index` and `--bundle`.
+
+An index remembers its bundle, so a query names neither. Where no index is there yet, the bundle is the one that is named,
+else the one that ships. A bundle that says something about itself (it knows phantoms only) says it here, once a command.
+"""
+
+from pathlib import Path
+
+from mcr_infer.bundle import Bundle
+from mcr_infer.console import note
+from mcr_infer.errors import BundleError, IndexNotFoundError
+from mcr_infer.index import Index
+
+SHIPPED = "shipped"
+"""How an index names the bundle inside the wheel: by this word, since a wheel may move."""
+
+
+def open_bundle(path: Path | None) -> Bundle:
+    """Open a bundle (None = the one that ships) and print its notice, if it has one, on stderr."""
+    bundle = Bundle.open(path)
+    if bundle.notice:
+        note(bundle.notice)
+    return bundle
+
+
+def bundle_for(index: Path, named: Path | None) -> Bundle:
+    """Open the bundle for an index: the named one, else the one that the index remembers, else the one that ships.
+
+    Raises `BundleError` when the remembered bundle is gone. Whether it fits the index is checked where rows and queries
+    enter it.
+    """
+    if named is not None:
+        return open_bundle(named)
+    try:
+        with Index.open(index) as store:
+            remembered = store.bundle_path
+    except IndexNotFoundError:
+        return open_bundle(None)
+    if remembered == SHIPPED:
+        return open_bundle(None)
+    if not Path(remembered).is_dir():
+        raise BundleError(
+            f"the index {index} was made with the bundle in {remembered}, which is not there any more: "
+            "name its new place with --bundle"
+        )
+    return open_bundle(Path(remembered))
+
+
+def open_for_writing(index: Path, bundle: Bundle) -> Index:
+    """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle made it."""
+    return Index.open_or_create(
+        index,
+        fingerprint=bundle.fingerprint,
+        embedding_dim=bundle.embedding_dim,
+        bundle=bundle.name,
+        bundle_path=SHIPPED if bundle.shipped else str(bundle.path.resolve()),
+        notify=note,
+    )

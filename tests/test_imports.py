@@ -1,0 +1,52 @@
+"""What is loaded when: the wheel stays free of torch, and the first answer free of what it does not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mcr_infer
+
+HEAVY = {"torch", "torchvision", "timm", "transformers", "onnx", "onnxscript", "safetensors"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Run code in a new interpreter and return the top-level modules that it loaded."""
+    script = f"import sys\n{code}\nprint('\\n'.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    loaded = modules_after("import mcr_infer")
+    assert not loaded & (HEAVY | {"numpy", "onnxruntime", "pydicom", "typer", "hnswlib"})
+
+
+def test_every_public_name_can_be_imported_without_torch():
+    loaded = modules_after(f"from mcr_infer import {', '.join(mcr_infer.__all__)}")
+    assert not loaded & (HEAVY | {"onnxruntime", "pydicom", "hnswlib"})
+
+
+def test_help_loads_no_runtime():
+    loaded = modules_after(
+        "from mcr_infer.cli import app\ntry: app(['--help'])\nexcept SystemExit as end: assert not end.code"
+    )
+    assert not loaded & (HEAVY | {"numpy", "onnxruntime", "tokenizers", "pydicom", "hnswlib"})
+
+
+def test_a_text_query_reads_no_dicom_and_needs_no_graph(phantom_index):
+    loaded = modules_after(
+        "from mcr_infer.cli import app\n"
+        f"try: app(['query', 'left pneumothorax', '--json', '--index', {str(phantom_index)!r}])\n"
+        "except SystemExit as end: assert not end.code"
+    )
+    assert "onnxruntime" in loaded
+    assert not loaded & (HEAVY | {"pydicom", "hnswlib", "PIL"})
+
+
+def test_the_public_names_are_these_and_no_others():
+    assert sorted(mcr_infer.__all__) == [
+        "Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search",
+    ]  # fmt: skip
+    with pytest.raises(AttributeError, match="no attribute 'Manager'"):
+        _ = mcr_infer.Manager

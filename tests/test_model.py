@@ -1,0 +1,252 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mcr_infer.errors import ConfigError
+from train import config as cfg
+from train.checkpoint import tower_state
+from train.data import Batch, Sample, collate
+from train.loop import compute_losses
+from train.masking import hide_words, split_patches
+from train.model import MASK_TOKEN, MCR, Aggregator, TokenMap
+
+PATCHES = 16
+
+
+def tiny(**space) -> cfg.Model:
+    return cfg.Model(
+        image=cfg.ImageTower(image_size=32, patch_size=8, width=32, depth=2, heads=2),
+        text=cfg.TextTower(vocab_size=40, max_tokens=16, width=24, depth=2, heads=2, dropout=0.0),
+        space=cfg.CommonSpace(embedding_dim=16, scorer_width=8, **space),
+        decoders=cfg.Decoders(image_width=16, image_heads=2, report_heads=2),
+    )
+
+
+def make(**space) -> MCR:
+    torch.manual_seed(0)
+    return MCR(tiny(**space)).eval()
+
+
+def make_batch(count: int = 5, *, masked: bool = True, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for index in range(count):
+        length = int(rng.integers(5, 12))
+        visible, hidden = split_patches(PATCHES, 0.5 if masked else 0.0, rng)
+        words = np.array([-1, *range(length - 2), -1])
+        samples.append(
+            Sample(
+                patches=rng.random((PATCHES, 64), dtype=np.float32),
+                visible=visible,
+                hidden=hidden,
+                input_ids=np.array([2, *rng.integers(5, 40, length - 2), 3]),
+                word_mask=hide_words(words, 0.4 if masked else 0.0, rng),
+                key=index,
+                source=index,
+            )
+        )
+    return collate(samples)
+
+
+def positions(count: int) -> torch.Tensor:
+    return torch.arange(PATCHES).repeat(count, 1)
+
+
+KINDS = ("attention", "mean", "max", "gem")
+
+
+@pytest.mark.parametrize("mapping", ["before", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_are_unit_and_weights_sum_to_one(kind, mapping):
+    model, batch = make(aggregation=kind, mapping=mapping), make_batch()
+    for embedding, local, weights, tokens in (
+        (*model.encode_image(batch.patches, positions(5)), PATCHES),
+        (*model.encode_text(batch.input_ids, batch.attention_mask), batch.input_ids.shape[1]),
+    ):
+        assert embedding.shape == (5, 16)
+        assert local.shape == (5, tokens, 16)
+        assert weights.shape == (5, tokens)
+        assert torch.allclose(embedding.norm(dim=1), torch.ones(5), atol=1e-5)
+        assert torch.allclose(weights.sum(dim=1), torch.ones(5), atol=1e-5)
+        assert float(weights.detach().min()) >= 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_never_leaks(kind):
+    model, batch = make(aggregation=kind), make_batch()
+    row = int(batch.attention_mask.sum(dim=1).argmin())
+    length = int(batch.attention_mask[row].sum())
+    assert length < batch.input_ids.shape[1]
+    garbage = torch.where(batch.attention_mask == 1, batch.input_ids, torch.randint(5, 40, batch.input_ids.shape))
+    padded = model.encode_text(garbage, batch.attention_mask)
+    alone = model.encode_text(batch.input_ids[row : row + 1, :length], torch.ones(1, length, dtype=torch.int64))
+    assert torch.allclose(padded[0][row], alone[0][0], atol=1e-5)
+    assert torch.allclose(padded[1][row, :length], alone[1][0], atol=1e-5)
+    assert torch.allclose(padded[2][row, :length], alone[2][0], atol=1e-5)
+    assert float(padded[2][row, length:].detach().abs().max()) == 0.0
+
+
+def test_a_batch_equals_its_rows_one_by_one():
+    model, batch = make(), make_batch()
+    together = model.encode_image(batch.patches, positions(5))[0]
+    alone = torch.cat([model.encode_image(batch.patches[i : i + 1], positions(1))[0] for i in range(5)])
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_the_order_of_patches_does_not_matter_when_positions_move_along():
+    model, batch = make(), make_batch()
+    order = torch.randperm(PATCHES)
+    plain, _, weights = model.encode_image(batch.patches, positions(5))
+    moved, _, moved_weights = model.encode_image(batch.patches[:, order], positions(5)[:, order])
+    assert torch.allclose(plain, moved, atol=1e-5)
+    assert torch.allclose(weights[:, order], moved_weights, atol=1e-5)
+    stayed, _, _ = model.encode_image(batch.patches[:, order], positions(5))
+    assert float((plain - stayed).detach().abs().max()) > 1e-4
+
+
+def test_the_training_pass_without_masks_is_inference():
+    model, batch = make(), make_batch(masked=False)
+    output = model(batch)
+    assert output.patches is None
+    assert output.words is None
+    assert torch.allclose(output.image, model.encode_image(batch.patches, positions(5))[0], atol=1e-6)
+    assert torch.allclose(output.text, model.encode_text(batch.input_ids, batch.attention_mask)[0], atol=1e-6)
+
+
+def test_the_patch_projection_is_that_of_the_vit():
+    model = make()
+    patches = torch.rand(2, PATCHES, 64)
+    picture = patches.reshape(2, 4, 4, 8, 8).permute(0, 1, 3, 2, 4).reshape(2, 1, 32, 32)
+    tower = model.image_tower
+    expected = tower.vit.forward_features((picture - tower.mean) / tower.std)
+    assert torch.allclose(tower(patches, positions(2)), expected, atol=1e-5)
+
+
+def test_hidden_patches_change_nothing_but_the_target():
+    model, batch = make(), make_batch()
+    patches = batch.patches.clone()
+    patches.scatter_(1, batch.hidden[:, :, None].expand(-1, -1, 64), 9.0)
+    before, after = model(batch), model(dataclasses.replace(batch, patches=patches))
+    assert before.patches.shape == (5, 8, 64)
+    for name in ("image", "text", "patches", "words"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+
+
+def test_hidden_words_change_nothing_but_the_target():
+    model, batch = make(), make_batch()
+    other = torch.where(batch.word_mask, (batch.input_ids + 7) % 35 + 5, batch.input_ids)
+    assert not torch.equal(other, batch.input_ids)
+    before, after = model(batch), model(dataclasses.replace(batch, input_ids=other))
+    assert before.words.shape == (int(batch.word_mask.sum()), 40)
+    for name in ("image", "text", "patches", "words"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+    written = batch.input_ids.masked_fill(batch.word_mask, MASK_TOKEN)
+    assert torch.equal(before.text, model.encode_text(written, batch.attention_mask)[0])
+
+
+def test_word_reconstruction_sees_the_image():
+    model, batch = make(), make_batch()
+    other = dataclasses.replace(batch, patches=batch.patches.flip(0))
+    assert float((model(batch).words - model(other).words).detach().abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("mapping", ["before", "after"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_every_parameter(kind, mapping):
+    model, batch = make(aggregation=kind, mapping=mapping).train(), make_batch()
+    compute_losses(model(batch), batch, cfg.Loss())["loss"].backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 0]
+    # Bias of the keys: softmax over keys does not feel it, whatever rounding leaves there.
+    assert [name for name in silent if not name.endswith("key.bias")] == []
+
+
+@pytest.mark.parametrize(("kind", "map_kind", "same"), [
+    ("mean", "linear", True), ("mean", "mlp", False), ("attention", "linear", False), ("max", "linear", False),
+    ("gem", "linear", False),
+])  # fmt: skip
+def test_mapping_before_aggregation_is_aggregate_then_map_only_when_both_are_linear(kind, map_kind, same):
+    torch.manual_seed(0)
+    width = 16  # of tokens and of the space, so that one aggregator fits on both sides
+    config = cfg.CommonSpace(embedding_dim=width, map=map_kind, map_norm=False, aggregation=kind, scorer_width=8)
+    mapper, aggregate = TokenMap(width, config), Aggregator(width, config)
+    tokens, present = torch.randn(3, 9, width), torch.rand(3, 9) < 0.7
+    present[:, 0] = True
+    before = aggregate(mapper(tokens), present)[0]
+    after = mapper(aggregate(tokens, present)[0])
+    difference = float((before - after).detach().abs().max())
+    assert difference < 1e-6 if same else difference > 1e-2
+
+
+def test_aggregators_against_numbers_worked_out_by_hand():
+    tokens = torch.tensor([[[1.0, 4.0], [3.0, 2.0], [50.0, 60.0]]])
+    present = torch.tensor([[True, True, False]])
+
+    def run(kind):
+        return [part[0].tolist() for part in Aggregator(2, cfg.CommonSpace(aggregation=kind))(tokens, present)]
+
+    assert run("mean") == [[2.0, 3.0], [0.5, 0.5, 0.0]]
+    assert run("max") == [[3.0, 4.0], [0.5, 0.5, 0.0]]
+    pooled, weights = run("gem")
+    assert pooled == pytest.approx([14 ** (1 / 3), 36 ** (1 / 3)], abs=1e-4)
+    assert weights == pytest.approx([(1 / 28 + 64 / 72) / 2, (27 / 28 + 8 / 72) / 2, 0.0], abs=1e-5)
+
+
+def test_one_aggregator_for_both_modalities_or_one_each():
+    shared, own = make(shared_aggregator=True), make()
+    assert list(shared.aggregators) == ["shared"]
+    assert list(own.aggregators) == ["image", "text"]
+    with pytest.raises(ConfigError, match="needs tokens of one width"):
+        make(shared_aggregator=True, mapping="after")
+
+
+def test_the_temperature_is_clamped():
+    model = make()
+    assert float(model.scale().detach()) == pytest.approx(1 / 0.07, rel=1e-5)
+    with torch.no_grad():
+        model.logit_scale.fill_(9.0)
+    assert float(model.scale().detach()) == pytest.approx(100.0, rel=1e-5)
+
+
+def test_plain_attention_gives_the_same_numbers():
+    fused, plain, batch = make(), make(), make_batch()
+    plain.use_plain_attention()
+    a, b = fused(batch), plain(batch)
+    for name in ("image", "text", "patches", "words"):
+        assert torch.allclose(getattr(a, name), getattr(b, name), atol=1e-5)
+
+
+def test_the_tower_state_is_what_encoding_uses():
+    model, batch = make(), make_batch()
+    names = set(tower_state(model))
+    (model.encode_image(batch.patches, positions(5))[0].sum() + 0).backward()
+    model.encode_text(batch.input_ids, batch.attention_mask)[0].sum().backward()
+    used = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert used == names & {name for name, _ in model.named_parameters()}
+    assert not any("decoder" in name or "logit" in name for name in names)
+
+
+def test_towers_export_with_dynamic_axes():
+    model, batch = make(), make_batch()
+    count, items = torch.export.Dim("batch"), torch.export.Dim("items", max=16)
+
+    class Image(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, patches, where):
+            return self.model.encode_image(patches, where)
+
+    class Text(Image):
+        def forward(self, input_ids, attention_mask):
+            return self.model.encode_text(input_ids, attention_mask)
+
+    shapes = ({0: count, 1: items}, {0: count, 1: items})
+    image = torch.export.export(Image(), (batch.patches, positions(5)), dynamic_shapes=shapes).module()
+    some = (batch.patches[:2, 3:7], positions(2)[:, 3:7])
+    assert torch.allclose(image(*some)[0], model.encode_image(*some)[0], atol=1e-6)
+    text = torch.export.export(Text(), (batch.input_ids, batch.attention_mask), dynamic_shapes=shapes).module()
+    some = (batch.input_ids[:3, :4], batch.attention_mask[:3, :4])
+    assert torch.allclose(text(*some)[0], model.encode_text(*some)[0], atol=1e-6)

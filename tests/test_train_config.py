@@ -1,0 +1,84 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mcr_infer.errors import ConfigError
+from train.config import Config, differences, dump_toml, load_config, parse
+
+CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid_and_survive_a_round_trip(path, tmp_path):
+    config = load_config(path)
+    copy = tmp_path / "config.toml"
+    copy.write_text(dump_toml(config))
+    assert load_config(copy) == config
+
+
+def test_defaults_are_valid_and_survive_a_round_trip(tmp_path):
+    copy = tmp_path / "config.toml"
+    copy.write_text(dump_toml(Config()))
+    assert load_config(copy) == Config()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"optim": {"learning_rat": 1.0}},
+            "unknown key optim.learning_rat; the nearest known one is optim.learning_rate",
+        ),
+        ({"mask": {}}, "unknown key mask; the nearest known one is masking"),
+        ({"model": {"image": {"patchsize": 8}}}, "the nearest known one is model.image.patch_size"),
+        ({"optim": {"steps": "many"}}, "optim.steps must be of type int, got 'many'"),
+        ({"optim": {"steps": 1.5}}, "optim.steps must be of type int, got 1.5"),
+        ({"optim": {"steps": True}}, "optim.steps must be of type int, got True"),
+        ({"model": {"space": {"aggregation": "sum"}}}, "must be one of attention, mean, max, gem, got 'sum'"),
+        ({"optim": 3}, "optim must be a table"),
+        ({"masking": {"image_ratio": 1.0}}, r"masking.image_ratio must be in \[0, 1\), got 1.0"),
+        ({"model": {"image": {"image_size": 100}}}, "image_size must be a positive multiple of patch_size"),
+        ({"model": {"text": {"width": 100}}}, "must be a divisor of width 100"),
+        ({"data": {"train_seed": 5}}, "data.train_seed must be at least 1000000, got 5"),
+        ({"data": {"validation_seed": 999_990}}, "at most 1000000"),
+        ({"data": {"full": 0, "findings": 0, "impression": 0, "description": 0}}, "not all 0"),
+        ({"optim": {"unmasked_steps": 10, "steps": 5}}, r"must be in \[0, steps\], got 10"),
+    ],
+)
+def test_mistakes_are_named(table, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(Config, table)
+
+
+def test_overrides_win_and_bare_words_are_strings(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("[optim]\nsteps = 10\n")
+    config = load_config(
+        path, ["optim.steps=20", "optim.learning_rate=1", "model.space.aggregation=max", 'data.cache="a b"']
+    )
+    assert config.optim.steps == 20
+    assert config.optim.learning_rate == 1.0
+    assert config.model.space.aggregation == "max"
+    assert config.data.cache == "a b"
+    for override, message in (
+        ("steps", "table.key=value"),
+        ("optim.steps.x=1", "not a table"),
+        ("x.y=1", "unknown key x"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(path, [override])
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*absent\.toml"):
+        load_config(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("steps = = 1")
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_differences_name_every_value():
+    changed = dataclasses.replace(Config(), optim=dataclasses.replace(Config().optim, steps=7, clip_norm=2.0))
+    assert differences(Config(), Config()) == []
+    assert differences(Config(), changed) == ["optim.steps: 6000 -> 7", "optim.clip_norm: 1.0 -> 2.0"]

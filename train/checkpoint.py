@@ -1,0 +1,112 @@
+"""The run folder: the configuration, the weights and all that is needed to go on bit for bit.
+
+RUN/config.toml          the resolved configuration
+RUN/tokenizer.json       trained at the start of the run
+RUN/state.safetensors    weights, optimiser state and step in one file, so that one rename replaces them together
+RUN/model.safetensors    the weights alone, for export and evaluation
+RUN/metrics.jsonl        one JSON object a line
+"""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mcr_infer.errors import ConfigError
+from train.config import Config, differences, dump_toml, load_config
+from train.files import replace_file
+from train.model import MCR
+
+CONFIG, TOKENIZER, STATE, MODEL, METRICS = (
+    "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl",
+)  # fmt: skip
+
+_TOWERS = ("image_tower.", "text_tower.", "maps.", "aggregators.")
+
+_FREE = ("run.workers:", "run.log_every:", "run.evaluate_every:", "run.checkpoint_every:")
+"""Values that may change when a run goes on: they do not touch what is learnt."""
+
+
+def open_run(run: Path, config: Config) -> None:
+    """Make the run folder, or make sure that the one that exists was made with the same configuration."""
+    run.mkdir(parents=True, exist_ok=True)
+    path = run / CONFIG
+    if path.exists():
+        changed = [line for line in differences(load_config(path), config) if not line.startswith(_FREE)]
+        if changed:
+            raise ConfigError(
+                f"{run} was started with another configuration ({'; '.join(changed)}): "
+                "give another --out, or remove the folder to start over"
+            )
+    replace_file(path, dump_toml(config).encode())
+
+
+def save_state(run: Path, model: MCR, optimizer: Optimizer, step: int) -> None:
+    """Save everything that the steps from `step` on depend on, then the weights for export."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    replace_file(run / STATE, save(tensors, {"step": str(step)}))
+    replace_file(run / MODEL, save(weights, {"step": str(step)}))
+
+
+def load_state(run: Path, model: MCR, optimizer: Optimizer) -> int:
+    """Restore model and optimiser from a run and return the step to go on with; 0 where nothing was saved yet."""
+    path = run / STATE
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as archive:
+            step = int(archive.metadata()["step"])
+        tensors = load_file(path)
+    except (SafetensorError, KeyError, TypeError) as exc:
+        raise ConfigError(f"{path} is damaged ({exc}): remove it to start the run over") from exc
+    device = model.logit_scale.device
+    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
+    for name, parameter in model.named_parameters():
+        found = {key.partition("/")[0]: value for key, value in tensors.items() if key.partition("/")[2] == name}
+        found.pop("model", None)
+        if found:
+            optimizer.state[parameter] = {key: value.to(device) for key, value in found.items()}
+    return step
+
+
+def drop_metrics_after(run: Path, step: int) -> None:
+    """Remove metric lines of steps that a resumed run will take again, and a line that a kill cut short."""
+    path = run / METRICS
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    replace_file(path, "".join(kept).encode())
+
+
+def load_model(run: Path) -> tuple[MCR, Config]:
+    """Load the trained model of a run, in eval mode, with its configuration."""
+    config = load_config(run / CONFIG)
+    model = make_model(config)
+    path = run / MODEL
+    if not path.exists():
+        raise ConfigError(f"{run} holds no {MODEL}: the run has not saved a checkpoint yet")
+    model.load_state_dict(load_file(path))
+    return model.eval(), config
+
+
+def make_model(config: Config) -> MCR:
+    """Build the untrained model of a configuration."""
+    return MCR(config.model, temperature=config.loss.temperature, max_logit_scale=config.loss.max_logit_scale)
+
+
+def tower_state(model: MCR) -> dict[str, Tensor]:
+    """Return the weights that `encode_image` and `encode_text` use, by name: no decoder, no temperature."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(_TOWERS)}

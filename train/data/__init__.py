@@ -1,0 +1,119 @@
+"""Where training pairs come from: a schedule names draws, a data set turns a draw into a sample, a batch stacks samples."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from mcr_infer.errors import ConfigError
+
+
+class Draw(NamedTuple):
+    """One item of one epoch; with the seed of the run it fixes every random choice in its sample."""
+
+    index: int
+    epoch: int
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One image with one report, and what of both is hidden."""
+
+    patches: NDArray[np.float32]
+    """[K, P*P], all of them, row by row."""
+    visible: NDArray[np.int64]
+    """[V] positions of the patches that the tower sees."""
+    hidden: NDArray[np.int64]
+    """[M] positions of the patches to reconstruct; V + M = K."""
+    input_ids: NDArray[np.int64]
+    """[T] tokens of the report before masking."""
+    word_mask: NDArray[np.bool_]
+    """[T], True = hidden."""
+    key: int
+    """Pairs of equal keys are positives of each other."""
+    source: int
+    """What names the sample in an error: the seed of the phantom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Samples stacked; reports are padded to the longest of the batch."""
+
+    patches: Tensor
+    """float32 [N, K, P*P]"""
+    visible: Tensor
+    """int64 [N, V]"""
+    hidden: Tensor
+    """int64 [N, M]"""
+    input_ids: Tensor
+    """int64 [N, T]"""
+    attention_mask: Tensor
+    """int64 [N, T], 0 = padding"""
+    word_mask: Tensor
+    """bool [N, T], True = hidden"""
+    keys: Tensor
+    """int64 [N]"""
+    sources: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on a device."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
+
+
+class Schedule(Sampler[list[Draw]]):
+    """The batches of a run from a given step on: shuffled epochs, the rest of an epoch that fills no batch left out.
+
+    What step s holds depends on the arguments alone, so a resumed run goes on exactly where it stopped.
+    """
+
+    def __init__(
+        self, count: int, *, batch_size: int, seed: int, first_step: int, steps: int, unmasked_steps: int
+    ) -> None:
+        if count < batch_size:
+            raise ConfigError(
+                f"optim.batch_size {batch_size} is larger than the training set of {count}: lower it or raise "
+                "data.train_count"
+            )
+        self._count, self._batch, self._seed = count, batch_size, seed
+        self._first, self._steps, self._masked_steps = first_step, steps, steps - unmasked_steps
+
+    def __len__(self) -> int:
+        return self._steps - self._first
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        per_epoch = self._count // self._batch
+        current, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self._first, self._steps):
+            epoch, place = divmod(step, per_epoch)
+            if epoch != current:
+                current, order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
+            chosen = order[place * self._batch : (place + 1) * self._batch]
+            yield [Draw(int(index), epoch, step < self._masked_steps) for index in chosen]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples whose visible counts agree; token 0 is padding."""
+    length = max(len(sample.input_ids) for sample in samples)
+    input_ids = np.zeros((len(samples), length), dtype=np.int64)
+    attention_mask, word_mask = np.zeros_like(input_ids), np.zeros_like(input_ids, dtype=np.bool_)
+    for row, sample in enumerate(samples):
+        end = len(sample.input_ids)
+        input_ids[row, :end], attention_mask[row, :end], word_mask[row, :end] = sample.input_ids, 1, sample.word_mask
+    return Batch(
+        patches=torch.from_numpy(np.stack([sample.patches for sample in samples])),
+        visible=torch.from_numpy(np.stack([sample.visible for sample in samples])),
+        hidden=torch.from_numpy(np.stack([sample.hidden for sample in samples])),
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        word_mask=torch.from_numpy(word_mask),
+        keys=torch.tensor([sample.key for sample in samples], dtype=torch.int64),
+        sources=tuple(sample.source for sample in samples),
+    )

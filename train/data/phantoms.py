@@ -1,0 +1,189 @@
+"""Phantoms as training pairs: pictures stored once, everything else made anew for each draw.
+
+A picture costs tens of milliseconds and is stored, in shards that a memory map shares between workers and runs; the
+report is written again at every epoch from the findings, and augmentation and masks are drawn with it. One generator,
+seeded by run, epoch and phantom, makes a draw: it does not depend on the worker that makes it.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from mcr_infer.phantom import make, render_stored, stream
+from mcr_infer.phantom.findings import Finding, finding_set
+from mcr_infer.phantom.language import describe, write_report
+from mcr_infer.reports import ReportTokenizer, embed_text
+from train.augment import augment
+from train.config import Config
+from train.data import Draw, Sample
+from train.files import replace_file
+from train.masking import hide_words, split_patches
+
+SHARD = 50
+"""Phantoms a shard: about two seconds of work, the most that a kill can lose per worker."""
+
+TEXTS = ("full", "findings", "impression", "description")
+
+
+class Stored(NamedTuple):
+    """A phantom as the store keeps it: what the draws cannot make cheaply."""
+
+    seed: int
+    pixels: NDArray[np.uint16]
+    """[H, W]"""
+    findings: tuple[Finding, ...]
+    view: str
+
+
+class PhantomStore:
+    """The phantoms of consecutive seeds, read from complete shards through memory maps."""
+
+    def __init__(self, folder: Path, first_seed: int, count: int) -> None:
+        self._first, self._count = first_seed, count
+        self._pixels: dict[int, NDArray[np.uint16]] = {}
+        self._facts: dict[int, list[dict[str, object]]] = {}
+        for shard in _shards(first_seed, count):
+            self._pixels[shard] = np.load(folder / f"{shard:08d}.npy", mmap_mode="r")
+            self._facts[shard] = json.loads((folder / f"{shard:08d}.json").read_text(encoding="utf-8"))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Stored:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        seed = self._first + index
+        shard, row = divmod(seed, SHARD)
+        facts = self._facts[shard][row]
+        findings = tuple(Finding(**values) for values in facts["findings"])
+        return Stored(seed=seed, pixels=self._pixels[shard][row], findings=findings, view=str(facts["view"]))
+
+
+def open_store(
+    cache: Path, *, first_seed: int, count: int, size: int, workers: int, progress: Callable[[int, int], None]
+) -> PhantomStore:
+    """Open the phantoms of `count` seeds, making the shards that are missing in `workers` processes (0 = in this one).
+
+    `progress` is called with phantoms done and wanted. The folder is named after what the generator draws, so that
+    pictures of another generator are never taken for these.
+    """
+    folder = cache / f"phantoms-{size}-{_generator_digest(size)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = _shards(first_seed, count)
+    missing = [shard for shard in wanted if not (folder / f"{shard:08d}.npy").exists()]
+    for made, _ in enumerate(_make_shards(folder, missing, size, workers), start=len(wanted) - len(missing) + 1):
+        progress(made * SHARD, len(wanted) * SHARD)
+    return PhantomStore(folder, first_seed, count)
+
+
+class PhantomPairs(Dataset[Sample]):
+    """Draws of phantoms as samples: render -> augment -> the preprocessing of inference -> masks; findings -> text."""
+
+    def __init__(self, config: Config, store: PhantomStore, tokenizer: ReportTokenizer) -> None:
+        self._config, self._store, self._tokenizer = config, store, tokenizer
+        self._preprocess = config.model.preprocess
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        stored = self._store[draw.index]
+        rng = np.random.default_rng([self._config.run.seed, draw.epoch, stored.seed])
+        pixels = augment(render_stored(stored.pixels), self._config.augment, rng)
+        text = write_text(stored, self._config.data.shares, rng)
+        return self._sample(stored, pixels, text, rng, masked=draw.masked)
+
+    def held_out(self, index: int) -> Sample:
+        """Return a phantom as inference meets it: not augmented, not masked, with its own whole report."""
+        stored = self._store[index]
+        report = write_report(stored.findings, view=stored.view, rng=stream(stored.seed, "report"))
+        text = embed_text(report.text, use="both")
+        return self._sample(stored, render_stored(stored.pixels), text, np.random.default_rng(0), masked=False)
+
+    def labels(self, index: int) -> str:
+        """Return the finding set by which retrieval is judged: kinds with their sides, without lobes."""
+        findings = self._store[index].findings
+        return ";".join(sorted({" ".join(filter(None, (finding.side, finding.kind))) for finding in findings}))
+
+    def _sample(
+        self, stored: Stored, pixels: NDArray[np.float32], text: str, rng: np.random.Generator, *, masked: bool
+    ) -> Sample:
+        """Turn pixels [H, W] and a text into tensors, and hide parts of both."""
+        masking = self._config.masking
+        patches, positions = self._preprocess.patches(pixels)
+        visible, hidden = split_patches(len(positions), masking.image_ratio if masked else 0.0, rng)
+        input_ids, _ = self._tokenizer.encode([text])
+        words = self._tokenizer.word_ids([text])
+        same = text if self._config.loss.positives == "report" else finding_set(stored.findings)
+        return Sample(
+            patches=patches,
+            visible=visible,
+            hidden=hidden,
+            input_ids=input_ids[0],
+            word_mask=hide_words(words[0], masking.text_ratio if masked else 0.0, rng),
+            key=_key(same),
+            source=stored.seed,
+        )
+
+
+def write_text(stored: Stored, shares: Sequence[float], rng: np.random.Generator) -> str:
+    """Write a text for a phantom: a report cut as inference cuts one, or a short sentence; `shares` as in `TEXTS`."""
+    kind = TEXTS[int(rng.choice(len(TEXTS), p=np.asarray(shares) / sum(shares)))]
+    if kind == "description":
+        return describe(stored.findings, rng)
+    report = write_report(stored.findings, view=stored.view, rng=rng)
+    return embed_text(report.text, use="both" if kind == "full" else kind)
+
+
+def _key(text: str) -> int:
+    """Return 63 bits of a digest: equal texts have equal keys in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _shards(first_seed: int, count: int) -> range:
+    return range(first_seed // SHARD, (first_seed + count - 1) // SHARD + 1)
+
+
+def _generator_digest(size: int) -> str:
+    """Name what the generator draws now, by the pictures and findings of a few seeds."""
+    digest = hashlib.sha256()
+    for seed in range(1, 7):
+        phantom = make(seed, size)
+        digest.update(phantom.stored.tobytes() + finding_set(phantom.findings).encode())
+    return digest.hexdigest()[:12]
+
+
+def _make_shards(folder: Path, shards: Sequence[int], size: int, workers: int) -> Iterator[None]:
+    """Make shards and yield after each."""
+    if workers == 0 or not shards:
+        for shard in shards:
+            yield _make_shard(folder, shard, size)
+        return
+    # Spawned, not forked: the training process may already run threads, whose locks a fork would copy.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        for job in as_completed([pool.submit(_make_shard, folder, shard, size) for shard in shards]):
+            yield job.result()
+
+
+def _make_shard(folder: Path, shard: int, size: int) -> None:
+    """Make the phantoms of one shard; the pictures are written last and mark it complete."""
+    phantoms = [make(seed, size) for seed in range(shard * SHARD, (shard + 1) * SHARD)]
+    facts = [
+        {"view": phantom.view, "findings": [dataclasses.asdict(finding) for finding in phantom.findings]}
+        for phantom in phantoms
+    ]
+    replace_file(folder / f"{shard:08d}.json", json.dumps(facts).encode())
+    pictures = io.BytesIO()
+    np.save(pictures, np.stack([phantom.stored for phantom in phantoms]))
+    replace_file(folder / f"{shard:08d}.npy", pictures.getvalue())
