@@ -6,7 +6,7 @@ some inputs failed.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,7 +26,8 @@ BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu or cuda; what is named is what runs, or an error.")
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
 
@@ -100,7 +101,7 @@ def query(
     text: Annotated[str | None, typer.Argument(help="A sentence in report language.")] = None,
     image: Annotated[str | None, typer.Option(help="Search with a radiograph instead of a sentence.")] = None,
     like: Annotated[str | None, typer.Option(help="Search with a radiograph of the index, by its id.")] = None,
-    kind: Annotated[str, typer.Option(help="What to find: image or report.")] = "image",
+    kind: Annotated[Literal["image", "report"], typer.Option(help="What to find.")] = "image",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mcr_infer.index import Hit, Index
     from mcr_infer.pipeline import Outcome, Summary
 
-_SHOWN_FAILURES = 20
-"""More than these are counted by reason on the screen; `--json` always names every one."""
+_SHOWN_FAILURES = 5
+"""More than these of one reason are only counted on the screen; `--json` names every one."""
 
 
 class Run:
@@ -94,12 +94,14 @@ def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None 
     if as_json:
         print(json.dumps(summary.to_dict()))
         return
-    for failure in summary.failures[:_SHOWN_FAILURES]:
-        print(f"failed  {failure.path}: {failure.error} [{failure.reason}]")
-    rest = Counter(str(failure.reason) for failure in summary.failures[_SHOWN_FAILURES:])
-    if rest:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in rest.most_common())
-        print(f"failed  and {rest.total()} more: {reasons}; --json names each one")
+    by_reason: dict[str, list[Outcome]] = {}
+    for failure in summary.failures:
+        by_reason.setdefault(str(failure.reason), []).append(failure)
+    for reason, failures in by_reason.items():
+        for failure in failures[:_SHOWN_FAILURES]:
+            print(f"failed  {failure.path}: {failure.error} [{reason}]")
+        if len(failures) > _SHOWN_FAILURES:
+            print(f"failed  {len(failures) - _SHOWN_FAILURES} more [{reason}]; --json names each one")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
         f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {len(summary.failures)} failed "

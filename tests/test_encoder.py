@@ -39,7 +39,7 @@ def test_radiographs_become_unit_vectors_in_their_order(bundle: Bundle):
 
 def test_pixels_that_are_not_square_are_made_square(bundle: Bundle):
     encoder = ImageEncoder(bundle)
-    image = dataclasses.replace(radiograph(6), pixel_spacing=(0.2, 0.1))
+    image = dataclasses.replace(radiograph(6), aspect=2.0)
     expected = encoder.encode([PREPROCESS.patches(image.pixels, aspect=2.0)])
     assert np.array_equal(encoder.encode_radiographs([image]), expected)
 
@@ -78,7 +78,8 @@ def test_more_texts_than_one_window(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     texts = [SENTENCES[row % 4] for row in range(23)]
     whole = encoder.encode(texts)
     monkeypatch.setattr("mcr_infer.encoder._TEXT_WINDOW", 5)
-    assert np.array_equal(whole, encoder.encode(texts))
+    # The last bit may depend on where a batch lies in memory.
+    assert np.allclose(whole, encoder.encode(texts), rtol=0, atol=1e-6)
 
 
 def test_nothing_gives_nothing(bundle: Bundle):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train import config as cfg
+from train.__main__ import main
 from train.data import Draw, collate
 from train.data.phantoms import PhantomPairs, open_store
 from train.loop import (
@@ -21,7 +22,6 @@ from train.loop import (
     train,
     train_step,
 )
-from train.__main__ import main
 
 
 def tiny(folder, **optim):

@@ -10,12 +10,22 @@ from PIL import Image
 from mcr_infer import phantom
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.dicom import read_dicom
-
 from mcr_infer.phantom.demo import write_demo
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.phantom.findings import (
-    CARDIOMEGALY, CENTRAL_LINE, CONSOLIDATION, EFFUSION, KINDS, NODULE, PACEMAKER, PNEUMOTHORAX, RIB_FRACTURE, Finding,
-    draw_finding, draw_findings, finding_set,
+    CARDIOMEGALY,
+    CENTRAL_LINE,
+    CONSOLIDATION,
+    EFFUSION,
+    KINDS,
+    NODULE,
+    PACEMAKER,
+    PNEUMOTHORAX,
+    RIB_FRACTURE,
+    Finding,
+    draw_finding,
+    draw_findings,
+    finding_set,
 )  # fmt: skip
 
 SIDED = (EFFUSION, PNEUMOTHORAX, CONSOLIDATION, NODULE, RIB_FRACTURE)
@@ -63,9 +73,7 @@ def test_a_finding_of_one_side_is_seen_on_that_side(kind: str, side: str):
 def test_every_finding_can_be_seen(kind: str):
     rng = np.random.default_rng(3)
     drawn = draw_finding(kind, rng)
-    large = Finding(
-        kind=kind, side=drawn.side, lobe=drawn.lobe, size=0.9, millimetres=45.0 if kind == NODULE else None
-    )
+    large = Finding(kind=kind, side=drawn.side, lobe=drawn.lobe, size=0.9, millimetres=45.0 if kind == NODULE else None)
     # The strongest half percent of the pixels moves by more than 3 % of the range.
     assert np.quantile(change(5, large), 0.995) > 0.03 * 4095
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before they are decoded; the largest detectors and film scans stay below 50 million pixels."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Radiograph:
@@ -47,7 +50,11 @@ class Radiograph:
     """True where Patient Orientation said that the stored rows ran the other way and they were turned back."""
 
     pixel_spacing: tuple[float, float] | None = None
-    """Millimetres a row and a column, from Pixel Spacing or Imager Pixel Spacing; None where unknown."""
+    """Millimetres a row and a column of `pixels`, from Pixel Spacing, Imager Pixel Spacing or Nominal Scanned Pixel
+    Spacing; None where unknown."""
+
+    aspect: float = 1.0
+    """Row spacing over column spacing, also from Pixel Aspect Ratio; 1 where unknown or within one percent of square."""
 
     notes: tuple[str, ...] = field(default=())
     """What the reader had to decide, in words: 'window width 0 ignored', 'trailing bytes ignored'."""

@@ -7,12 +7,12 @@ the seed gives the findings, the body, the picture and the words, at any size.
 from dataclasses import dataclass
 
 import numpy as np
-from mcr_infer.phantom.language import Report, write_report
 from numpy.typing import NDArray
 
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.phantom.anatomy import draw_body
 from mcr_infer.phantom.findings import Finding, draw_findings
+from mcr_infer.phantom.language import Report, write_report
 from mcr_infer.phantom.lesions import reshape_body
 from mcr_infer.phantom.projection import STORED_MAX, project
 

@@ -4,6 +4,7 @@ Coordinates are those of the picture on a light box: x grows to the viewer's rig
 downwards; the origin lies in the midline at the height of the hila. Lengths are millimetres.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ def draw_body(rng: np.random.Generator, *, view: str) -> Body:
     chest = rng.normal(138.0, 9.0)
     dome_right = rng.normal(92.0, 8.0) - (12.0 if supine else 0.0)
     # Cardiothoracic ratio of a normal heart: below 0.5 in PA, a little above in AP.
-    ratio = np.clip(rng.normal(0.435, 0.025), 0.37, 0.475) * (1.06 if supine else 1.0)
+    ratio = min(max(rng.normal(0.435, 0.025), 0.37), 0.475) * (1.06 if supine else 1.0)
     return Body(
         view=view,
         apex=rng.normal(-132.0, 7.0),
@@ -111,14 +112,14 @@ class Grid:
         self._body = body
         axis = ((np.arange(size) + 0.5) * self.spacing - FIELD_OF_VIEW / 2).astype(np.float32)
         px, py = axis[None, :] - body.shift_x, axis[:, None] - body.shift_y
-        cos, sin = np.cos(body.turn) / body.zoom, np.sin(body.turn) / body.zoom
+        cos, sin = math.cos(body.turn) / body.zoom, math.sin(body.turn) / body.zoom
         self.x: Plane = (cos * px + sin * py).astype(np.float32)
         self.y: Plane = (-sin * px + cos * py).astype(np.float32)
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
         """Turn a point of the body (mm) into (column, row) of the picture, in pixels."""
         body = self._body
-        cos, sin = np.cos(body.turn) * body.zoom, np.sin(body.turn) * body.zoom
+        cos, sin = math.cos(body.turn) * body.zoom, math.sin(body.turn) * body.zoom
         column = cos * x - sin * y + body.shift_x + FIELD_OF_VIEW / 2
         row = sin * x + cos * y + body.shift_y + FIELD_OF_VIEW / 2
         return column / self.spacing - 0.5, row / self.spacing - 0.5
@@ -133,7 +134,8 @@ class Chest:
 
     def __init__(self, body: Body, grid: Grid) -> None:
         self.body, self.grid = body, grid
-        self.midline: Plane = body.mediastinal_shift + body.magnification * np.clip(1 - grid.y / 150, 0, 2)
+        lean = body.magnification * np.clip(1 - grid.y / 150, 0, 2)
+        self.midline: Plane = np.asarray(body.mediastinal_shift + lean, dtype=np.float32)
         self.outer: Plane = self.half_width(grid.y)
         # Narrow at the thoracic inlet, wider at the hila, where vessels and bronchi enter.
         hila = np.exp(-(((grid.y - 4.0) / 30.0) ** 2))
@@ -175,7 +177,7 @@ class Chest:
         return np.asarray(0.70 * body.depth * profile * (0.35 + 0.65 * taper) * above * open_chest, dtype=np.float32)
 
 
-def smoothstep(values: Plane) -> Plane:
+def smoothstep(values: NDArray[np.floating]) -> Plane:
     """Rise smoothly from 0 to 1 over [0, 1]."""
     t = np.clip(values, 0.0, 1.0)
     return np.asarray(t * t * (3.0 - 2.0 * t), dtype=np.float32)

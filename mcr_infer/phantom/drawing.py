@@ -149,8 +149,11 @@ def burn_in(stored: NDArray[np.uint16], *, text: str, marker: str) -> None:
     size = stored.shape[0]
     layer = Image.new("L", (stored.shape[1], size), 0)
     draw = ImageDraw.Draw(layer)
-    small, large = (ImageFont.load_default(size=max(8, size * share // 256)) for share in (10, 18))
-    draw.text((stored.shape[1] - 3, size - 3), text, fill=255, font=small, anchor="rs")
+    small, large = (ImageFont.load_default(size=max(8, size * share // 256)) for share in (11, 18))
+    corner = (stored.shape[1] - 3, size - 3)
+    draw.text(corner, text, fill=255, font=small, anchor="rs")
     draw.text((size // 20, size // 18), marker, fill=255, font=large, anchor="lt")
-    # Paper over the picture, not blended into it: the words must be legible on any background.
-    np.copyto(stored, np.maximum(stored, (np.asarray(layer, dtype=np.uint16) * 16)), casting="unsafe")
+    # A black label under the words: they must be legible on any background.
+    left, top, right, bottom = (round(edge) for edge in draw.textbbox(corner, text, font=small, anchor="rs"))
+    stored[top - 2 : bottom + 2, left - 2 : right + 2] = 0
+    np.copyto(stored, np.maximum(stored, np.asarray(layer, dtype=np.uint16) * 16))

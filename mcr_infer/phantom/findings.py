@@ -97,8 +97,8 @@ def draw_finding(kind: str, rng: np.random.Generator, *, side: str | None = None
         lobe = str(rng.choice(LOBES if side == "right" else (LOBES[0], LOBES[2])))
     size = float(rng.uniform(0.0, 1.0))
     if kind == NODULE:
-        # Log-uniform from 9 to 60 mm: above 30 mm a nodule is called a mass (Fleischner Society glossary).
-        millimetres = float(9.0 * (60.0 / 9.0) ** size)
+        # Log-uniform from 10 to 60 mm: above 30 mm a nodule is called a mass (Fleischner Society glossary).
+        millimetres = float(10.0 * (60.0 / 10.0) ** size)
     return Finding(kind=kind, side=side, lobe=lobe, size=size, millimetres=millimetres)
 
 

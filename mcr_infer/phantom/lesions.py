@@ -144,8 +144,9 @@ def _pneumothorax(scene: Scene, side: str, size: float, rng: np.random.Generator
     scene.free_air += free * scene.air[side]
     scene.vessels *= 1.0 - free
     lung = scene.air[side] * (1.0 - free)
-    scene.air[side] = lung * (1.0 - 0.25 * size)
-    scene.tissue += inside_chest * rng.uniform(8.0, 12.0) * np.exp(-((retracted / 1.6) ** 2))
+    scene.air[side] = np.asarray(lung * (1.0 - 0.25 * size), dtype=np.float32)
+    line = rng.uniform(8.0, 12.0) * np.exp(-((retracted / 1.6) ** 2))
+    scene.tissue += (inside_chest * line).astype(np.float32)
 
 
 _CENTRES = {"upper lobe": (0.55, 0.22), "middle lobe": (0.33, 0.80), "lower lobe": (0.52, 0.88)}

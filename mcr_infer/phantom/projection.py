@@ -4,6 +4,7 @@ Attenuation coefficients are those of water, bone and lung near 60 keV, the effe
 (NIST XCOM: water 0.0206/mm; cortical bone about 0.055/mm), rounded.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,11 +69,11 @@ def _heart(chest: Chest) -> Plane:
     body, grid = chest.body, chest.grid
     shift = body.mediastinal_shift
     dx, dy = grid.x - body.heart_x - shift, grid.y - body.heart_y
-    cos, sin = np.cos(body.heart_tilt), np.sin(body.heart_tilt)
+    cos, sin = math.cos(body.heart_tilt), math.sin(body.heart_tilt)
     along, across = (cos * dx + sin * dy), (-sin * dx + cos * dy)
     # Half axes chosen so that the widest extent along x is the half width that the cardiothoracic ratio asks for.
     short = 0.92 * body.heart_half_height
-    long = np.sqrt(max(body.heart_half_width**2 - (short * sin) ** 2, (0.8 * short) ** 2)) / cos
+    long = math.sqrt(max(body.heart_half_width**2 - (short * sin) ** 2, (0.8 * short) ** 2)) / cos
     heart = 120.0 * np.sqrt(np.clip(1.0 - (along / long) ** 2 - (across / short) ** 2, 0.0, None))
     knob_x, knob_y = body.mediastinum + 6.0 + shift, -46.0
     knob = np.sqrt(np.clip(1.0 - ((grid.x - knob_x + 8) / 19.0) ** 2 - ((grid.y - knob_y) / 19.0) ** 2, 0.0, None))
@@ -125,7 +126,7 @@ def _airways(chest: Chest) -> Plane:
     return np.asarray(-SOFT_TISSUE * air, dtype=np.float32)
 
 
-def _tube(offset: Plane, radius: float) -> Plane:
+def _tube(offset: NDArray[np.floating], radius: float) -> Plane:
     """Ray length [H, W] through the cortex of a tube seen from the side, mm; `offset` is the distance to its axis."""
     inner = np.sqrt(np.clip((0.72 * radius) ** 2 - offset**2, 0.0, None))
     return np.asarray(2.0 * np.sqrt(np.clip(radius**2 - offset**2, 0.0, None)) - 1.5 * inner, dtype=np.float32)
@@ -173,8 +174,9 @@ def _expose(path: Plane, grid: Grid, body: Body, rng: np.random.Generator) -> ND
     intensity += noise * np.sqrt(intensity / photons)
     density = -np.log(np.maximum(intensity, 1e-3))
     centre = density[path.shape[0] // 10 : -path.shape[0] // 10, path.shape[1] // 10 : -path.shape[1] // 10]
-    low, high = np.percentile(centre[::4, ::4], (rng.uniform(0.3, 3.0), rng.uniform(98.5, 99.9)))
-    grey = np.clip((density - low) / max(float(high - low), 0.5), 0.0, 1.0) ** rng.uniform(1.1, 1.75)
+    black, white = rng.uniform(0.3, 3.0), rng.uniform(98.5, 99.9)
+    low, high = (float(level) for level in np.percentile(centre[::4, ::4], (black, white)))
+    grey = np.clip((density - low) / max(high - low, 0.5), 0.0, 1.0) ** rng.uniform(1.1, 1.75)
     stored = (grey * rng.uniform(0.90, 1.0) * STORED_MAX).astype(np.uint16)
     if rng.random() < 0.25:
         top, bottom, left, right = (rng.uniform(0.0, 0.045, 4) * grid.size).astype(int)

@@ -1,0 +1,381 @@
+"""A DICOM file becomes a radiograph: the only module that knows pydicom, which it imports when it is first needed.
+
+    file -> header -> refusals -> pixel data -> stored values -> picture -> upright radiograph
+
+Names, ids, birth dates and the like are never read. The texts of pydicom's exceptions can quote values of the file, so
+they reach no error of ours, not even as its cause.
+"""
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
+from mcr_infer.images.attributes import UNREADABLE, Attributes
+from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, PixelFormat, decode
+from mcr_infer.images.grey_scale import read_rendering
+from mcr_infer.images.modality import require_radiograph
+from mcr_infer.images.opening import open_image, unreadable
+from mcr_infer.images.pixeldata import read_pixel_data
+from mcr_infer.images.quiet import quietly
+from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
+from mcr_infer.images.rendering import Turn, render
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+
+_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "Modality",
+    "PresentationIntentType", "BodyPartExamined", "ViewPosition", "PatientOrientation", "SamplesPerPixel",
+    "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
+    "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
+)  # fmt: skip
+"""All that is ever read of a header."""
+
+_META_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
+_LUT_KEYWORDS = ("LUTDescriptor", "LUTData")
+
+_LARGEST_HEADER = 64 << 20
+"""Bytes that a deflated data set may have besides its pixels."""
+
+_WIDEST_ASPECT = 10.0
+"""Pixels further from square than this are taken for a mistake."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    """A parsed header; `stream` stands at the pixel data, or at the end where there are none."""
+
+    stream: BinaryIO
+    attributes: Attributes
+    implicit: bool
+    little_endian: bool
+    syntax_uid: str | None
+    """None where the file does not name one."""
+    media_class: str | None
+    """The SOP class that the file meta information names."""
+    prefixed: bool
+    """The file begins as PS3.10 7.1 wants it, with `DICM` after 128 bytes."""
+    cut: bool
+    """An element of the header ends beyond the file."""
+
+
+def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Radiograph:
+    """Read a CR, DX or RG image of one greyscale frame and render it upright, high = radiodense.
+
+    Raises `NotRadiographError`, `UnsupportedImageError` or `BrokenImageError`; missing pixels are never made up.
+    """
+    with open_image(path) as file:
+        try:
+            return _read(file, max_pixels)
+        except OSError as error:
+            raise unreadable(error) from error
+
+
+def _read(file: BinaryIO, max_pixels: int) -> Radiograph:
+    header = _read_header(file, max_pixels)
+    attributes = header.attributes
+    modality = _require_radiograph(header)
+    layout = _require_one_grey_frame(attributes, max_pixels)
+    syntax_uid = header.syntax_uid or _assume_syntax(header)
+    syntax = TRANSFER_SYNTAXES.get(syntax_uid)
+    if syntax is None:
+        raise UnsupportedImageError(
+            f"the transfer syntax {_describe_uid(syntax_uid)} is not read: convert the file to Explicit VR Little Endian",
+            reason="transfer_syntax",
+        )
+    data, unread = read_pixel_data(
+        header.stream,
+        implicit=header.implicit,
+        little_endian=header.little_endian,
+        encapsulated=syntax.encapsulated,
+        native_bytes=layout.byte_count,
+        bits_allocated=layout.bits_allocated,
+    )
+    stored, stray = decode(data, syntax, layout)
+    rendered = render(stored, read_rendering(attributes, layout))
+    turn = _read_turn(attributes)
+    spacing, aspect = _read_spacing(attributes, turn)
+    if attributes.code("PresentationIntentType") == "FOR PROCESSING":
+        attributes.notes.append("stored FOR PROCESSING: its contrast may differ from that of a displayed radiograph")
+    year = re.match(r"(?:19|20)\d\d", attributes.text("StudyDate") or "")
+    return Radiograph(
+        pixels=turn(rendered.pixels),
+        source="dicom",
+        sop_instance_uid=attributes.uid("SOPInstanceUID"),
+        study_instance_uid=attributes.uid("StudyInstanceUID"),
+        series_instance_uid=attributes.uid("SeriesInstanceUID"),
+        modality=modality,
+        view_position=attributes.code("ViewPosition"),
+        body_part=attributes.code("BodyPartExamined"),
+        study_year=int(year.group()) if year else None,
+        photometric_interpretation=attributes.code("PhotometricInterpretation"),
+        transfer_syntax_uid=header.syntax_uid,
+        intensity=rendered.intensity,
+        mirrored=turn.mirrored,
+        pixel_spacing=spacing,
+        aspect=aspect,
+        notes=(*attributes.notes, *unread, *stray, *rendered.notes),
+    )
+
+
+def _read_header(file: BinaryIO, max_pixels: int) -> _Header:
+    """Parse a file up to its pixel data; raises `BrokenImageError` or, for a deflated one, `UnsupportedImageError`."""
+    # This fills the buffer of the file before quietly() takes its lock: threads wait for their disks side by side.
+    prefixed = _find_first_element(file)
+    try:
+        with quietly():
+            meta, meta_cut = _parse(
+                file, _META_KEYWORDS, implicit=False, little_endian=True, stop_at=lambda tag: tag >> 16 != 2
+            )
+            meta_attributes = Attributes(_plain(meta, _META_KEYWORDS))
+        syntax_uid = meta_attributes.text("TransferSyntaxUID")
+        stream = _inflate(file, max_pixels) if syntax_uid == DEFLATED else file
+        implicit, little_endian = _encoding(stream, syntax_uid)
+        with quietly():
+            dataset, cut = _parse(
+                stream, _KEYWORDS, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
+            )
+            values = _plain(dataset, _KEYWORDS)
+            implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
+    except ImageError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _cut() from None  # pydicom's own, where a sequence meets the end of the file
+    except Exception as error:  # noqa: BLE001 - whatever it is, it says that the header is damaged
+        raise BrokenImageError(
+            f"the DICOM header cannot be parsed ({type(error).__name__})", reason="corrupt"
+        ) from None
+    return _Header(
+        stream=stream,
+        attributes=Attributes(values, little_endian=little_endian),
+        implicit=implicit,
+        little_endian=little_endian,
+        syntax_uid=syntax_uid,
+        media_class=meta_attributes.text("MediaStorageSOPClassUID"),
+        prefixed=prefixed,
+        cut=cut or meta_cut,
+    )
+
+
+def _find_first_element(file: BinaryIO) -> bool:
+    """Go to the first element and return whether the DICM prefix stands before it; raises `BrokenImageError`."""
+    head = file.read(132)
+    if head[128:] == b"DICM":
+        if not file.read(1):
+            raise BrokenImageError(
+                "the file ends after its preamble; copy it again from its source", reason="truncated"
+            )
+        file.seek(len(head))
+        return True
+    # Without a prefix, files begin with group 0002 or 0008. Anything else would be parsed as nonsense, at length.
+    if head[:2] not in {b"\x02\x00", b"\x08\x00", b"\x00\x08"}:
+        raise _not_dicom()
+    file.seek(0)
+    return False
+
+
+def _not_dicom() -> BrokenImageError:
+    return BrokenImageError(
+        "the file is no DICOM file: it has neither DICM at byte 128 nor the elements of an image; "
+        "besides DICOM, PNG and JPEG are read",
+        reason="not_dicom",
+    )
+
+
+def _cut() -> BrokenImageError:
+    return BrokenImageError("the file ends inside its DICOM header; copy it again from its source", reason="truncated")
+
+
+def _parse(
+    stream: BinaryIO, keywords: Sequence[str], *, implicit: bool, little_endian: bool, stop_at: Callable[[int], bool]
+) -> tuple["Dataset", bool]:
+    """Parse the named elements up to a tag; return them, and whether an element ends beyond the file."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.filereader import read_dataset
+
+    dataset = read_dataset(
+        stream,
+        implicit,
+        little_endian,
+        stop_when=lambda tag, vr, length: stop_at(tag),  # noqa: ARG005 - pydicom passes all three
+        specific_tags=[tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None],
+    )
+    here = stream.tell()
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(here)
+    short = any(
+        isinstance(element, RawDataElement)
+        and isinstance(element.value, bytes)
+        and len(element.value) < element.length < 0xFFFFFFFF
+        for element in dataset.elements()
+    )
+    return dataset, short or here > end
+
+
+def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
+    """Convert the named elements to plain values; a sequence to a list of its first item."""
+    from pydicom.multival import MultiValue
+    from pydicom.sequence import Sequence as ItemSequence
+
+    values: dict[str, object] = {}
+    for keyword in keywords:
+        try:
+            value = dataset.get(keyword)
+        except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
+            value = UNREADABLE
+        if isinstance(value, ItemSequence):
+            value = [_plain(item, _LUT_KEYWORDS) for item in value[:1]]
+        values[keyword] = list(value) if isinstance(value, MultiValue) else value
+    return values
+
+
+def _encoding(stream: BinaryIO, syntax_uid: str | None) -> tuple[bool, bool]:
+    """Return whether VRs are implicit and whether bytes are little endian; look at them where no syntax is named."""
+    if syntax_uid is not None:
+        return syntax_uid == IMPLICIT, syntax_uid != BIG_ENDIAN
+    first = stream.read(6)
+    stream.seek(-len(first), os.SEEK_CUR)
+    return re.fullmatch(rb"[A-Z]{2}", first[4:]) is None, first[:2] != b"\x00\x08"
+
+
+def _assume_syntax(header: _Header) -> str:
+    """Return the native transfer syntax that the header turned out to be written in, with a note."""
+    found = BIG_ENDIAN if not header.little_endian else IMPLICIT if header.implicit else EXPLICIT
+    header.attributes.notes.append(f"no transfer syntax named: read as {TRANSFER_SYNTAXES[found].name}")
+    return found
+
+
+def _describe_uid(uid: str) -> str:
+    """Quote a UID with its name in PS3.6 table A-1, if it is one."""
+    from pydicom.uid import UID
+
+    if not re.fullmatch(r"[0-9.]{1,64}", uid):
+        return "that is no UID"
+    with quietly():
+        name = UID(uid).name
+    return uid if name == uid else f"{uid} ({name})"
+
+
+def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
+    """Inflate a deflated data set (PS3.5 A.5), but never to more than the largest image and its header can need."""
+    limit = 2 * max_pixels + _LARGEST_HEADER
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = BytesIO()
+    try:
+        while not inflater.eof:
+            piece = inflater.unconsumed_tail or file.read(1 << 20)
+            part = inflater.decompress(piece, 1 << 24)
+            if not (piece or part or inflater.eof):
+                raise BrokenImageError("the deflated data set ends too early: the file is cut", reason="truncated")
+            inflated.write(part)
+            if inflated.tell() > limit:
+                raise UnsupportedImageError(f"the data set inflates to more than {limit} bytes", reason="too_large")
+    except zlib.error:
+        raise BrokenImageError("the deflated data set cannot be inflated", reason="corrupt") from None
+    inflated.seek(0)
+    return inflated
+
+
+def _require_radiograph(header: _Header) -> str:
+    """Return the modality of a CR, DX or RG; raises `NotRadiographError` or `BrokenImageError` for anything else."""
+    attributes = header.attributes
+    modality, sop_class = attributes.text("Modality"), attributes.uid("SOPClassUID") or header.media_class
+    if sop_class == _DICOMDIR:
+        raise NotRadiographError(
+            "a DICOMDIR is a list of files and holds no pixels: give its folder instead", reason="dicomdir"
+        )
+    unknown = modality is None and sop_class is None
+    if unknown and not header.prefixed:
+        raise _not_dicom()
+    if not (unknown and header.cut):
+        modality = require_radiograph(modality, sop_class, _describe_uid)
+    if header.cut or modality is None:
+        raise BrokenImageError(
+            "the file ends inside its DICOM header; copy it again from its source", reason="truncated"
+        )
+    return modality
+
+
+def _require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelFormat:
+    """Return the layout of the pixels; raises `UnsupportedImageError` or `BrokenImageError` for what is not read."""
+    photometric = attributes.code("PhotometricInterpretation")
+    samples = attributes.number("SamplesPerPixel", 1)
+    if photometric is None:
+        raise BrokenImageError(
+            "the DICOM header has no usable PhotometricInterpretation: nothing says whether high values are white or black",
+            reason="missing_attribute",
+        )
+    if samples != 1 or not photometric.startswith("MONOCHROME"):
+        raise UnsupportedImageError(
+            f"the image has {photometric} pixels of {samples:g} sample(s): only greyscale ones are read, "
+            "MONOCHROME1 or MONOCHROME2 of 1 sample",
+            reason="colour",
+        )
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise BrokenImageError(
+            f"PhotometricInterpretation is {photometric}, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
+        )
+    frames = int(attributes.number("NumberOfFrames", 1))
+    if frames > 1:
+        raise UnsupportedImageError(f"the image has {frames} frames: one is read", reason="multi_frame")
+    rows, columns = attributes.integer("Rows"), attributes.integer("Columns")
+    if rows * columns > max_pixels:
+        raise UnsupportedImageError(
+            f"the image has {rows} x {columns} pixels: at most {max_pixels} are read", reason="too_large"
+        )
+    bits_stored = attributes.integer("BitsStored")
+    representation = attributes.integer("PixelRepresentation")
+    if representation not in (0, 1):
+        raise BrokenImageError(f"PixelRepresentation is {representation}, expected 0 or 1", reason="corrupt")
+    return PixelFormat(
+        rows=rows,
+        columns=columns,
+        bits_allocated=attributes.integer("BitsAllocated"),
+        bits_stored=bits_stored,
+        high_bit=int(attributes.number("HighBit", bits_stored - 1)),
+        signed=representation == 1,
+    )
+
+
+def _read_turn(attributes: Attributes) -> Turn:
+    """Read Patient Orientation (PS3.3 C.7.6.1.1.1); a file without one is taken to stand as on a light box."""
+    directions = attributes.texts("PatientOrientation")
+    if len(directions) != 2:
+        return Turn()
+    turn = Turn.from_patient_orientation(*directions)
+    done = [name for name in ("transposed", "mirrored", "inverted") if getattr(turn, name)]
+    if done:
+        attributes.notes.append(f"{' and '.join(done)} to undo its Patient Orientation")
+    return turn
+
+
+def _read_spacing(attributes: Attributes, turn: Turn) -> tuple[tuple[float, float] | None, float]:
+    """Return row and column spacing in millimetres, and their ratio, of the turned image (PS3.3 10.7, C.7.6.3.1.7)."""
+    spacing: tuple[float, float] | None = None
+    aspect = 1.0
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        values = attributes.numbers(keyword)
+        if not values:
+            continue
+        if len(values) != 2 or min(values) <= 0 or max(values) > _WIDEST_ASPECT * min(values):
+            attributes.notes.append(f"{keyword} makes no sense: ignored")
+            continue
+        row, column = values[::-1] if turn.transposed else values
+        aspect = row / column
+        spacing = (row, column) if keyword != "PixelAspectRatio" else None
+        break
+    return spacing, aspect if abs(aspect - 1.0) > 0.01 else 1.0

@@ -1,0 +1,237 @@
+"""Stored values become a picture: the grey scale of DICOM as pure functions, without a file in sight.
+
+    stored [H, W] -> modality LUT -> padding mask -> VOI LUT, window or percentiles -> one inversion -> upright [H, W]
+
+Every step but the last depends on a stored value alone, so the chain runs once for each level that occurs (65536 at most)
+and the picture is looked up from that table.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import BrokenImageError
+
+PERCENTILES = (0.5, 99.5)
+"""Where a file names no usable window: these percentiles of its unpadded pixels become black and white."""
+
+_FLAT_SHARE = 0.99
+"""A window that gives this share of the pixels one and the same of 256 greys does not belong to the picture."""
+
+_BLOCK = 1 << 20
+"""Pixels at a time: numpy widens indices to 64 bits, eight bytes a pixel, which should not happen to a whole image."""
+
+Stored = NDArray[np.integer[Any]]
+Values = NDArray[np.float64]
+WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+"""The defined terms of VOI LUT Function (0028,1056)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupTable:
+    """A modality LUT or VOI LUT (PS3.3 C.11.1, C.11.2): `values[i]` is the output for the input `first + i`."""
+
+    first: int
+    values: Values
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or not len(self.values):
+            raise ValueError(f"a lookup table needs at least one entry, got shape {self.values.shape}")
+
+    def __call__(self, values: Values) -> Values:
+        """Look up values of any shape; those outside of the table get its first or last entry."""
+        index = np.clip(np.rint(values) - self.first, 0, len(self.values) - 1)
+        looked_up: Values = self.values[index.astype(np.intp)]
+        return looked_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A window in the units that the modality LUT gives (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+
+    center: float
+    width: float
+    function: WindowFunction = "LINEAR"
+
+    def __post_init__(self) -> None:
+        least = 1.0 if self.function == "LINEAR" else math.ulp(0.0)
+        if not (math.isfinite(self.center) and math.isfinite(self.width) and self.width >= least):
+            raise ValueError(
+                f"a {self.function} window cannot have the width {self.width} and the center {self.center}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """All that turns the stored values of one radiograph into a picture."""
+
+    modality_lut: LookupTable | None = None
+    """Replaces `slope` and `intercept` where present."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    padding: tuple[int, int] | None = None
+    """Stored values, both included, that are no part of the picture; they are rendered black."""
+
+    voi_lut: LookupTable | None = None
+    """Its values are in [0, 1]; wins over `window` where present."""
+
+    window: Window | None = None
+
+    inverted: bool = False
+    """True for MONOCHROME1, where the smallest value is white."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A picture, float32 [H, W] in [0, 1], and how its grey scale was chosen."""
+
+    pixels: NDArray[np.float32]
+    intensity: str
+    """`voi_lut`, `window` or `percentiles`."""
+    notes: tuple[str, ...] = ()
+
+
+def apply_window(values: Values, window: Window) -> Values:
+    """Map values of any shape to [0, 1] through a window, by the formulas of PS3.3 C.11.2.1.2.1 and C.11.2.1.3."""
+    if window.function == "SIGMOID":
+        # The clip keeps exp() finite; beyond it the curve is 0 or 1 in double precision anyway.
+        slope = np.clip(-4.0 * (values - window.center) / window.width, -700.0, 700.0)
+        sigmoid: Values = 1.0 / (1.0 + np.exp(slope))
+        return sigmoid
+    # LINEAR counts whole grey levels: its centre lies half a level lower, and its width spans one level less.
+    exact = window.function == "LINEAR_EXACT"
+    center = window.center if exact else window.center - 0.5
+    span = window.width if exact else window.width - 1.0
+    # A window one level wide is a step: nothing lies between its black and its white.
+    return _ramp(values, center - span / 2, span) if span else (values > center).astype(np.float64)
+
+
+def _ramp(values: Values, black: float, span: float) -> Values:
+    """Map `black` to 0 and `black + span` to 1, linearly, and clip."""
+    return np.clip((values - black) / span, 0.0, 1.0)
+
+
+def render(stored: Stored, rendering: Rendering) -> Rendered:
+    """Render stored values [H, W] of 8 or 16 bits to float32 [H, W] in [0, 1], high = radiodense.
+
+    A VOI LUT or window that shows nothing of the picture gives way to percentiles, with a note. Raises `BrokenImageError`
+    (`no_contrast`) where all unpadded pixels have one value.
+    """
+    low, high = int(stored.min()), int(stored.max())
+    levels = np.arange(low, high + 1)
+    counts = np.zeros(len(levels), dtype=np.int64)
+    for _, block in _blocks(stored, low):
+        counts += np.bincount(block, minlength=len(levels))
+    padded = np.zeros(len(levels), dtype=bool)
+    if rendering.padding is not None:
+        padded = (levels >= rendering.padding[0]) & (levels <= rendering.padding[1])
+        counts[padded] = 0
+    values = _modality_values(levels, rendering)
+    seen = values[counts > 0]
+    if not len(seen) or seen.min() == seen.max():
+        raise BrokenImageError(
+            "the image has no contrast: " + ("all pixels have one value" if len(seen) else "all pixels are padding"),
+            reason="no_contrast",
+        )
+    shades, intensity, notes = _choose_shades(values, counts, rendering)
+    if rendering.inverted:
+        shades = 1.0 - shades
+    shades[padded] = 0.0
+    table = shades.astype(np.float32)
+    pixels = np.empty(stored.shape, dtype=np.float32)
+    flat = pixels.reshape(-1)
+    for start, block in _blocks(stored, low):
+        flat[start : start + len(block)] = table[block]
+    return Rendered(pixels=pixels, intensity=intensity, notes=notes)
+
+
+def _blocks(stored: Stored, low: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Yield the pixels in storage order as indices above the lowest level, a block at a time with its offset."""
+    flat = stored.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        index = flat[start : start + _BLOCK].astype(np.intp)
+        index -= low
+        yield start, index
+
+
+def _modality_values(levels: NDArray[np.int64], rendering: Rendering) -> Values:
+    values = levels.astype(np.float64)
+    if rendering.modality_lut is not None:
+        return rendering.modality_lut(values)
+    return values * rendering.slope + rendering.intercept
+
+
+def _choose_shades(
+    values: Values, counts: NDArray[np.int64], rendering: Rendering
+) -> tuple[Values, str, tuple[str, ...]]:
+    """Map the value of each level to a shade by the first means that shows the picture; say which one it was."""
+    means: list[tuple[str, str, Callable[[Values], Values]]] = []
+    if (lut := rendering.voi_lut) is not None:
+        means.append(("voi_lut", "VOI LUT", lambda values: np.clip(lut(values), 0.0, 1.0)))
+    if (window := rendering.window) is not None:
+        means.append(("window", "window", lambda values: apply_window(values, window)))
+    notes: list[str] = []
+    for intensity, name, mapping in means:
+        shades = mapping(values)
+        if _shows_something(shades, counts):
+            return shades, intensity, tuple(notes)
+        notes.append(f"{name} ignored: it makes nearly all pixels the same grey")
+    black, white = _percentiles(values, counts)
+    return _ramp(values, black, white - black), "percentiles", tuple(notes)
+
+
+def _shows_something(shades: Values, counts: NDArray[np.int64]) -> bool:
+    greys = np.bincount(np.rint(shades * 255).astype(np.intp), weights=counts)
+    return bool(greys.max() < _FLAT_SHARE * counts.sum())
+
+
+def _percentiles(values: Values, counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the values at `PERCENTILES` of the counted pixels (nearest rank); the extremes where these two are equal."""
+    order = np.argsort(values, kind="stable")
+    ranks = np.cumsum(counts[order])
+    at = np.searchsorted(ranks, [ranks[-1] * share / 100 for share in PERCENTILES])
+    black, white = (float(value) for value in values[order][at])
+    if black < white:
+        return black, white
+    seen = values[counts > 0]
+    return float(seen.min()), float(seen.max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """How stored rows and columns must be turned to stand as on a light box (PS3.3 C.7.6.1.1.1).
+
+    First rows and columns are exchanged where `transposed`, then rows are reversed left to right where `mirrored`, then
+    turned upside down where `inverted`.
+    """
+
+    transposed: bool = False
+    mirrored: bool = False
+    inverted: bool = False
+
+    @classmethod
+    def from_patient_orientation(cls, row: str, column: str) -> "Turn":
+        """Read Patient Orientation (0020,0020): where the rows and the columns run to, such as `L` and `F`.
+
+        The first letter counts in compound directions such as `LF`. Frontal views end with the patient's right on the
+        viewer's left; lateral views (`A`, `P`) keep the side they face, since both are in use. Directions other than
+        these, as animals have, turn nothing.
+        """
+        across, down = row[:1].upper(), column[:1].upper()
+        transposed = across in {"H", "F"} and down in {"L", "R", "A", "P"}
+        if transposed:
+            across, down = down, across
+        return cls(transposed=transposed, mirrored=across == "R", inverted=down == "H")
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Turn pixels [H, W] to C-contiguous [H, W], or [W, H] where transposed."""
+        turned = pixels.T if self.transposed else pixels
+        turned = turned[:, ::-1] if self.mirrored else turned
+        turned = turned[::-1] if self.inverted else turned
+        return np.ascontiguousarray(turned)
