@@ -27,7 +27,7 @@ types: $(DEV)/.installed
 	$(DEV)/bin/mypy
 
 contracts: $(DEV)/.installed
-	$(DEV)/bin/lint-imports
+	$(DEV)/bin/lint-imports --no-cache
 
 check: test lint types contracts
 

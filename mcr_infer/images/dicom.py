@@ -298,16 +298,11 @@ def _require_radiograph(header: _Header) -> str:
         raise NotRadiographError(
             "a DICOMDIR is a list of files and holds no pixels: give its folder instead", reason="dicomdir"
         )
-    unknown = modality is None and sop_class is None
-    if unknown and not header.prefixed:
+    if modality is None and sop_class is None and not header.prefixed:
         raise _not_dicom()
-    if not (unknown and header.cut):
-        modality = require_radiograph(modality, sop_class, _describe_uid)
-    if header.cut or modality is None:
-        raise BrokenImageError(
-            "the file ends inside its DICOM header; copy it again from its source", reason="truncated"
-        )
-    return modality
+    if header.cut:  # perhaps inside the modality
+        raise _cut()
+    return require_radiograph(modality, sop_class, _describe_uid)
 
 
 def _require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelFormat:
