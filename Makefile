@@ -12,6 +12,7 @@ MCR := $(VENV)/bin/mcr-infer
 .PHONY: demo test lint types contracts check wheel clean
 
 demo: $(VENV)/.installed
+	rm -rf $(DEMO)
 	$(MCR) demo $(DEMO)/dicoms --count 240
 	$(MCR) embed-images $(DEMO)/dicoms --index $(DEMO)/mcr-index
 	$(VENV)/bin/python benchmarks/demo.py $(DEMO)
@@ -32,6 +33,7 @@ contracts: $(DEV)/.installed
 check: test lint types contracts
 
 wheel: $(DEV)/.installed
+	rm -rf dist
 	$(DEV)/bin/python -m build --wheel
 
 $(VENV)/.installed: pyproject.toml

@@ -4,6 +4,7 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an 
 some inputs failed.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -115,15 +116,13 @@ def query(
     if sum(given is not None for given in (text, image, like)) != 1:
         raise typer.BadParameter("give one of: a sentence, --image FILE, --like ID")
     with Index.open(index, notify=console.note) as store:
+        chosen = workspace.bundle_of(store, bundle)
         if like is not None:
             vector = store.vector("image", like)
+        elif text is not None:
+            vector = queries.text_vector(chosen, text, device=device)
         else:
-            chosen = workspace.bundle_for(index, bundle)
-            store.check_bundle(chosen.fingerprint)
-            if text is not None:
-                vector = queries.text_vector(chosen, text, device=device)
-            else:
-                vector = queries.image_vector(chosen, Path(str(image)), device=device)
+            vector = queries.image_vector(chosen, Path(str(image)), device=device)
         # A case is not similar to itself: it would only take the first place.
         hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
         console.warn_of_mixture(store, kind)
@@ -145,6 +144,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
     count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 80,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; the others follow.")] = 0,
+    json: JsonOption = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM, and truth.csv, which says what each one shows. No patient is in them."""
     from mcr_infer import console
@@ -153,7 +153,7 @@ def demo(
     with console.Run("phantoms", lambda: count) as run:
         for _ in write_demo(folder, count=count, seed=seed):
             run.advance()
-    print(f"{count} phantoms and truth.csv in {folder}")
+    console.show_demo(folder, count=count, as_json=json)
 
 
 @app.command()
@@ -185,8 +185,28 @@ def evaluate(
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 
 
+@app.command()
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
+    device: DeviceOption = "cpu",
+    json: JsonOption = False,
+) -> None:
+    """Check a bundle on this machine: every digest, the golden outputs, and that a row does not depend on its batch."""
+    from mcr_infer import console
+    from mcr_infer.bundle import Bundle
+    from mcr_infer.verify import verify as run_checks
+
+    checks = run_checks(Bundle.open(bundle), device=device)
+    console.show_checks(checks, as_json=json)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
 def main() -> None:
     """Run the command line; every error of ours becomes one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names of old archives are not always UTF-8: they are printed as the bytes that they are.
+            stream.reconfigure(errors="surrogateescape")
     try:
         app()
     except McrError as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.pipeline import Outcome, Summary
+    from mcr_infer.verify import Check
 
 _SHOWN_FAILURES = 5
 """More than these of one reason are only counted on the screen; `--json` names every one."""
@@ -56,7 +58,7 @@ class Run:
     def __enter__(self) -> "Run":
         self._started = time.perf_counter()
         self._progress.start()
-        if self._total is not None:
+        if self._total is not None and not self._progress.disable:
             threading.Thread(target=self._find_total, args=(self._total,), daemon=True).start()
         return self
 
@@ -154,6 +156,21 @@ def show_info(index: "Index", *, as_json: bool) -> None:
         print(json.dumps(facts))
         return
     _print_table(("", str(index.folder)), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+
+
+def show_demo(folder: Path, *, count: int, as_json: bool) -> None:
+    """Print where the phantoms lie."""
+    facts = {"phantoms": count, "folder": str(folder), "truth": str(folder / "truth.csv")}
+    print(json.dumps(facts) if as_json else f"{count} phantoms and truth.csv in {folder}")
+
+
+def show_checks(checks: "Sequence[Check]", *, as_json: bool) -> None:
+    """Print the checks of a verification, failed ones marked."""
+    if as_json:
+        told = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
+        print(json.dumps({"ok": all(check.ok for check in checks), "checks": told}))
+        return
+    _print_table(("", "check", ""), [("ok" if check.ok else "FAILED", check.name, check.detail) for check in checks])
 
 
 def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:

@@ -11,7 +11,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from mcr_infer.index import FileStamp, Index, Row
 from mcr_infer.pairs import Pair
 from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
 
+Scalar = str | int | float | bool | None
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -75,7 +77,9 @@ class _Decoded:
     id: str
     digest: str
     patches: Patches
-    radiograph: Radiograph
+    study_uid: str | None
+    series_uid: str | None
+    metadata: dict[str, Scalar]
 
 
 def embed_images(
@@ -121,13 +125,16 @@ def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
         stamp = FileStamp(path=path, size=0, mtime_ns=0)
     radiograph = read_image(path)
     pixels = radiograph.pixels
-    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    # All that the vector depends on: the pixels and the shape of one.
+    digest = hashlib.sha256(f"{pixels.shape} {radiograph.aspect}".encode() + pixels.tobytes()).hexdigest()
     return _Decoded(
         stamp=stamp,
         id=radiograph.sop_instance_uid or f"sha256:{digest[:32]}",
         digest=digest,
         patches=encoder.preprocess.patches(pixels, aspect=radiograph.aspect),
-        radiograph=radiograph,
+        study_uid=radiograph.study_instance_uid,
+        series_uid=radiograph.series_instance_uid,
+        metadata=_metadata(radiograph),
     )
 
 
@@ -136,8 +143,15 @@ class _Batch:
 
     def __init__(self, index: Index, encoder: ImageEncoder) -> None:
         self._index, self._encoder = index, encoder
+        self._clear()
+
+    def _clear(self) -> None:
         self._fresh: dict[str, _Decoded] = {}
-        self._twins: list[tuple[FileStamp, str]] = []
+        """To be embedded, by id."""
+        self._retold: dict[str, Row] = {}
+        """Known rows whose file moved or whose header changed: the vector stands."""
+        self._stamps: list[tuple[FileStamp, str]] = []
+        """Files that need not be opened again, with the id that they hold."""
 
     def take(self, path: str, future: Future[_Decoded] | None, *, limit: int) -> Iterator[Outcome]:
         """Take the next file in order; yield what is certain about it now, and the whole batch once it is full."""
@@ -154,19 +168,20 @@ class _Batch:
             yield from self.commit()
 
     def _place(self, path: str, decoded: _Decoded) -> Iterator[Outcome]:
-        """Decide whether a decoded file is new, changed, a twin of a known image, or at odds with one."""
-        pending = self._fresh.get(decoded.id)
-        if pending is not None:
-            known_path: str | None = pending.stamp.path
-            known_digest: str | None = pending.digest
-        else:
-            row = self._index.get("image", decoded.id)
+        """Decide whether a decoded file is new, changed, moved, a twin of a known image, or at odds with one."""
+        pending, row = self._fresh.get(decoded.id), None
+        known_path, known_digest = (pending.stamp.path, pending.digest) if pending else (None, None)
+        if pending is None:
+            row = self._retold.get(decoded.id) or self._index.get("image", decoded.id)
             known_path, known_digest = (row.path, row.content_digest) if row else (None, None)
         if known_digest == decoded.digest:
-            self._twins.append((decoded.stamp, decoded.id))
+            self._stamps.append((decoded.stamp, decoded.id))
+            if row and (_is_gone(known_path) or (_is_same(known_path, path) and row.metadata != decoded.metadata)):
+                self._retold[decoded.id] = replace(row, path=path, metadata=decoded.metadata)
             yield Outcome(path=path, status="unchanged")
-        elif known_digest is None or known_path == path:
+        elif known_digest is None or _is_gone(known_path) or _is_same(known_path, path):
             self._fresh[decoded.id] = decoded
+            self._stamps.append((decoded.stamp, decoded.id))
         else:
             yield Outcome(
                 path=path,
@@ -178,33 +193,43 @@ class _Batch:
 
     def commit(self) -> Iterator[Outcome]:
         """Embed what is waiting, commit it together with the files it came from, then say so."""
-        fresh, twins = list(self._fresh.values()), self._twins
-        self._fresh, self._twins = {}, []
-        if not fresh and not twins:
-            return
-        vectors = self._encoder.encode([decoded.patches for decoded in fresh]) if fresh else ()
+        fresh = list(self._fresh.values())
+        vectors = self._encoder.encode([decoded.patches for decoded in fresh])
         rows = [
             Row(
                 id=decoded.id,
                 kind="image",
                 path=decoded.stamp.path,
-                study_uid=decoded.radiograph.study_instance_uid,
-                series_uid=decoded.radiograph.series_instance_uid,
-                metadata=_metadata(decoded.radiograph),
+                study_uid=decoded.study_uid,
+                series_uid=decoded.series_uid,
+                metadata=decoded.metadata,
                 vector=vector,
                 precision=self._encoder.precision,
                 content_digest=decoded.digest,
             )
             for decoded, vector in zip(fresh, vectors, strict=True)
         ]
-        files = [(decoded.stamp, decoded.id) for decoded in fresh]
-        self._index.add(rows, files=files + twins)
-        for decoded in fresh:
-            yield Outcome(path=decoded.stamp.path, status="embedded")
+        retold = [row for id, row in self._retold.items() if id not in self._fresh]
+        if rows or retold or self._stamps:
+            self._index.add(rows + retold, files=self._stamps)
+        self._clear()
+        yield from (Outcome(path=decoded.stamp.path, status="embedded") for decoded in fresh)
 
 
-def _metadata(radiograph: Radiograph) -> dict[str, str | int | float | bool | None]:
-    facts: dict[str, str | int | float | bool | None] = {
+def _is_gone(path: str | None) -> bool:
+    return path is None or not os.path.lexists(path)
+
+
+def _is_same(one: str | None, other: str) -> bool:
+    """True where two spellings name one file: relative and absolute, through links."""
+    try:
+        return one is not None and Path(one).samefile(other)
+    except OSError:
+        return False
+
+
+def _metadata(radiograph: Radiograph) -> dict[str, Scalar]:
+    facts: dict[str, Scalar] = {
         "view": radiograph.view_position,
         "modality": radiograph.modality,
         "body_part": radiograph.body_part,
@@ -226,6 +251,7 @@ def embed_reports(
 ) -> Iterator[Outcome]:
     """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`."""
     waiting: dict[str, tuple[ReportRecord, str, str]] = {}
+    seen: dict[str, str] = {}
 
     def commit() -> Iterator[Outcome]:
         vectors = encoder.encode([text for _, text, _ in waiting.values()])
@@ -257,10 +283,13 @@ def embed_reports(
             yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error))
             continue
         digest = hashlib.sha256(text.encode()).hexdigest()
-        if record.id in waiting:
-            yield from commit()
+        if seen.setdefault(record.id, digest) != digest:
+            why = f"the id {record.id!r} stands at an earlier report of this run, which has another text"
+            yield Outcome(path=record.path, status="failed", reason="id_conflict", error=why)
+            continue
         known = index.get("report", record.id)
-        if known is not None and known.content_digest == digest:
+        text_kept = not keep_text or (known is not None and known.text is not None)
+        if record.id in waiting or (known is not None and known.content_digest == digest and text_kept):
             yield Outcome(path=record.path, status="unchanged")
             continue
         waiting[record.id] = (record, text, digest)
@@ -280,10 +309,19 @@ def embed_pairs(
     """
 
     def cut(pair: Pair) -> Patches:
-        radiograph = read_image(pair.image)
+        try:
+            radiograph = read_image(pair.image)
+        except ImageError as error:
+            raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
         return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect)
 
-    reports = texts.encode([embed_text(pair.report) for pair in pairs])
+    def words(pair: Pair) -> str:
+        try:
+            return embed_text(pair.report)
+        except ReportError as error:
+            raise ReportError(f"report of {pair.image}: {error}", reason=error.reason) from error
+
+    reports = texts.encode([words(pair) for pair in pairs])
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         parts = [
             images.encode(list(pool.map(cut, pairs[start : start + batch_size])))

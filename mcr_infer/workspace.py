@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcr_infer.bundle import Bundle
 from mcr_infer.console import note
-from mcr_infer.errors import BundleError, IndexNotFoundError
+from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index import Index
 
 SHIPPED = "shipped"
@@ -23,27 +23,35 @@ def open_bundle(path: Path | None) -> Bundle:
     return bundle
 
 
-def bundle_for(index: Path, named: Path | None) -> Bundle:
-    """Open the bundle for an index: the named one, else the one that the index remembers, else the one that ships.
+def bundle_of(store: Index, named: Path | None) -> Bundle:
+    """Open the bundle for an open index: the named one, else the one that the index remembers.
 
-    Raises `BundleError` when the remembered bundle is gone. Whether it fits the index is checked where rows and queries
-    enter it.
+    Raises `BundleError` when the remembered bundle is gone, `IndexMismatchError` when the bundle is not the one that made
+    the index.
     """
-    if named is not None:
-        return open_bundle(named)
-    try:
-        with Index.open(index) as store:
-            remembered = store.bundle_path
-    except IndexNotFoundError:
-        return open_bundle(None)
-    if remembered == SHIPPED:
-        return open_bundle(None)
-    if not Path(remembered).is_dir():
+    remembered = None if store.bundle_path == SHIPPED else Path(store.bundle_path)
+    if named is None and remembered is not None and not remembered.is_dir():
         raise BundleError(
-            f"the index {index} was made with the bundle in {remembered}, which is not there any more: "
+            f"the index {store.folder} was made with the bundle in {remembered}, which is not there any more: "
             "name its new place with --bundle"
         )
-    return open_bundle(Path(remembered))
+    bundle = open_bundle(named or remembered)
+    if named is None and remembered is None and bundle.fingerprint != store.fingerprint:
+        raise IndexMismatchError(
+            f"the index {store.folder} was made with the bundle of another release of mcr-infer: embed into a new --index, "
+            "or name that bundle with --bundle"
+        )
+    store.check_bundle(bundle.fingerprint)
+    return bundle
+
+
+def bundle_for(index: Path, named: Path | None) -> Bundle:
+    """Open the bundle for an index that may not be there yet: then the named one, else the one that ships."""
+    try:
+        with Index.open(index, notify=note) as store:
+            return bundle_of(store, named)
+    except IndexNotFoundError:
+        return open_bundle(named)
 
 
 def open_for_writing(index: Path, bundle: Bundle) -> Index:

@@ -13,7 +13,7 @@ from mcr_infer import phantom
 from mcr_infer.cli import app
 from mcr_infer.phantom.dicom import write_dicom
 
-COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate")
+COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify")
 
 
 def test_help_names_every_command_and_the_readme_describes_it():

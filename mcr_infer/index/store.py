@@ -147,6 +147,12 @@ class Store:
         last = {(row.kind, row.id): row for row in rows}
         stamps = [(file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id) for stamp, id in files]
         with self._write():
+            # Whoever else was known to hold a replaced image held the former one: it must be looked at again.
+            self._connection.executemany(
+                "DELETE FROM files WHERE kind = ?1 AND id = ?2 AND EXISTS "
+                "(SELECT 1 FROM rows WHERE kind = ?1 AND id = ?2 AND content_digest IS NOT ?3)",
+                [(row.kind, row.id, row.content_digest) for row in last.values()],
+            )
             for kind in KINDS:
                 chosen = [to_columns(row) for row in last.values() if row.kind == kind]
                 self._change(kind, removed=[columns[1] for columns in chosen], added=chosen)

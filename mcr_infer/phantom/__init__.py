@@ -1,7 +1,7 @@
 """Phantoms: synthetic frontal chest radiographs with known findings and a report each. No patient is in them.
 
 They are the demo, the test fixtures and the training set of the bundle that ships. A phantom is made from its seed alone:
-the seed gives the findings, the body, the picture and the words, at any size.
+the seed gives the findings, the body and the words at any size; exposure and noise are drawn for each size.
 """
 
 from dataclasses import dataclass

@@ -61,8 +61,8 @@ class Body:
     zoom: float
     shift_x: float
     shift_y: float
-    magnification: float
-    """Slight rotation of the patient about the long axis moves midline structures by this much along x."""
+    rotation_shift: float
+    """How far a slight rotation of the patient about the long axis moves midline structures along x."""
 
 
 def draw_body(rng: np.random.Generator, *, view: str) -> Body:
@@ -99,7 +99,7 @@ def draw_body(rng: np.random.Generator, *, view: str) -> Body:
         zoom=rng.uniform(0.93, 1.10),
         shift_x=rng.normal(0.0, 7.0),
         shift_y=rng.normal(4.0, 8.0),
-        magnification=rng.normal(0.0, 3.0),
+        rotation_shift=rng.normal(0.0, 3.0),
     )
 
 
@@ -134,7 +134,7 @@ class Chest:
 
     def __init__(self, body: Body, grid: Grid) -> None:
         self.body, self.grid = body, grid
-        lean = body.magnification * np.clip(1 - grid.y / 150, 0, 2)
+        lean = body.rotation_shift * np.clip(1 - grid.y / 150, 0, 2)
         self.midline: Plane = np.asarray(body.mediastinal_shift + lean, dtype=np.float32)
         self.outer: Plane = self.half_width(grid.y)
         # Narrow at the thoracic inlet, wider at the hila, where vessels and bronchi enter.

@@ -1,7 +1,7 @@
 """A folder of phantoms to try things on: DICOM files and `truth.csv`, which says what each of them shows."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mcr_infer.errors import ConfigError
@@ -27,13 +27,24 @@ def write_demo(folder: Path, *, count: int, seed: int, size: int = DEMO_SIZE) ->
             f"a demo takes at least one phantom and seeds from 0 below {FIRST_TRAINING_SEED}, which training uses; "
             f"got {count} from seed {seed}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    names = {each: f"phantom-{each:06d}.dcm" for each in range(seed, seed + count)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        others = sorted({path.name for path in folder.glob("phantom-*.dcm")} - set(names.values()))
+        if others:
+            raise ConfigError(f"{folder} holds phantoms of another demo, such as {others[0]}: choose an empty folder")
+        yield from _write(folder, names, size)
+    except OSError as exc:
+        raise ConfigError(f"the demo cannot be written to {folder}: {exc.strerror}") from exc
+
+
+def _write(folder: Path, names: Mapping[int, str], size: int) -> Iterator[Path]:
     with (folder / "truth.csv").open("w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(COLUMNS)
-        for each in range(seed, seed + count):
-            phantom = make(each, size)
-            path = folder / f"phantom-{each:06d}.dcm"
+        for seed, name in names.items():
+            phantom = make(seed, size)
+            path = folder / name
             write_dicom(phantom, path)
             findings = sorted(phantom.findings, key=lambda finding: finding.label)
             sizes = ";".join(f"{finding.size:.2f}" for finding in findings)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,8 +10,14 @@ from mcr_infer.phantom import Phantom
 from mcr_infer.phantom.anatomy import FIELD_OF_VIEW
 from mcr_infer.phantom.projection import BURNT_IN_TEXT, STORED_MAX
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
 _UID_ROOT = "2.25."
 """UIDs from the 2.25 arc (ISO/IEC 9834-8): a UUID as one decimal number, valid without a registered root."""
+
+
+_VIEW_CODES = {"PA": ("272479007", "postero-anterior"), "AP": ("399348003", "antero-posterior")}
 
 
 def write_dicom(phantom: Phantom, path: Path) -> None:
@@ -46,6 +53,10 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     data.ViewPosition = phantom.view
     data.PatientOrientation = ["L", "F"]
     data.ImageLaterality = "U"
+    data.AnatomicRegionSequence = [_code("51185008", "Chest")]
+    data.ViewCodeSequence = [_code(*_VIEW_CODES[phantom.view])]
+    data.DetectorType = data.PositionerType = ""
+    data.AcquisitionContextSequence = []
     data.BurnedInAnnotation = "YES"
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = "MONOCHROME2"
@@ -67,6 +78,15 @@ def write_dicom(phantom: Phantom, path: Path) -> None:
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data.save_as(path, enforce_file_format=True)
+
+
+def _code(value: str, meaning: str) -> "Dataset":
+    """Return one item of a code sequence, from SNOMED CT (PS3.16 CID 4009 and 4010)."""
+    from pydicom.dataset import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
 
 
 def _uid(phantom: Phantom, level: str) -> str:

@@ -62,7 +62,10 @@ def draw_vessels(grid: Grid, body: Body, rng: np.random.Generator) -> Plane:
     """Pulmonary vessels [H, W] in mm: they leave the hila, branch and thin out."""
     canvas = Canvas(grid)
     for sign in SIDES.values():
-        hilum = (sign * (body.mediastinum + 8.0) + body.mediastinal_shift, rng.uniform(-6.0, 8.0) + (4.0 * sign < 0))
+        hilum = (
+            sign * (body.mediastinum + 8.0) + body.mediastinal_shift,
+            rng.uniform(-6.0, 8.0) + (1.0 if sign < 0 else 0.0),
+        )
         canvas.disc(hilum, radius=rng.uniform(7.0, 10.0), depth=11.0)
         for angle in np.linspace(-1.25, 1.35, 9) + rng.normal(0.0, 0.07, 9):
             _branch(canvas, hilum, float(angle), sign, 4.6, 5, rng)

@@ -90,7 +90,7 @@ class Scene:
 def add_lesions(scene: Scene, findings: Sequence[Finding], rng: np.random.Generator) -> None:
     """Put every finding that lies in lungs, pleura or ribs into the scene."""
     for finding in findings:
-        # One stream a finding, so that a further finding leaves the others as they are.
+        # One stream a finding: how much one of them draws does not move the next.
         own = np.random.default_rng(rng.integers(2**63))
         for side in SIDES if finding.side in ("bilateral", None) else (str(finding.side),):
             if finding.kind == EFFUSION:

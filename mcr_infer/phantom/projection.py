@@ -158,7 +158,7 @@ def _bones(scene: Scene) -> Plane:
         collar = _tube(grid.y - axis, 6.2) * smoothstep((along - 16.0) / 8.0) * smoothstep((158.0 - along) / 12.0)
         bone = np.maximum(bone, 1.15 * collar)
 
-    x = grid.x - 0.5 * body.magnification
+    x = grid.x - 0.5 * body.rotation_shift
     column = smoothstep((19.0 - np.abs(x)) / 5.0)
     plates = 0.75 + 0.25 * np.cos(2.0 * np.pi * grid.y / (24.0 + 0.02 * grid.y))
     return np.asarray(body.rib_density * bone + 0.010 * 26.0 * column * plates, dtype=np.float32)

@@ -1,0 +1,197 @@
+"""What becomes of files that move, change, repeat or contradict each other; the towers are those of the tiny bundle."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from tiny import tiny_bundle
+
+from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
+from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.pairs import Pair
+from mcr_infer.phantom.dicom import write_dicom
+from mcr_infer.pipeline import Outcome
+from mcr_infer.reports import ReportFailure, ReportRecord
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture
+def index(bundle: Bundle, tmp_path: Path) -> Iterator[Index]:
+    facts = {"embedding_dim": bundle.embedding_dim, "bundle": bundle.name, "bundle_path": str(bundle.path)}
+    with Index.open_or_create(tmp_path / "index", fingerprint=bundle.fingerprint, **facts) as store:
+        yield store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three phantoms of 64 px."""
+    place = tmp_path / "dicoms"
+    place.mkdir()
+    for seed in range(3):
+        write_dicom(phantom.make(seed, 64), place / f"{seed}.dcm")
+    return place
+
+
+def embed(index: Index, bundle: Bundle, *paths: Path | str, batch_size: int = 2) -> list[Outcome]:
+    encoder = ImageEncoder(bundle)
+    return list(pipeline.embed_images(map(str, paths), index=index, encoder=encoder, batch_size=batch_size, workers=2))
+
+
+def count(outcomes: list[Outcome]) -> Counter[str]:
+    return Counter(outcome.reason or outcome.status for outcome in outcomes)
+
+
+def paint(path: Path) -> None:
+    """Change pixels of a DICOM file, and its modification time with them."""
+    data = pydicom.dcmread(path)
+    pixels = data.pixel_array.copy()
+    pixels[20:40, 20:40] = 4000
+    data.PixelData = pixels.tobytes()
+    data.save_as(path)
+    os.utime(path, ns=(1, 1))
+
+
+def paths_of(index: Index) -> set[str | None]:
+    return {index.get("image", id).path for id in index.ids("image")}
+
+
+def test_outcomes_come_in_the_order_of_the_files(index: Index, bundle: Bundle, folder: Path):
+    files = sorted(folder.iterdir()) * 5
+    outcomes = embed(index, bundle, *files, batch_size=1)
+    assert [outcome.path for outcome in outcomes] == [str(path) for path in files]
+    assert count(outcomes) == {"embedded": 3, "unchanged": 12}
+
+
+def test_rows_do_not_depend_on_the_batch(index: Index, bundle: Bundle, folder: Path):
+    embed(index, bundle, *sorted(folder.iterdir()), batch_size=3)
+    encoder = ImageEncoder(bundle)
+    for seed in range(3):
+        made = phantom.make(seed, 64)
+        alone = encoder.encode_radiographs([made.radiograph()])[0]
+        uid = pydicom.dcmread(folder / f"{seed}.dcm").SOPInstanceUID
+        assert float(index.vector("image", uid) @ alone) >= 0.99999
+
+
+def test_a_folder_that_moved_is_found_at_its_new_place(index: Index, bundle: Bundle, folder: Path):
+    embed(index, bundle, *folder.iterdir())
+    moved = folder.rename(folder.with_name("moved"))
+    assert count(embed(index, bundle, *moved.iterdir())) == {"unchanged": 3}
+    assert paths_of(index) == {str(path) for path in moved.iterdir()}
+
+
+def test_another_spelling_of_a_path_is_the_same_file(
+    index: Index, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    embed(index, bundle, folder / "0.dcm")
+    paint(folder / "0.dcm")
+    monkeypatch.chdir(folder.parent)
+    assert count(embed(index, bundle, "./dicoms/0.dcm")) == {"embedded": 1}
+    assert paths_of(index) == {"./dicoms/0.dcm"}
+
+
+def test_a_corrected_header_corrects_the_row(index: Index, bundle: Bundle, folder: Path):
+    path = folder / "0.dcm"
+    embed(index, bundle, path)
+    data = pydicom.dcmread(path)
+    before = index.get("image", data.SOPInstanceUID)
+    data.ViewPosition = "LL"
+    data.save_as(path)
+    os.utime(path, ns=(1, 1))
+    assert count(embed(index, bundle, path)) == {"unchanged": 1}
+    after = index.get("image", data.SOPInstanceUID)
+    assert after.metadata["view"] == "LL"
+    assert np.array_equal(after.vector, before.vector)
+
+
+def test_a_corrected_pixel_spacing_is_embedded_again(index: Index, bundle: Bundle, folder: Path):
+    path = folder / "0.dcm"
+    embed(index, bundle, path)
+    data = pydicom.dcmread(path)
+    data.ImagerPixelSpacing = ["0.2", "0.1"]
+    data.save_as(path)
+    os.utime(path, ns=(1, 1))
+    assert count(embed(index, bundle, path)) == {"embedded": 1}
+
+
+def test_when_one_of_two_twins_changes_the_other_is_a_conflict(index: Index, bundle: Bundle, folder: Path):
+    shutil.copy(folder / "0.dcm", folder / "twin.dcm")
+    assert count(embed(index, bundle, folder / "0.dcm", folder / "twin.dcm")) == {"embedded": 1, "unchanged": 1}
+    paint(folder / "0.dcm")
+    assert count(embed(index, bundle, folder / "0.dcm")) == {"embedded": 1}
+    outcomes = embed(index, bundle, folder / "0.dcm", folder / "twin.dcm")
+    assert count(outcomes) == {"unchanged": 1, "uid_conflict": 1}
+    assert outcomes[1].path.endswith("twin.dcm")
+
+
+def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folder: Path):
+    outcomes = embed(index, bundle, folder / "0.dcm", folder / "gone.dcm", folder / "1.dcm")
+    assert count(outcomes) == {"embedded": 2, "missing": 1}
+
+
+def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
+    encoder = ImageEncoder(bundle)
+    files = [str(path) for path in sorted(folder.iterdir())]
+    run = pipeline.embed_images(files, index=index, encoder=encoder, batch_size=1, workers=1)
+    said = next(run)
+    run.close()
+    assert said.status == "embedded"
+    assert paths_of(index) == {said.path}
+    assert count(embed(index, bundle, *files)) == {"embedded": 2, "unchanged": 1}
+
+
+def record(id: str, text: str, row: int) -> ReportRecord:
+    return ReportRecord(id=id, text=text, path=f"reports.csv:{row}", study_uid=None)
+
+
+def embed_reports(index: Index, bundle: Bundle, *records: ReportRecord | ReportFailure, keep_text: bool = False):
+    encoder = TextEncoder(bundle)
+    return list(pipeline.embed_reports(records, index=index, encoder=encoder, batch_size=2, keep_text=keep_text))
+
+
+def test_two_reports_of_one_id_never_overwrite_each_other(index: Index, bundle: Bundle):
+    rows = (record("a", "Left effusion.", 2), record("a", "Right effusion.", 3), record("b", "Normal chest.", 4))
+    for expected in ({"embedded": 2, "id_conflict": 1}, {"unchanged": 2, "id_conflict": 1}):
+        assert count(embed_reports(index, bundle, *rows)) == expected
+    assert index.count("report") == 2
+
+
+def test_a_changed_report_is_embedded_again(index: Index, bundle: Bundle):
+    assert count(embed_reports(index, bundle, record("a", "Left effusion.", 2))) == {"embedded": 1}
+    assert count(embed_reports(index, bundle, record("a", "No effusion.", 2))) == {"embedded": 1}
+    assert index.count("report") == 1
+
+
+def test_text_is_kept_when_it_is_asked_for_later(index: Index, bundle: Bundle):
+    one = record("a", "Left effusion.", 2)
+    embed_reports(index, bundle, one)
+    assert index.get("report", "a").text is None
+    embed_reports(index, bundle, one, keep_text=True)
+    assert index.get("report", "a").text == "Left effusion."
+    assert count(embed_reports(index, bundle, one, keep_text=True)) == {"unchanged": 1}
+
+
+def test_empty_and_unreadable_reports_are_failures(index: Index, bundle: Bundle):
+    bad = ReportFailure(path="reports.csv:9", reason="encoding", error="not UTF-8")
+    outcomes = embed_reports(index, bundle, record("a", " ___ ", 2), bad, record("b", "Clear lungs.", 3))
+    assert count(outcomes) == {"embedded": 1, "empty": 1, "encoding": 1}
+
+
+def test_an_evaluation_names_the_file_that_it_cannot_use(bundle: Bundle, folder: Path):
+    (folder / "empty.dcm").touch()
+    good = Pair(image=folder / "0.dcm", report="Normal chest.")
+    towers = {"images": ImageEncoder(bundle), "texts": TextEncoder(bundle), "batch_size": 2, "workers": 1}
+    images, reports = pipeline.embed_pairs([good, good, good], **towers)
+    assert images.shape == reports.shape == (3, bundle.embedding_dim)
+    with pytest.raises(ImageError, match=r"empty\.dcm"):
+        pipeline.embed_pairs([good, Pair(image=folder / "empty.dcm", report="Normal.")], **towers)
+    with pytest.raises(ReportError, match=r"1\.dcm"):
+        pipeline.embed_pairs([good, Pair(image=folder / "1.dcm", report="FINDINGS:")], **towers)
