@@ -6,8 +6,9 @@ some inputs failed.
 
 import io
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -22,12 +23,28 @@ app = typer.Typer(
 
 SOME_FAILED = 3
 
+
+class Device(StrEnum):
+    """Where towers run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Kind(StrEnum):
+    """What a query finds."""
+
+    IMAGE = "image"
+    REPORT = "report"
+
+
 IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
 ]
 DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"],
+    Device,
     typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
@@ -40,7 +57,7 @@ def embed_images(
     ],
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = Device.AUTO,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Radiographs in one call of the tower and one transaction.")
     ] = 16,
@@ -75,7 +92,7 @@ def embed_reports(
     path: Annotated[str, typer.Argument(help="A .csv or .jsonl file with a column report, or a folder of .txt files.")],
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = Device.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     json: JsonOption = False,
@@ -102,11 +119,11 @@ def query(
     text: Annotated[str | None, typer.Argument(help="A sentence in report language.")] = None,
     image: Annotated[str | None, typer.Option(help="Search with a radiograph instead of a sentence.")] = None,
     like: Annotated[str | None, typer.Option(help="Search with a radiograph of the index, by its id.")] = None,
-    kind: Annotated[Literal["image", "report"], typer.Option(help="What to find.")] = "image",
+    kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = Device.AUTO,
     json: JsonOption = False,
 ) -> None:
     """Find radiographs or reports that show what a sentence says, or that look like a radiograph."""
@@ -162,7 +179,7 @@ def evaluate(
         Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings.")
     ],
     bundle: BundleOption = None,
-    device: DeviceOption = "auto",
+    device: DeviceOption = Device.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -188,7 +205,7 @@ def evaluate(
 @app.command()
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = Device.CPU,
     json: JsonOption = False,
 ) -> None:
     """Check a bundle on this machine: every digest, the golden outputs, and that a row does not depend on its batch."""

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import DIM, IMAGE_GRAPH, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 from mcr_infer.backends import TensorSpec, installed_runtime, open_tower
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError, BundleError
+from tiny import DIM, IMAGE_GRAPH, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import DIM, MAX_TOKENS, PREPROCESS, tiny_bundle
 
 from export.folder import new_bundle
 from mcr_infer.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
 from mcr_infer.errors import BundleError
 from mcr_infer.verify import verify
+from tiny import DIM, MAX_TOKENS, PREPROCESS, tiny_bundle
 
 FILES = ("golden.npz", "image.onnx", "text.onnx", "tokenizer.json")
 

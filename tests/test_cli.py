@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from conftest import json_lines, run_cli
 from PIL import Image
-from tiny import tiny_bundle
 
+from conftest import json_lines, run_cli
 from mcr_infer import phantom
 from mcr_infer.cli import app
 from mcr_infer.phantom.dicom import write_dicom
+from tiny import tiny_bundle
 
 COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify")
 

@@ -3,6 +3,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DigitalXRayImageStorageForProcessing,
+    MediaStorageDirectoryStorage,
+    RTPlanStorage,
+)
+
 from dicoms import (
     BIG_ENDIAN,
     DEFLATED,
@@ -17,16 +27,6 @@ from dicoms import (
     table,
     write,
 )  # fmt: skip
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    DigitalXRayImageStorageForProcessing,
-    MediaStorageDirectoryStorage,
-    RTPlanStorage,
-)
-
 from mcr_infer import phantom
 from mcr_infer.errors import BrokenImageError, NotRadiographError, UnsupportedImageError
 from mcr_infer.images.dicom import read_dicom

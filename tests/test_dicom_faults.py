@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from dicoms import (
     BIG_ENDIAN,
     DEFLATED,
@@ -21,7 +22,6 @@ from dicoms import (
     picture,
     write,
 )  # fmt: skip
-
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.dicom import read_dicom
 

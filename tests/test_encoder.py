@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 from mcr_infer.bundle import Bundle, FileRecord
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
+from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
 @pytest.fixture(scope="module")

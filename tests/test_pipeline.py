@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from tiny import tiny_bundle
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
 from mcr_infer.errors import ImageError, ReportError
@@ -17,6 +16,7 @@ from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Outcome
 from mcr_infer.reports import ReportFailure, ReportRecord
+from tiny import tiny_bundle
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicoms import picture, write
 from PIL import Image
 
+from dicoms import picture, write
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images import read_image
 from mcr_infer.images.raster import read_raster

@@ -11,10 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from mcr_infer.reports import train_tokenizer
 from onnx import numpy_helper
 from safetensors.torch import save_file
-from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +23,9 @@ from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError
+from mcr_infer.reports import train_tokenizer
 from mcr_infer.verify import verify
+from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from train import checkpoint
 from train.config import Config as TrainConfig
 from train.config import dump_toml, parse

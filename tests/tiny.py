@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from mcr_infer.reports import ReportTokenizer, train_tokenizer
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
@@ -12,6 +11,7 @@ from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, wr
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, Bundle
 from mcr_infer.preprocess import Preprocess
+from mcr_infer.reports import ReportTokenizer, train_tokenizer
 
 PREPROCESS = Preprocess(image_size=16, patch_size=4)
 DIM, MAX_TOKENS, VOCAB = 8, 24, 120
