@@ -23,10 +23,10 @@ from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.images import read_image
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.index import FileStamp, Index, Row
+from mcr_infer.index.rows import Scalar
 from mcr_infer.pairs import Pair
 from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
 
-Scalar = str | int | float | bool | None
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
