@@ -7,25 +7,29 @@
     deduplicated   the diagonal over the first pair of each distinct report and image
 
 Ties are counted against the model (`mcr_infer.metrics`); beside each figure stand its 95 % bootstrap interval, drawn by
-patient over the queries with the gallery held fixed, and what a random ranking gets.
+patient over the queries with the gallery held fixed, and what a random ranking gets. What labels allow beside these, AUROC
+and precision by finding and by class, is measured in `mcr_infer.labels`.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcr_infer import metrics
 from mcr_infer.errors import ConfigError
-from mcr_infer.metrics import Integers, Interval
-from mcr_infer.pairs import Pair, finding_labels_match, finding_set_key, query_labels
-
-KS = (1, 5, 10)
-RESAMPLES = 1000
-
-Vectors = NDArray[np.float32]
-EncodeText = Callable[[Sequence[str]], Vectors]
+from mcr_infer.labels import (
+    ClassFigures,
+    EncodeText,
+    LabelFigures,
+    Vectors,
+    class_lines,
+    evaluate_classes,
+    evaluate_labels,
+    label_lines,
+)
+from mcr_infer.metrics import KS, RESAMPLES, Integers, Interval
+from mcr_infer.pairs import Pair, finding_set_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +72,15 @@ class Protocol:
     @property
     def rsum(self) -> float:
         """Sum of all recalls of both directions in percent: 600 is perfect with three values of k."""
-        both = (self.image_to_report, self.report_to_image)
-        return 100.0 * sum(figure.value for one in both for figure in one.recall.values())
+        return 100.0 * sum(figure.value for figure in self._recalls())
+
+    @property
+    def chance_rsum(self) -> float:
+        """RSUM that a random ranking gets on average."""
+        return 100.0 * sum(figure.chance for figure in self._recalls())
+
+    def _recalls(self) -> list[Interval]:
+        return [figure for one in (self.image_to_report, self.report_to_image) for figure in one.recall.values()]
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as JSON takes them."""
@@ -80,39 +91,7 @@ class Protocol:
             "image_to_report": self.image_to_report.to_dict(),
             "report_to_image": self.report_to_image.to_dict(),
             "rsum": self.rsum,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelFigures:
-    """What one finding label does as a query over all radiographs."""
-
-    label: str
-    positives: int
-    count: int
-    auroc: Interval
-    """Zero-shot: similarity to `label` minus similarity to its negation."""
-
-    precision: dict[int, float]
-    """Share of the first k radiographs that have it, by k."""
-
-    average_precision: float
-
-    @property
-    def base_rate(self) -> float:
-        """Share of all radiographs that have it: the precision of a random ranking."""
-        return self.positives / self.count
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the figures as JSON takes them."""
-        return {
-            "label": self.label,
-            "positives": self.positives,
-            "count": self.count,
-            "base_rate": self.base_rate,
-            "auroc": self.auroc.to_dict(),
-            "precision": {str(k): value for k, value in self.precision.items()},
-            "average_precision": self.average_precision,
+            "chance_rsum": self.chance_rsum,
         }
 
 
@@ -126,11 +105,18 @@ class Evaluation:
 
     protocols: tuple[Protocol, ...]
     labels: tuple[LabelFigures, ...]
+    classes: ClassFigures | None
+    """None where the pairs have too few radiographs with one of the classes and nothing else."""
 
     @property
     def mean_average_precision(self) -> float | None:
         """Mean over labels (label mAP); None without labels."""
         return float(np.mean([one.average_precision for one in self.labels])) if self.labels else None
+
+    @property
+    def chance_mean_average_precision(self) -> float | None:
+        """Label mAP that a random ranking gets on average; None without labels."""
+        return float(np.mean([one.chance_average_precision for one in self.labels])) if self.labels else None
 
     def protocol(self, name: str) -> Protocol:
         """Return one protocol by name; raises `ConfigError` when the pairs do not allow it."""
@@ -147,11 +133,19 @@ class Evaluation:
             "protocols": [one.to_dict() for one in self.protocols],
             "labels": [one.to_dict() for one in self.labels],
             "mean_average_precision": self.mean_average_precision,
+            "chance_mean_average_precision": self.chance_mean_average_precision,
+            "classes": None if self.classes is None else self.classes.to_dict(),
         }
 
     def markdown(self) -> str:
         """Render the figures as Markdown tables."""
-        return "\n".join(_retrieval_lines(self) + (["", *_label_lines(self)] if self.labels else [])) + "\n"
+        lines = _retrieval_lines(self)
+        if self.labels:
+            mean, chance = float(self.mean_average_precision or 0), float(self.chance_mean_average_precision or 0)
+            lines += ["", *label_lines(self.labels), "", f"Label mAP {100 * mean:.1f} % (chance {100 * chance:.1f})."]
+        if self.classes is not None:
+            lines += ["", *class_lines(self.classes)]
+        return "\n".join(lines) + "\n"
 
 
 def evaluate_pairs(
@@ -166,7 +160,8 @@ def evaluate_pairs(
 ) -> Evaluation:
     """Evaluate unit vectors of images [N, D] and reports [N, D], row i from pair i, under every protocol they allow.
 
-    Finding sets need findings at every pair; the figures by label need `encode_text` too, which embeds the prompts.
+    Finding sets and classes need findings at every pair; the figures by label need `encode_text` too, which embeds the
+    prompts.
     Raises `ConfigError` when the arrays do not fit the pairs or are not unit vectors.
     """
     _check_vectors(images, reports, pairs)
@@ -199,6 +194,7 @@ def evaluate_pairs(
 
     protocols = [protocol("diagonal", own, own), protocol("reports", _numbered(words), own)]
     labels: tuple[LabelFigures, ...] = ()
+    classes: ClassFigures | None = None
     findings = [pair.findings for pair in pairs if pair.findings is not None]
     if len(findings) == len(pairs):
         sets = _numbered(finding_set_key(one) for one in findings)
@@ -207,50 +203,18 @@ def evaluate_pairs(
             labels = evaluate_labels(
                 images, findings, encode_text, groups=groups, ks=ks, resamples=resamples, seed=seed
             )
+        classes = evaluate_classes(
+            images, reports, findings, encode_text=encode_text, groups=groups, resamples=resamples, seed=seed
+        )
     if len(first) > 1:
         protocols.append(protocol("deduplicated", own, first))
-    return Evaluation(pairs=len(pairs), patients=int(groups.max()) + 1, protocols=tuple(protocols), labels=labels)
-
-
-def evaluate_labels(
-    images: Vectors,
-    findings: Sequence[str],
-    encode_text: EncodeText,
-    *,
-    groups: Integers | None = None,
-    ks: Sequence[int] = KS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[LabelFigures, ...]:
-    """Query images [N, D] for every label that some of them have, by kind and by kind and side, and some have not.
-
-    The prompts are `There is LABEL.` and `No LABEL.`; precision and average precision come from the positive one.
-    """
-    groups = np.arange(len(images)) if groups is None else groups
-    asked = query_labels(findings)
-    has = {label: np.array([finding_labels_match(label, one) for one in findings]) for label in asked}
-    asked = [label for label in asked if not has[label].all()]
-    if not asked:
-        return ()
-    positive = images @ encode_text([f"There is {label}." for label in asked]).T
-    negative = images @ encode_text([f"No {label}." for label in asked]).T
-    figures = []
-    for column, label in enumerate(asked):
-        scores, relevant = positive[:, column].astype(np.float64), has[label]
-        ranked = metrics.ranked_relevance(scores[None, :], relevant[None, :])
-        figures.append(
-            LabelFigures(
-                label=label,
-                positives=int(relevant.sum()),
-                count=len(images),
-                auroc=metrics.auroc_interval(
-                    scores - negative[:, column], relevant, groups, count=resamples, seed=seed
-                ),
-                precision={k: float(metrics.precision_at(ranked, k)[0]) for k in ks},
-                average_precision=float(metrics.average_precision(ranked)[0]),
-            )
-        )
-    return tuple(figures)
+    return Evaluation(
+        pairs=len(pairs),
+        patients=int(groups.max()) + 1,
+        protocols=tuple(protocols),
+        labels=labels,
+        classes=classes,
+    )
 
 
 def _direction(
@@ -310,7 +274,14 @@ def _first_of_each(words: Sequence[str], images: Sequence[str]) -> Integers:
 
 def _retrieval_lines(evaluation: Evaluation) -> list[str]:
     ks = list(evaluation.protocols[0].image_to_report.recall)
-    columns = ["protocol", "direction", "gallery", *(f"R@{k} % [95 %] (chance)" for k in ks), "median rank (chance)"]
+    columns = [
+        "protocol",
+        "direction",
+        "gallery",
+        *(f"R@{k} % [95 %] (chance)" for k in ks),
+        "median rank (chance)",
+        "RSUM (chance)",
+    ]
     lines = [
         f"{evaluation.pairs} pairs, {evaluation.patients} patients. Ties count against the model; intervals are "
         "bootstrapped by patient.",
@@ -326,22 +297,6 @@ def _retrieval_lines(evaluation: Evaluation) -> list[str]:
                 for r in figures.recall.values()
             ]
             rank = f"{figures.median_rank} ({figures.chance_median_rank})"
-            lines.append(f"| {' | '.join([name, way, str(figures.gallery), *recalls, rank])} |")
+            rsum = f"{one.rsum:.1f} ({one.chance_rsum:.1f})"
+            lines.append(f"| {' | '.join([name, way, str(figures.gallery), *recalls, rank, rsum])} |")
     return lines
-
-
-def _label_lines(evaluation: Evaluation) -> list[str]:
-    ks = list(evaluation.labels[0].precision)
-    columns = ["finding", "positives", "base rate %", "AUROC [95 %]", *(f"P@{k} %" for k in ks), "AP %"]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for one in evaluation.labels:
-        cells = [
-            one.label,
-            f"{one.positives} of {one.count}",
-            f"{100 * one.base_rate:.1f}",
-            f"{one.auroc.value:.3f} [{one.auroc.low:.3f}, {one.auroc.high:.3f}]",
-            *(f"{100 * one.precision[k]:.0f}" for k in ks),
-            f"{100 * one.average_precision:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", f"Label mAP {100 * float(evaluation.mean_average_precision or 0):.1f} %."]

@@ -19,6 +19,12 @@ Integers = NDArray[np.int64]
 TIE = 1e-6
 """Cosines closer than this are equal: the rounding of a float32 dot product of two unit vectors."""
 
+KS = (1, 5, 10)
+"""Where recall and precision are read off, if nobody says otherwise."""
+
+RESAMPLES = 1000
+"""Bootstrap resamples behind an interval."""
+
 _CELLS = 2**23
 """Scores held at a time: 64 MiB with their masks, whatever the size of the gallery."""
 
@@ -168,6 +174,17 @@ def average_precision(ranked: Bools) -> Floats:
     total = (precision * ranked).sum(axis=1)
     means: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
     return means
+
+
+def chance_of_average_precision(gallery: int, relevant: int) -> float:
+    """Average precision that a random ranking of G items, r of them relevant, gets on average.
+
+    An item at place i is relevant with probability r / G, and each before it then with (r - 1) / (G - 1): the mean over i
+    of (1 + (i - 1) (r - 1) / (G - 1)) / i. A little above r / G, which it approaches in a large gallery.
+    """
+    harmonic = float((1.0 / np.arange(1, gallery + 1)).sum())
+    others = (relevant - 1) / (gallery - 1) if gallery > 1 else 0.0
+    return (harmonic + others * (gallery - harmonic)) / gallery
 
 
 def _chunks(queries: int, gallery: int) -> Iterator[slice]:

@@ -58,7 +58,7 @@ _INLINE = re.compile(
 )
 _PRELIMINARY = re.compile(r"^[ \t]*wet read\b.*?(?=^[ \t]*final report\b)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
 # MIMIC-CXR blanks out names and dates with underscores, Open-I with XXXX.
-_DEIDENTIFIED = re.compile(r"_{2,}|\bX{3,}\b")
+_DEIDENTIFIED = re.compile(r"_{2,}|(?<![A-Za-z])X{3,}(?![a-z])")
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
 _NUMBER_AT_LINE = re.compile(r"^[ \t]*(?:\(?\d{1,2}[.)]|[-*\u2022])(?=\s)", re.MULTILINE)
 _NUMBER_AFTER_STOP = re.compile(r"(?<=[.;:])\s+\d{1,2}[.)](?=\s+[A-Za-z])")
@@ -132,13 +132,13 @@ def _sections(text: str) -> tuple[Sections, bool]:
     ]
     if not headers:
         return Sections(findings=None, impression=None), False
-    parts: dict[str, list[str]] = {"findings": [], "impression": [], "both": []}
+    parts: dict[str, dict[str, None]] = {"findings": {}, "impression": {}, "both": {}}
     loose = _prose(text[: headers[0].start()], titled=True)
     for header, following in zip(headers, [*headers[1:], None], strict=True):
         body = text[header.end() : following.start() if following else len(text)]
         name = next((group for group in _GROUPS if header[group]), "other")
         if name in parts:
-            parts[name].append(_clean(body))
+            parts[name][_clean(body)] = None  # what a copied report says twice is told once
         elif name == "context":
             named_only = header["line"].lower() in ("final report", "report")
             paragraphs = _PARAGRAPHS.split(body.strip())
@@ -160,7 +160,7 @@ def _clean(text: str) -> str:
     """Put text on one line without list numbers and blanks of de-identification; empty where no word is left."""
     text = _NUMBER_AT_LINE.sub(" ", _DEIDENTIFIED.sub(" ", text))
     text = " ".join(_NUMBER_AFTER_STOP.sub(" ", text).split())
-    text = re.sub(r" +([.,;:])", r"\1", text).lstrip(".,;: ")
+    text = re.sub(r"[,;:]+\.(?=\s|$)", ".", re.sub(r" +([.,;:])", r"\1", text)).lstrip(".,;: ")
     return text if re.search(r"[^\W\d_]", text) else ""
 
 
@@ -329,6 +329,14 @@ class ReportTokenizer:
         self._tokenizer = tokenizer
         self._pad: int = pad
         self.max_tokens = max_tokens
+
+    @property
+    def mask_id(self) -> int:
+        """The id of [MASK]; raises `BundleError` where the vocabulary has none."""
+        found = self._tokenizer.token_to_id(SPECIAL_TOKENS[4])
+        if found is None:
+            raise BundleError(f"the tokenizer has no token {SPECIAL_TOKENS[4]}")
+        return found
 
     @classmethod
     def from_file(cls, path: Path, max_tokens: int) -> "ReportTokenizer":

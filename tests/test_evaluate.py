@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.evaluate import evaluate_labels, evaluate_pairs
+from mcr_infer.evaluate import evaluate_pairs
 from mcr_infer.pairs import Pair
 
 
@@ -58,7 +58,14 @@ def test_protocols_by_hand():
     assert sets.image_to_report.recall[1].chance == pytest.approx(0.5)
     assert sets.rsum == pytest.approx(100 * (0.75 + 0.75 + 1.0 + 3.0))
 
-    assert result.protocol("deduplicated").image_to_report.gallery == 3
+    # Pairs 0, 2, 3 are left. Report 0 lies on image 1, which is out: image 0 and image 2 score all zero (rank 3), image 3
+    # ties with report 2 (rank 2); report 0 scores all zero, report 2 finds image 3 first, report 3 its own.
+    once = result.protocol("deduplicated")
+    assert (once.classes, once.image_to_report.gallery, once.report_to_image.queries) == (3, 3, 3)
+    assert values(once.image_to_report) == pytest.approx([0, 1 / 3, 1])
+    assert values(once.report_to_image) == pytest.approx([1 / 3, 1 / 3, 1])
+    assert once.rsum == pytest.approx(300.0)
+    assert once.chance_rsum == pytest.approx(2 * 100 * (1 / 3 + 2 / 3 + 1))
     with pytest.raises(ConfigError, match="no protocol 'x'"):
         result.protocol("x")
 
@@ -99,34 +106,11 @@ def test_macro_average_counts_each_finding_set_once():
     assert sets.image_to_report.recall[5].chance == pytest.approx((chance_rare + chance_normal) / 2)
 
 
-def test_labels_by_hand():
-    # Axis 0 is edema, axis 1 is left pneumothorax; the negations point the other way.
-    images = unit([[1, 0.1], [0.9, 0], [0.1, 1], [-1, -1]])
-    findings = ["pulmonary edema", "pulmonary edema", "left pneumothorax", ""]
-    asked = []
-
-    def encode(texts):
-        asked.extend(texts)
-        sign = np.array([-1.0 if text.startswith("No ") else 1.0 for text in texts])
-        axis = np.array([[1.0, 0.0] if "edema" in text else [0.0, 1.0] for text in texts])
-        return (sign[:, None] * axis).astype(np.float32)
-
-    figures = evaluate_labels(images, findings, encode, ks=(1, 2, 3), resamples=50)
-    assert [one.label for one in figures] == ["left pneumothorax", "pneumothorax", "pulmonary edema"]
-    edema = figures[2]
-    assert (edema.positives, edema.count, edema.base_rate) == (2, 4, 0.5)
-    assert edema.auroc.value == 1.0
-    assert edema.precision == pytest.approx({1: 1.0, 2: 1.0, 3: 2 / 3})
-    assert edema.average_precision == pytest.approx(1.0)
-    assert "There is pulmonary edema." in asked
-    assert "No pulmonary edema." in asked
-
-
 def test_what_the_pairs_do_not_allow_is_left_out():
     vectors = np.eye(3, dtype=np.float32)
     result = evaluate_pairs(vectors, vectors, pairs_of(["a", "b", "c"]), resamples=10)
     assert [one.name for one in result.protocols] == ["diagonal", "reports", "deduplicated"]
-    assert (result.labels, result.mean_average_precision) == ((), None)
+    assert (result.labels, result.mean_average_precision, result.classes) == ((), None, None)
     equal = evaluate_pairs(vectors, vectors, pairs_of(["a", "a", "a"]), resamples=10)
     assert [one.name for one in equal.protocols] == ["diagonal", "reports"]
 
@@ -142,11 +126,29 @@ def test_results_become_json_and_markdown():
     parsed = json.loads(json.dumps(result.to_dict()))
     assert parsed["protocols"][0]["image_to_report"]["recall"]["1"]["value"] == 1.0
     assert parsed["protocols"][0]["rsum"] == pytest.approx(600.0)
+    assert parsed["protocols"][0]["chance_rsum"] == pytest.approx(2 * 100 * 16 / 20)
     assert parsed["labels"][0]["label"] == "pulmonary edema"
+    assert parsed["classes"] is None
     table = result.markdown()
     assert "| diagonal (20, micro) | image → report | 20 | 100.0 [100.0, 100.0] (5.0) |" in table
+    assert " 1 (10) | 600.0 (160.0) |" in table
     assert "| pulmonary edema | 10 of 20 | 50.0 |" in table
     assert len({line.count("|") for line in table.splitlines() if line.startswith("| dia")}) == 1
+
+
+def test_precision_among_exclusive_classes_is_reported_where_there_are_enough():
+    rng = np.random.default_rng(1)
+    kinds = ("atelectasis", "cardiomegaly", "consolidation", "pulmonary edema", "left pleural effusion")
+    findings = [kinds[row % 5] for row in range(30)] + ["", "cardiomegaly;pulmonary edema"]
+    vectors = unit(rng.standard_normal((32, 16)).tolist())
+    result = evaluate_pairs(vectors, vectors, pairs_of([str(row) for row in range(32)], findings), resamples=20)
+    assert result.classes is not None
+    assert (result.classes.per_class, result.classes.gallery, list(result.classes.image_to_report)) == (6, 30, [5])
+    table = result.markdown()
+    assert "| 5 x 6 | gallery | P@5 % [95 %] (chance) |" in table
+    assert "| image → report | 30 | " in table
+    assert "prompt → image" not in table
+    assert json.loads(json.dumps(result.to_dict()))["classes"]["image_to_report"]["5"]["chance"] == pytest.approx(0.2)
 
 
 def test_wrong_vectors_are_refused():

@@ -318,14 +318,15 @@ def test_token_lengths(written):
 
 
 # ---- Held-out paraphrases -------------------------------------------------------------------------------------------
-# tests/paraphrases.csv was written by hand, before the phrase tables and not from them: sentences that a radiologist could
-# type, and the labels that a right answer has, as in truth.csv, separated by `;`. A label names kind, side and lobe as far
-# as the sentence does, and is met by a finding that has all its words (`mcr_infer.pairs.finding_labels_match`). `!` before
-# a label: no finding has all its words. No label at all: a radiograph without findings.
+# benchmarks/paraphrases.csv was written by hand, before the phrase tables and not from them: sentences that a radiologist
+# could type, and the labels that a right answer has, as in truth.csv, separated by `;`. A label names kind, side and lobe
+# as far as the sentence does, and is met by a finding that has all its words (`mcr_infer.pairs.finding_labels_match`). `!`
+# before a label: no finding has all its words. No label at all: a radiograph without findings.
 
 
 def paraphrases() -> list[dict[str, str]]:
-    with Path(__file__).with_name("paraphrases.csv").open(encoding="utf-8", newline="") as table:
+    path = Path(__file__).parents[1] / "benchmarks" / "paraphrases.csv"
+    with path.open(encoding="utf-8", newline="") as table:
         return list(csv.DictReader(table))
 
 

@@ -59,6 +59,15 @@ def test_chance_equals_every_ranking_counted(case: tuple[int, int, int]):
     assert hit == pytest.approx(1 - comb(gallery - relevant, k) / comb(gallery, k))
 
 
+@given(st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_chance_of_average_precision_equals_every_ranking_counted(case: tuple[int, int]):
+    gallery, relevant = case
+    ranked = np.array(list(permutations([place < relevant for place in range(gallery)])))
+    assert metrics.chance_of_average_precision(gallery, relevant) == pytest.approx(
+        metrics.average_precision(ranked).mean()
+    )
+
+
 def test_chance_of_a_mixture_and_beyond_the_gallery():
     chance = metrics.chance_of_hit(1000, np.array([1, 10, 1000]), 10)
     assert chance == pytest.approx([0.01, 1 - comb(990, 10) / comb(1000, 10), 1.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
-from mcr_infer.evaluate import evaluate_labels
+from mcr_infer.labels import evaluate_labels
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.verify import verify
 

@@ -2,23 +2,27 @@
 
 RUN/config.toml          the resolved configuration
 RUN/tokenizer.json       trained at the start of the run
-RUN/state.safetensors    weights, optimiser state and step in one file, so that one rename replaces them together
-RUN/model.safetensors    the weights alone, for export and evaluation
+RUN/data.json            what was found when real pairs were surveyed
+RUN/state.safetensors    weights, their average, optimisers, loss scale and step in one file: one rename replaces all together
+RUN/model.safetensors    the weights alone, for export and evaluation: the average, where one is kept
 RUN/metrics.jsonl        one JSON object a line
 """
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mcr_infer.errors import ConfigError
-from train.config import Config, differences, dump_toml, load_config
+from train.config import Config, load_config
+from train.settings import differences, dump_toml
+from train.step import Learner
 from train.files import replace_file
 from train.model import MCR
+from train.optim import Average
 
 CONFIG, TOKENIZER, STATE, MODEL, METRICS = (
     "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl",
@@ -44,35 +48,52 @@ def open_run(run: Path, config: Config) -> None:
     replace_file(path, dump_toml(config).encode())
 
 
-def save_state(run: Path, model: MCR, optimizer: Optimizer, step: int) -> None:
+def save_state(run: Path, learner: Learner, average: Average | None, step: int) -> None:
     """Save everything that the steps from `step` on depend on, then the weights for export."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
     tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value
-    replace_file(run / STATE, save(tensors, {"step": str(step)}))
+    for name, parameter in learner.model.named_parameters():
+        for optimizer in learner.optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = value
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.weights.items()}
+        weights = average.weights
+    facts = {"step": str(step), "scaler": json.dumps(learner.scaler.state_dict())}
+    replace_file(run / STATE, save(tensors, facts))
     replace_file(run / MODEL, save(weights, {"step": str(step)}))
 
 
-def load_state(run: Path, model: MCR, optimizer: Optimizer) -> int:
-    """Restore model and optimiser from a run and return the step to go on with; 0 where nothing was saved yet."""
+def load_state(run: Path, learner: Learner, average: Average | None) -> int:
+    """Restore a learner and its average from a run; return the step to go on with, 0 where nothing was saved yet."""
     path = run / STATE
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="pt") as archive:
-            step = int(archive.metadata()["step"])
+            facts = archive.metadata()
+            step, scaler = int(facts["step"]), json.loads(facts["scaler"])
         tensors = load_file(path)
     except (SafetensorError, KeyError, TypeError) as exc:
         raise ConfigError(f"{path} is damaged ({exc}): remove it to start the run over") from exc
-    device = model.logit_scale.device
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model/")})
-    for name, parameter in model.named_parameters():
-        found = {key.partition("/")[0]: value for key, value in tensors.items() if key.partition("/")[2] == name}
-        found.pop("model", None)
-        if found:
-            optimizer.state[parameter] = {key: value.to(device) for key, value in found.items()}
+    kinds: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        kinds[kind][name] = tensor.to(learner.world.device)
+    learner.model.load_state_dict(kinds.pop("model"))
+    averaged = kinds.pop("average", None)
+    if average is not None and averaged is not None:
+        average.weights = averaged
+    names = learner.names
+    for optimizer in learner.optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            name = names[parameter]
+            found = {kind: values[name] for kind, values in kinds.items() if name in values}
+            if found:
+                # The step counter stays where the optimiser keeps it; torch puts it beside the weights when it is fused.
+                optimizer.state[parameter] = found
+    if scaler:
+        learner.scaler.load_state_dict(scaler)
     return step
 
 
@@ -104,7 +125,7 @@ def load_model(run: Path) -> tuple[MCR, Config]:
 
 def make_model(config: Config) -> MCR:
     """Build the untrained model of a configuration."""
-    return MCR(config.model, temperature=config.loss.temperature, max_logit_scale=config.loss.max_logit_scale)
+    return MCR(config)
 
 
 def tower_state(model: MCR) -> dict[str, Tensor]:

@@ -1,24 +1,15 @@
 """What a training run is told: frozen dataclasses read from TOML, every choice of the method a value with a name.
 
-Unknown keys are refused with the nearest name, wrong types with the type that is wanted; the resolved configuration is
-written beside the weights, so that a run can be repeated from its own folder.
+The resolved configuration is written beside the weights, so that a run can be repeated from its own folder.
 """
 
-import dataclasses
-import difflib
-import json
-import tomllib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from mcr_infer.errors import ConfigError
 from mcr_infer.preprocess import Preprocess
-
-T = TypeVar("T")
+from train.settings import read_toml, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +19,9 @@ class ImageTower:
     image_size: int = 160
     patch_size: int = 16
     vit: str = "vit_tiny_patch16_224"
+    """Any `vit_*` name of timm."""
+    pretrained: str | None = None
+    """Where the weights start: `hub` for timm's own of that name, or a file (timm, or an MAE checkpoint); None = untrained."""
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
@@ -37,13 +31,15 @@ class ImageTower:
 
     def __post_init__(self) -> None:
         Preprocess(image_size=self.image_size, patch_size=self.patch_size)
-        _require(self.pixel_std > 0, "model.image.pixel_std", self.pixel_std, "more than 0")
+        require(self.pixel_std > 0, "model.image.pixel_std", self.pixel_std, "more than 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTower:
-    """A transformers BERT, from scratch, over the WordPiece that is trained with the run."""
+    """A transformers BERT: from scratch over the WordPiece that is trained with the run, or a pretrained one."""
 
+    pretrained: str | None = None
+    """A hub name or a local folder with weights and vocabulary; it then decides every size below but `max_tokens`."""
     vocab_size: int = 1500
     max_tokens: int = 96
     width: int = 192
@@ -52,8 +48,8 @@ class TextTower:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _require(self.width % self.heads == 0, "model.text.heads", self.heads, f"a divisor of width {self.width}")
-        _require(0 <= self.dropout < 1, "model.text.dropout", self.dropout, "in [0, 1)")
+        require(self.width % self.heads == 0, "model.text.heads", self.heads, f"a divisor of width {self.width}")
+        require(0 <= self.dropout < 1, "model.text.dropout", self.dropout, "in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +77,13 @@ class Decoders:
     image_depth: int = 1
     image_heads: int = 3
     report_heads: int = 3
+    super_resolution: int = 1
+    """Hidden patches are asked for this many times finer than the tower sees them."""
 
     def __post_init__(self) -> None:
+        require(self.super_resolution >= 1, "model.decoders.super_resolution", self.super_resolution, "at least 1")
         divides = self.image_width % self.image_heads == 0
-        _require(divides, "model.decoders.image_heads", self.image_heads, f"a divisor of width {self.image_width}")
+        require(divides, "model.decoders.image_heads", self.image_heads, f"a divisor of width {self.image_width}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +97,7 @@ class Model:
 
     def __post_init__(self) -> None:
         heads, width = self.decoders.report_heads, self.text.width
-        _require(width % heads == 0, "model.decoders.report_heads", heads, f"a divisor of model.text.width {width}")
+        require(width % heads == 0, "model.decoders.report_heads", heads, f"a divisor of model.text.width {width}")
 
     @property
     def preprocess(self) -> Preprocess:
@@ -112,10 +111,12 @@ class Masking:
 
     image_ratio: float = 0.5
     text_ratio: float = 0.2
+    text_mode: Literal["mask", "drop"] = "mask"
+    """Hidden words become [MASK] in the text tower's input, or do not enter the tower at all."""
 
     def __post_init__(self) -> None:
         for name in ("image_ratio", "text_ratio"):
-            _require(0 <= getattr(self, name) < 1, f"masking.{name}", getattr(self, name), "in [0, 1)")
+            require(0 <= getattr(self, name) < 1, f"masking.{name}", getattr(self, name), "in [0, 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +136,16 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optim:
-    """AdamW with warm-up and cosine decay; the number of steps is the length of the run."""
+    """The optimiser with warm-up and cosine decay; the number of steps is the length of the run."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` orthogonalises the updates of the matrices inside the towers; all other weights stay with AdamW."""
     steps: int = 6000
     batch_size: int = 128
+    """Pairs that are contrasted with each other, over all processes."""
+    micro_batch: int | None = None
+    """Pairs a process takes through the towers at once; gradients are cached so that the contrast stays whole.
+    None = all."""
     learning_rate: float = 1e-3
     final_fraction: float = 0.01
     """The learning rate at the end over its peak."""
@@ -147,12 +154,19 @@ class Optim:
     beta1: float = 0.9
     beta2: float = 0.98
     clip_norm: float = 1.0
+    layer_decay: float = 1.0
+    """Learning rate of a layer over that of the layer above it, in both towers; 1 = the same everywhere."""
+    ema_decay: float = 0.0
+    """Of the moving average of the weights that is evaluated and exported; 0 = the weights themselves."""
     unmasked_steps: int = 0
     """The last steps see whole inputs and only the contrastive loss, as the towers will when they serve."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size > 1, "optim.batch_size", self.batch_size, "at least 2: contrast needs a negative")
-        _require(0 <= self.unmasked_steps <= self.steps, "optim.unmasked_steps", self.unmasked_steps, "in [0, steps]")
+        require(self.batch_size > 1, "optim.batch_size", self.batch_size, "at least 2: contrast needs a negative")
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "in (0, 1]")
+        require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
+        require(self.micro_batch is None or self.micro_batch > 0, "optim.micro_batch", self.micro_batch, "at least 1")
+        require(0 <= self.unmasked_steps <= self.steps, "optim.unmasked_steps", self.unmasked_steps, "in [0, steps]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,16 +183,14 @@ class Augment:
     """Largest angle in degrees."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.crop < 0.5, "augment.crop", self.crop, "in [0, 0.5)")
+        require(0 <= self.crop < 0.5, "augment.crop", self.crop, "in [0, 0.5)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
-    """Phantoms: which seeds, how they are stored, and which text stands beside an image."""
+class Phantoms:
+    """Synthetic pairs: which seeds, at what size they are stored, and which text stands beside an image."""
 
-    cache: str = "cache"
-    """Folder of the stored phantoms, relative to the working directory; any run may share it."""
-    phantom_size: int = 256
+    size: int = 256
     train_seed: int = 1_000_000
     train_count: int = 20_000
     validation_seed: int = 900_000
@@ -191,11 +203,13 @@ class Data:
     """Share of short, query-like sentences."""
 
     def __post_init__(self) -> None:
-        _require(self.train_seed >= 1_000_000, "data.train_seed", self.train_seed, "at least 1000000")
+        require(self.train_seed >= 1_000_000, "data.phantoms.train_seed", self.train_seed, "at least 1000000")
         end = self.validation_seed + self.validation_count
-        _require(self.validation_seed >= 900_000, "data.validation_seed", self.validation_seed, "at least 900000")
-        _require(end <= 1_000_000, "data.validation_seed + validation_count", end, "at most 1000000")
-        _require(min(self.shares) >= 0 and sum(self.shares) > 0, "data shares", self.shares, "not negative, not all 0")
+        require(self.validation_seed >= 900_000, "data.phantoms.validation_seed", self.validation_seed, "at least 900000")
+        require(end <= 1_000_000, "data.phantoms.validation_seed + validation_count", end, "at most 1000000")
+        require(
+            min(self.shares) >= 0 and sum(self.shares) > 0, "data.phantoms shares", self.shares, "not negative, not all 0"
+        )
 
     @property
     def shares(self) -> tuple[float, float, float, float]:
@@ -204,15 +218,77 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Radiographs:
+    """Real pairs: where they lie, which of them are taken, and what is done about faults found before the first step."""
+
+    images: str = ""
+    """Root folder of the pictures: `mimic-cxr-jpg`, `mimic-cxr`, that of the Open-I PNG files, or of a table's paths."""
+    reports: str = ""
+    """MIMIC: folder that holds `files/pXX/...txt`, where that is not `images`; Open-I: folder or .tgz of XML files;
+    unused for a table."""
+    table: str = ""
+    """A CSV or Parquet file; for MIMIC the folder of its csv.gz tables, where that is not `images`; for Open-I a CSV that
+    names the view of each image, which its XML files do not."""
+    image_column: str = "image"
+    report_column: str = "report"
+    patient_column: str = "patient"
+    split_column: str = "split"
+    view_column: str = "view"
+    labels_column: str = "findings"
+    """Of a table; all but image and report may be absent from it, and Open-I's needs image and view alone."""
+    train_split: str = "train"
+    validation_split: str = "validate"
+    validation_share: float = 0.1
+    """Share of the patients that go to validation where the source has no split: Open-I, a table without the column."""
+    views: tuple[str, ...] = ("PA", "AP")
+    """View positions that are taken, in any case; empty = all, those without a view position too."""
+    text: Literal["both", "findings", "impression", "longest"] = "both"
+    """Which part of a report stands beside the image."""
+    missing_files: Literal["refuse", "skip"] = "refuse"
+    """An image or report that is missing, or an image that cannot be decoded: `skip` leaves its pairs out."""
+    empty_reports: Literal["refuse", "skip"] = "skip"
+    """A report without the text that is asked for."""
+    leakage: Literal["refuse", "skip"] = "refuse"
+    """A patient of the training split who is also in validation: `skip` leaves the training pairs out."""
+    cached_side: int = 288
+    """Shorter side, in pixels, at which a decoded picture is stored; smaller pictures are stored as they are."""
+
+    def __post_init__(self) -> None:
+        require(self.cached_side >= 1, "data.radiographs.cached_side", self.cached_side, "at least 1")
+        share = self.validation_share
+        require(0 < share < 1, "data.radiographs.validation_share", share, "in (0, 1)")
+        differ = self.train_split != self.validation_split
+        require(differ, "data.radiographs.validation_split", self.validation_split, "another split than train_split")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Where pairs come from. Only the table that belongs to `source` is used."""
+
+    source: Literal["phantoms", "mimic_cxr_jpg", "mimic_cxr", "open_i", "table"] = "phantoms"
+    cache: str = "cache"
+    """Folder of stored pictures, relative to the working directory; any run may share it."""
+    phantoms: Phantoms = field(default_factory=Phantoms)
+    radiographs: Radiographs = field(default_factory=Radiographs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """How the run is carried out."""
 
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the towers and decoders; losses and weights stay in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the towers and decoders; losses and weights stay in float32, and fp16 scales its loss."""
     attention: Literal["sdpa", "plain"] = "sdpa"
     """`plain` writes attention as two products and a softmax: faster than torch's fused kernel in bf16 on a CPU."""
+    compile: bool = False
+    """torch.compile of both towers; steps are then no longer repeated bit for bit."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks of both towers in the backward pass: less memory, about a third more time."""
+    length_groups: int = 1
+    """Groups by length in which the reports of a batch are read: less padding; worth it on a CPU."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """`cuda` under torchrun means the GPU of the process's local rank."""
     workers: int = 1
     """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: int = 10
@@ -224,6 +300,8 @@ class Run:
 class Config:
     """The whole configuration of one run."""
 
+    framework: Literal["mcr", "dual_stream"] = "mcr"
+    """`mcr` feeds both tasks from one masked pass; `dual_stream` contrasts whole inputs in a pass of their own."""
     model: Model = field(default_factory=Model)
     masking: Masking = field(default_factory=Masking)
     loss: Loss = field(default_factory=Loss)
@@ -234,89 +312,5 @@ class Config:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply overrides such as `optim.steps=100`; raises `ConfigError`."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"cannot read the configuration {path}: {exc.strerror}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
-    for override in overrides:
-        _apply(values, override)
-    return parse(Config, values)
-
-
-def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a configuration dataclass from nested tables; `where` is the dotted name of the table in messages."""
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown key {where}{key}; the nearest known one is {where}{near}")
-    return kind(**{key: _value(hints[key], value, f"{where}{key}") for key, value in values.items()})
-
-
-def dump_toml(config: Any, where: str = "") -> str:
-    """Write a configuration as TOML that `load_config` reads back to an equal one; None is an absent key."""
-    lines, tables = [], []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            name = f"{where}{item.name}"
-            tables.append(f"\n[{name}]\n" + dump_toml(value, f"{name}."))
-        elif value is not None:
-            lines.append(f"{item.name} = {json.dumps(value)}\n")
-    return "".join(lines + tables).lstrip("\n")
-
-
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Name every value in which two configurations differ, as `optim.steps: 100 -> 200`."""
-    found = []
-    for item in dataclasses.fields(old):
-        before, after, name = getattr(old, item.name), getattr(new, item.name), f"{where}{item.name}"
-        if dataclasses.is_dataclass(before):
-            found += differences(before, after, f"{name}.")
-        elif before != after:
-            found.append(f"{name}: {before} -> {after}")
-    return found
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check one value against the type of its field; an integer is taken for a float."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} must be a table, got {value!r}")
-        return parse(typing.cast("type[Any]", hint), value, f"{where}.")
-    if isinstance(hint, types.UnionType):
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"{where} must be one of {', '.join(typing.get_args(hint))}, got {value!r}")
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where} must be of type {hint.__name__}, got {value!r}")
-    return value
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Put one `table.key=value` into nested tables; the value is read as TOML, a bare word as a string."""
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"an override has the form table.key=value, got {override!r}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *tables, key = name.strip().split(".")
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{table} in the override {override!r} is a value, not a table")
-    values[key] = value
-
-
-def _require(holds: bool, name: str, got: object, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} must be {expected}, got {got}")
+    """Read the configuration of a run; raises `ConfigError`."""
+    return read_toml(Config, path, overrides)

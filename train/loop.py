@@ -1,228 +1,168 @@
-"""The training loop, top to bottom: run folder, tokenizer, data, model, steps, end."""
+"""The training loop, top to bottom: run folder, data, model, steps, end."""
 
 import contextlib
 import json
-import math
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from rich.progress import Progress
+from torch import nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mcr_infer.errors import McrError
 from mcr_infer.metrics import label_ranks, macro_weights
-from mcr_infer.reports import ReportTokenizer, train_tokenizer
-from train import checkpoint, losses
-from train.config import Config, Loss, Optim
-from train.data import Batch, Schedule, collate
-from train.data.phantoms import PhantomPairs, PhantomStore, open_store, write_text
-from train.model import MCR, Output
-
-TOKENIZER_TEXTS = 20_000
-"""Texts that the tokenizer is trained on; the vocabulary of the phantoms' language is exhausted long before."""
-
-
-class NonFiniteLossError(McrError):
-    """A loss or a gradient became infinite or not a number; nothing was learnt from that step."""
+from train import checkpoint
+from train.config import Config
+from train.data import Pairs, Schedule, collate
+from train.data.opening import open_pairs, progress_bar
+from train.distributed import World, open_world
+from train.evaluate import Embeddings, embed_pairs
+from train.model import MCR
+from train.optim import Average, make_optimizers
+from train.step import Learner, train_step
 
 
 def train(config: Config, run: Path, *, console: Console) -> None:
-    """Train until `optim.steps`, going on from the last checkpoint of the run folder where there is one."""
-    # ---- The run folder ---------------------------------------------------------------------------------------------
-    checkpoint.open_run(run, config)
-    device = torch.device(config.run.device)
+    """Train until `optim.steps`, going on from the last checkpoint of the run folder where there is one.
 
-    # ---- Data: stored phantoms, and the tokenizer of their language -------------------------------------------------
-    data = config.data
-    training = _open_phantoms(config, data.train_seed, data.train_count, console)
-    validation = _open_phantoms(config, data.validation_seed, data.validation_count, console)
-    tokenizer = _open_tokenizer(run, config, training)
-    pairs, held_out = PhantomPairs(config, training, tokenizer), PhantomPairs(config, validation, tokenizer)
+    Started by torchrun, every process trains on its part of each batch, and the first one writes and talks.
+    """
+    with open_world(config.run.device) as world:
+        _train(config, run, world, console if world.leads else Console(quiet=True))
 
-    # ---- Model and optimiser, new or as the run left them -----------------------------------------------------------
-    torch.manual_seed(config.run.seed)
-    model = checkpoint.make_model(config).to(device)
-    if config.run.attention == "plain":
-        model.use_plain_attention()
-    optimizer = make_optimizer(model, config.optim)
-    first_step = checkpoint.load_state(run, model, optimizer)
-    checkpoint.drop_metrics_after(run, first_step)
+
+def _train(config: Config, run: Path, world: World, console: Console) -> None:
+    # ---- The run folder, the pairs and the tokenizer: made by the first process, found by the others -----------------
+    with world.leader_first():
+        if world.leads:
+            checkpoint.open_run(run, config)
+        pairs, held_out, _ = open_pairs(config, run, console)
+
+    # ---- Model and optimisers, new or as the run left them ----------------------------------------------------------
+    learner, average = make_learner(config, world)
+    first_step = checkpoint.load_state(run, learner, average)
+    if world.leads:
+        checkpoint.drop_metrics_after(run, first_step)
     schedule = Schedule(
         len(pairs), batch_size=config.optim.batch_size, seed=config.run.seed, first_step=first_step,
-        steps=config.optim.steps, unmasked_steps=config.optim.unmasked_steps,
+        steps=config.optim.steps, unmasked_steps=config.optim.unmasked_steps, rank=world.rank, size=world.size,
     )  # fmt: skip
-    loader = DataLoader(pairs, batch_sampler=schedule, num_workers=config.run.workers, collate_fn=collate)
+    loader = DataLoader(
+        pairs, batch_sampler=schedule, num_workers=config.run.workers, collate_fn=collate,
+        pin_memory=config.run.device == "cuda",
+    )  # fmt: skip
 
     # ---- Steps ------------------------------------------------------------------------------------------------------
-    with (run / checkpoint.METRICS).open("a", encoding="utf-8", buffering=1) as metrics, _progress(console) as progress:
-        bar = progress.add_task("training", total=config.optim.steps, completed=first_step)
+    with _tell(run if world.leads else None, console, config, first_step) as story:
         batches, ready = iter(loader), time.perf_counter()
         for step in range(first_step, config.optim.steps):
             batch = next(batches)
             started = time.perf_counter()
-            facts = train_step(model, optimizer, batch.to(device), config, step)
-            done = step + 1
-            if done % config.run.log_every == 0 or done == config.optim.steps:
-                ended = time.perf_counter()
-                facts |= {"waited": round(started - ready, 4), "seconds": round(ended - started, 4)}
-                metrics.write(json.dumps({"kind": "train", "step": done, **facts}) + "\n")
-                _say(console, progress, bar, done, facts)
-            if done % config.run.evaluate_every == 0 or done == config.optim.steps:
-                recall = evaluate(model, held_out, config, device)
-                metrics.write(json.dumps({"kind": "evaluation", "step": done, **recall}) + "\n")
-                _say(console, progress, bar, done, recall)
-            if done % config.run.checkpoint_every == 0 or done == config.optim.steps:
-                checkpoint.save_state(run, model, optimizer, done)
-            progress.update(bar, completed=done)
+            facts = train_step(learner, batch.to(world.device), config, step)
+            done, last = step + 1, step + 1 == config.optim.steps
+            if average is not None:
+                average.update(learner.model, done)
+            story.step(done, facts | {"waited": started - ready, "seconds": time.perf_counter() - started})
+            if world.leads and (done % config.run.evaluate_every == 0 or last):
+                story.tell("evaluation", done, evaluate(learner, average, held_out, config))
+            if world.leads and (done % config.run.checkpoint_every == 0 or last):
+                checkpoint.save_state(run, learner, average, done)
             ready = time.perf_counter()
+    world.wait()
 
 
-def train_step(
-    model: MCR, optimizer: torch.optim.Optimizer, batch: Batch, config: Config, step: int
-) -> dict[str, float]:
-    """Take one step and return its figures; raises `NonFiniteLossError` before the weights are touched."""
-    # Seeded by step: what dropout draws does not depend on where a run was interrupted.
-    torch.manual_seed((config.run.seed << 32) + step)
-    model.train()
-    rate = learning_rate(step, config.optim)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    with _autocast(config):
-        output = model(batch)
-    parts = compute_losses(output, batch, config.loss)
-    loss = parts["loss"]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-    if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise NonFiniteLossError(
-            f"step {step}: loss {float(loss.detach())}, gradient norm {float(norm)}; the batch holds {batch.sources}. "
-            "Lower optim.learning_rate, or train with run.precision = 'fp32'; the last checkpoint is intact"
+def make_learner(config: Config, world: World) -> tuple[Learner, Average | None]:
+    """Make the untrained model of a configuration with all that trains it."""
+    torch.manual_seed(config.run.seed)
+    model = MCR(config).to(world.device)
+    if config.run.attention == "plain":
+        model.use_plain_attention()
+    if config.run.gradient_checkpointing:
+        model.use_gradient_checkpointing()
+    if config.run.compile:
+        # The towers alone: what surrounds them gathers by masks, whose sizes only a batch knows.
+        model.image_tower.compile()
+        model.text_tower.compile()
+    called: nn.Module = model
+    if world.size > 1:
+        # Some steps leave the decoders out: the unmasked phase, and a micro-batch that hides no word.
+        masking, optim = config.masking, config.optim
+        always = min(masking.image_ratio, masking.text_ratio) > 0 and not (optim.unmasked_steps or optim.micro_batch)
+        called = DistributedDataParallel(
+            model, device_ids=[world.device] if world.device.type == "cuda" else None, find_unused_parameters=not always
         )
-    optimizer.step()
-    figures = {name: round(float(value.detach()), 5) for name, value in parts.items()}
-    return figures | {"scale": round(float(output.scale.detach()), 3), "norm": round(float(norm), 4), "rate": rate}
+    learner = Learner(
+        model=model, called=called, optimizers=make_optimizers(model, config.optim),
+        scaler=GradScaler(config.run.device, enabled=config.run.precision == "fp16"), world=world,
+    )  # fmt: skip
+    return learner, Average(model, config.optim.ema_decay) if config.optim.ema_decay else None
 
 
-def compute_losses(output: Output, batch: Batch, config: Loss) -> dict[str, Tensor]:
-    """Return `loss`, the weighted sum, and its parts; a part that the pass did not make is left out."""
-    parts = {"contrastive": losses.info_nce(output.image, output.text, output.scale, batch.keys)}
-    loss = config.contrastive_weight * parts["contrastive"]
-    if output.patches is not None:
-        hidden = batch.patches.gather(1, batch.hidden[:, :, None].expand(-1, -1, batch.patches.shape[2]))
-        parts["image"] = losses.patch_loss(output.patches, hidden)
-        loss = loss + config.image_weight * parts["image"]
-    if output.words is not None:
-        words = batch.input_ids[batch.word_mask]
-        parts["report"] = losses.word_loss(output.words, words)
-        parts["word_accuracy"] = losses.accuracy(output.words, words)
-        loss = loss + config.report_weight * parts["report"]
-    return {"loss": loss, **parts}
-
-
-def make_optimizer(model: MCR, config: Optim) -> torch.optim.AdamW:
-    """Make AdamW; norms, biases, embeddings and single values do not decay."""
-    decay, rest = [], []
-    for name, parameter in model.named_parameters():
-        embedding = ("embed" in name and "proj" not in name) or name.endswith(("positions", "mask_token"))
-        (rest if parameter.ndim < 2 or embedding else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(step: int, config: Optim) -> float:
-    """Return the learning rate of a step: a linear warm-up, then half a cosine down to `final_fraction` of the peak."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * done))
-    return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * cosine)
-
-
-@torch.inference_mode()
-def evaluate(model: MCR, pairs: PhantomPairs, config: Config, device: torch.device) -> dict[str, float]:
-    """Retrieve among the held-out pairs, whole inputs, both ways: macro recall@k by finding set (kinds with sides)."""
-    model.eval()
-    images, texts = [], []
-    for start in range(0, len(pairs), config.optim.batch_size):
-        samples = [pairs.held_out(index) for index in range(start, min(start + config.optim.batch_size, len(pairs)))]
-        image, text = embed(model, collate(samples).to(device), config)
-        images.append(image)
-        texts.append(text)
-    labels = [pairs.labels(index) for index in range(len(pairs))]
-    return recall_figures(np.concatenate(images), np.concatenate(texts), labels)
-
-
-def embed(model: MCR, batch: Batch, config: Config) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embed whole images and reports of a batch to [N, D] each."""
-    with _autocast(config):
-        image, _, _ = model.encode_image(batch.patches, batch.visible)
-        text, _, _ = model.encode_text(batch.input_ids, batch.attention_mask)
-    return image.float().cpu().numpy(), text.float().cpu().numpy()
-
-
-def recall_figures(images: NDArray[np.float32], texts: NDArray[np.float32], labels: Sequence[str]) -> dict[str, float]:
-    """Return recall@1, 5 and 10 both ways for unit embeddings [N, D]: a hit shares the label; labels weigh the same."""
-    _, codes = np.unique(np.asarray(labels), return_inverse=True)
-    weights = macro_weights(codes)
-    figures = {}
-    for name, queries, gallery in (("image_to_report", images, texts), ("report_to_image", texts, images)):
-        ranks = label_ranks(queries, gallery, codes, codes)
-        for k in (1, 5, 10):
-            figures[f"{name}_r{k}"] = round(float(np.average(ranks <= k, weights=weights)), 4)
+def evaluate(learner: Learner, average: Average | None, held_out: Pairs, config: Config) -> dict[str, float]:
+    """Retrieve among the held-out pairs, whole inputs, both ways, with the weights that would be exported."""
+    model = learner.model.eval()
+    if average is None:
+        return recall_figures(embed_pairs(model, held_out, config))
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(average.weights)
+    figures = recall_figures(embed_pairs(model, held_out, config))
+    model.load_state_dict(own)
     return figures
 
 
-def _autocast(config: Config) -> torch.autocast:
-    return torch.autocast(config.run.device, torch.bfloat16, enabled=config.run.precision == "bf16")
+def recall_figures(embedded: Embeddings) -> dict[str, float]:
+    """Return recall@1, 5 and 10 both ways: a hit shares the finding set, or the report where nobody labelled the pairs.
+
+    Each finding set weighs the same, however many pairs have it.
+    """
+    known = [pair.report if pair.findings is None else pair.findings for pair in embedded.pairs]
+    _, codes = np.unique(np.asarray(known), return_inverse=True)
+    weights = macro_weights(codes)
+    figures = {}
+    sides = (("image_to_report", embedded.images, embedded.texts), ("report_to_image", embedded.texts, embedded.images))
+    for name, queries, gallery in sides:
+        ranks = label_ranks(queries, gallery, codes, codes)
+        for k in (1, 5, 10):
+            figures[f"{name}_r{k}"] = float(np.average(ranks <= k, weights=weights))
+    return figures
 
 
-def _open_phantoms(config: Config, first_seed: int, count: int, console: Console) -> PhantomStore:
-    """Open stored phantoms, reporting progress where some have to be made."""
-    with _progress(console) as progress:
-        bar = progress.add_task("making phantoms", total=None, visible=False)
+class _Story:
+    """What the run tells: metrics.jsonl for machines, a bar on a terminal, plain lines elsewhere."""
 
-        def tell(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total, visible=True)
-            if not console.is_terminal and (done % 1000 == 0 or done == total):
-                console.print(f"{done} of {total} phantoms made", highlight=False)
+    def __init__(self, metrics: TextIO, console: Console, progress: Progress, config: Config, first_step: int) -> None:
+        self._metrics, self._console, self._progress = metrics, console, progress
+        self._every, self._steps = config.run.log_every, config.optim.steps
+        self._bar = progress.add_task("training", total=self._steps, completed=first_step)
 
-        return open_store(
-            Path(config.data.cache), first_seed=first_seed, count=count, size=config.data.phantom_size,
-            workers=config.run.workers, progress=tell,
-        )  # fmt: skip
+    def step(self, done: int, facts: dict[str, float]) -> None:
+        """Count a step, and tell its figures where it is due."""
+        self._progress.update(self._bar, completed=done)
+        if done % self._every == 0 or done == self._steps:
+            self.tell("train", done, facts)
 
-
-def _open_tokenizer(run: Path, config: Config, store: PhantomStore) -> ReportTokenizer:
-    """Load the tokenizer of the run, or train it on texts as the training set will write them."""
-    path = run / checkpoint.TOKENIZER
-    if not path.exists():
-        rng = np.random.default_rng([config.run.seed, 0])
-        texts = (write_text(store[i % len(store)], config.data.shares, rng) for i in range(TOKENIZER_TEXTS))
-        trained = train_tokenizer(texts, config.model.text.vocab_size)
-        checkpoint.replace_file(path, trained.to_str(pretty=True).encode())
-    return ReportTokenizer.from_file(path, config.model.text.max_tokens)
+    def tell(self, kind: str, done: int, facts: dict[str, float]) -> None:
+        """Write the figures of a step to the metrics and show them."""
+        rounded = {name: float(f"{value:.5g}") for name, value in facts.items()}
+        self._metrics.write(json.dumps({"kind": kind, "step": done, **rounded}) + "\n")
+        words = " ".join(f"{name} {value:.4g}" for name, value in rounded.items())
+        if self._console.is_terminal:
+            short = f"loss {rounded['loss']:.3f}" if "loss" in rounded else words
+            self._progress.update(self._bar, description=short)
+        else:
+            self._console.print(f"step {done}: {words}", highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    """Show a bar on a terminal; elsewhere nothing moves and `_say` prints lines."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
-
-
-def _say(console: Console, progress: Progress, bar: Any, step: int, facts: dict[str, float]) -> None:
-    """Tell the figures of a step: in the bar on a terminal, as a plain line elsewhere."""
-    words = " ".join(f"{name} {value:.4g}" for name, value in facts.items())
-    if console.is_terminal:
-        progress.update(bar, description=f"loss {facts['loss']:.3f}" if "loss" in facts else words)
-    else:
-        console.print(f"step {step}: {words}", highlight=False, soft_wrap=True)
+def _tell(run: Path | None, console: Console, config: Config, first_step: int) -> Iterator[_Story]:
+    """Open the metrics of a run folder and a bar; without a folder (a process that does not lead) nothing is kept."""
+    path = Path(os.devnull) if run is None else run / checkpoint.METRICS
+    with path.open("a", encoding="utf-8", buffering=1) as metrics, progress_bar(console) as progress:
+        yield _Story(metrics, console, progress, config, first_step)

@@ -8,20 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def positive_targets(keys: Tensor) -> Tensor:
-    """Turn the keys of a batch [N] into contrastive targets [N, N]: equal keys share the row evenly."""
-    equal = (keys[:, None] == keys[None, :]).float()
+def positive_targets(keys: Tensor, all_keys: Tensor) -> Tensor:
+    """Turn keys [N] among all keys [M] into contrastive targets [N, M]: equal keys share the row evenly."""
+    equal = (keys[:, None] == all_keys[None, :]).float()
     return equal / equal.sum(dim=1, keepdim=True)
 
 
-def info_nce(image: Tensor, text: Tensor, scale: Tensor, keys: Tensor) -> Tensor:
+def info_nce(
+    image: Tensor, text: Tensor, scale: Tensor, keys: Tensor, *,
+    all_images: Tensor | None = None, all_texts: Tensor | None = None, all_keys: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Symmetric InfoNCE between unit embeddings [N, D] and [N, D] with inverse temperature `scale`.
 
-    `keys` [N] say which pairs are positives of each other: a duplicate of a report is no negative of its image.
+    `keys` [N] say which pairs are positives of each other: a duplicate of a report is no negative of its image. Where the
+    pairs are part of a larger batch, `all_images` [M, D], `all_texts` [M, D] and `all_keys` [M] are what they are
+    contrasted with; the mean of the losses of all parts is then the loss of the whole batch.
     """
-    logits = scale.float() * image.float() @ text.float().T
-    targets = positive_targets(keys)
-    return 0.5 * (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets))
+    all_images, all_texts = image if all_images is None else all_images, text if all_texts is None else all_texts
+    targets = positive_targets(keys, keys if all_keys is None else all_keys)
+    forth = F.cross_entropy(scale.float() * image.float() @ all_texts.float().T, targets)
+    back = F.cross_entropy(scale.float() * text.float() @ all_images.float().T, targets)
+    return 0.5 * (forth + back)
 
 
 def normalise_patches(patches: Tensor) -> Tensor:

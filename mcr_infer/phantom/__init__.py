@@ -1,7 +1,7 @@
 """Phantoms: synthetic frontal chest radiographs with known findings and a report each. No patient is in them.
 
 They are the demo, the test fixtures and the training set of the bundle that ships. A phantom is made from its seed alone:
-the seed gives the findings, the body and the words at any size; exposure and noise are drawn for each size.
+the seed gives the findings, the body, the exposure and the words at any size; quantum noise is drawn for each size.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def make(seed: int, size: int = 256, *, findings: tuple[Finding, ...] | None = N
         findings = draw_findings(stream(seed, "findings"))
     view = "AP" if stream(seed, "view").random() < 0.3 else "PA"
     anatomy = stream(seed, "anatomy")
-    body = reshape_body(draw_body(anatomy, view=view), findings, anatomy)
+    body = reshape_body(draw_body(anatomy, view=view), findings, stream(seed, "reshape"))
     stored = project(body, findings, size=size, anatomy=anatomy, detector=stream(seed, "detector"))
     report = write_report(findings, view=view, rng=stream(seed, "report"))
     return Phantom(seed=seed, stored=stored, findings=findings, report=report, view=view)

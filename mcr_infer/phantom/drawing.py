@@ -64,7 +64,7 @@ def draw_vessels(grid: Grid, body: Body, rng: np.random.Generator) -> Plane:
     for sign in SIDES.values():
         hilum = (
             sign * (body.mediastinum + 8.0) + body.mediastinal_shift,
-            rng.uniform(-6.0, 8.0) + (1.0 if sign < 0 else 0.0),
+            rng.uniform(-6.0, 8.0) + (8.0 if sign < 0 else 0.0),  # the right hilum lies lower than the left
         )
         canvas.disc(hilum, radius=rng.uniform(7.0, 10.0), depth=11.0)
         for angle in np.linspace(-1.25, 1.35, 9) + rng.normal(0.0, 0.07, 9):

@@ -71,8 +71,8 @@ class Scene:
         shape = chest.grid.x.shape
         self.air = {side: chest.lung[side].copy() for side in SIDES}
         """Aerated lung of each side."""
-        self.free_air: Plane = np.zeros(shape, dtype=np.float32)
-        """Air without lung in it (pneumothorax): no vessels, no attenuation."""
+        self.free_air = {side: np.zeros(shape, dtype=np.float32) for side in SIDES}
+        """Air of each side without lung in it (pneumothorax): no vessels, no attenuation."""
         self.tissue: Plane = np.zeros(shape, dtype=np.float32)
         """Soft tissue or fluid beyond what the trunk already has, such as vessels, haze, pleural lines."""
         self.vessels: Plane = np.ones(shape, dtype=np.float32)
@@ -85,6 +85,11 @@ class Scene:
     def fill(self, side: str, share: Plane) -> None:
         """Replace a share [H, W] (0 to 1) of the air of one lung by soft tissue or fluid."""
         self.air[side] *= 1.0 - np.clip(share, 0.0, 1.0)
+
+    def flood(self, side: str, share: Plane) -> None:
+        """Replace a share [H, W] (0 to 1) of all air of one side, in the lung and around it, by fluid."""
+        self.fill(side, share)
+        self.free_air[side] *= 1.0 - np.clip(share, 0.0, 1.0)
 
 
 def add_lesions(scene: Scene, findings: Sequence[Finding], rng: np.random.Generator) -> None:
@@ -127,7 +132,7 @@ def _effusion(scene: Scene, side: str, size: float, rng: np.random.Generator) ->
     # Lateral climb of the meniscus; a slighter one towards the mediastinum.
     climb = (16.0 + 26.0 * min(1.0, 2.0 * size)) * (u**4 + 0.35 * (1 - u) ** 6)
     depth = (chest.grid.y - (surface - climb)) / rng.uniform(9.0, 16.0)
-    scene.fill(side, smoothstep(depth * 0.5 + 0.5))
+    scene.flood(side, smoothstep(depth * 0.5 + 0.5))
 
 
 def _pneumothorax(scene: Scene, side: str, size: float, rng: np.random.Generator) -> None:
@@ -141,7 +146,7 @@ def _pneumothorax(scene: Scene, side: str, size: float, rng: np.random.Generator
     retracted = np.minimum(wall, from_apex * 0.85 + 6.0) - gap * reach
     inside_chest = scene.air[side] > 0.5
     free = inside_chest * smoothstep(-retracted / 2.5 + 0.5)
-    scene.free_air += free * scene.air[side]
+    scene.free_air[side] += free * scene.air[side]
     scene.vessels *= 1.0 - free
     lung = scene.air[side] * (1.0 - free)
     scene.air[side] = np.asarray(lung * (1.0 - 0.25 * size), dtype=np.float32)

@@ -52,7 +52,7 @@ def project(
     aerated = lung / (0.5 * body.depth)
     inside = np.minimum(1.0, 1.6 * aerated)
 
-    path = SOFT_TISSUE * np.maximum(trunk - lung - scene.free_air, 0.0) + body.lung_density * lung * texture
+    path = SOFT_TISSUE * np.maximum(trunk - lung - scene.free_air["left"] - scene.free_air["right"], 0.0) + body.lung_density * lung * texture
     path += SOFT_TISSUE * (vessels * body.vessel_gain * scene.vessels * inside + scene.tissue)
     path += (_bones(scene) + _airways(chest)) * (trunk > 20.0) + METAL * metal + PLASTIC * plastic
     return _expose(np.maximum(path, 0.0), grid, body, detector)
@@ -166,20 +166,23 @@ def _bones(scene: Scene) -> Plane:
 
 def _expose(path: Plane, grid: Grid, body: Body, rng: np.random.Generator) -> NDArray[np.uint16]:
     """Turn attenuation [H, W] into stored values: scatter, quantum noise, display curve, collimation, burnt-in text."""
-    scatter = rng.uniform(0.006, 0.02)
+    # Every choice of the exposure before the noise: a phantom of any size is exposed alike.
+    scatter, photons = rng.uniform(0.006, 0.02), rng.uniform(6000.0, 25000.0)
+    black, white = rng.uniform(0.3, 3.0), rng.uniform(98.5, 99.9)
+    gamma, brightest = rng.uniform(1.1, 1.75), rng.uniform(0.90, 1.0)
+    collimated, edges = rng.random() < 0.25, rng.uniform(0.0, 0.045, 4)
+
     intensity = np.exp(-path) + scatter
-    # Photons a square millimetre in the open beam; a pixel's share grows with its area, so noise does not depend on size.
-    photons = rng.uniform(6000.0, 25000.0) * grid.spacing**2
+    # Photons are those of a square millimetre in the open beam; a pixel's share grows with its area.
     noise = rng.standard_normal(path.shape, dtype=np.float32)
-    intensity += noise * np.sqrt(intensity / photons)
+    intensity += noise * np.sqrt(intensity / (photons * grid.spacing**2))
     density = -np.log(np.maximum(intensity, 1e-3))
     centre = density[path.shape[0] // 10 : -path.shape[0] // 10, path.shape[1] // 10 : -path.shape[1] // 10]
-    black, white = rng.uniform(0.3, 3.0), rng.uniform(98.5, 99.9)
     low, high = (float(level) for level in np.percentile(centre[::4, ::4], (black, white)))
-    grey = np.clip((density - low) / max(high - low, 0.5), 0.0, 1.0) ** rng.uniform(1.1, 1.75)
-    stored = (grey * rng.uniform(0.90, 1.0) * STORED_MAX).astype(np.uint16)
-    if rng.random() < 0.25:
-        top, bottom, left, right = (rng.uniform(0.0, 0.045, 4) * grid.size).astype(int)
+    grey = np.clip((density - low) / max(high - low, 0.5), 0.0, 1.0) ** gamma
+    stored = (grey * brightest * STORED_MAX).astype(np.uint16)
+    if collimated:
+        top, bottom, left, right = (edges * grid.size).astype(int)
         stored[:top], stored[grid.size - bottom :] = 0, 0
         stored[:, :left], stored[:, grid.size - right :] = 0, 0
     marker = "R" if body.view == "PA" else "R AP"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,14 +32,18 @@ class Sample:
     """[V] positions of the patches that the tower sees."""
     hidden: NDArray[np.int64]
     """[M] positions of the patches to reconstruct; V + M = K."""
+    targets: NDArray[np.float32]
+    """[M, S*S] what the hidden patches show; S = P, or finer where super-resolution is asked for."""
     input_ids: NDArray[np.int64]
     """[T] tokens of the report before masking."""
+    masked_ids: NDArray[np.int64]
+    """[T] the same with [MASK] where a word is hidden."""
     word_mask: NDArray[np.bool_]
     """[T], True = hidden."""
     key: int
     """Pairs of equal keys are positives of each other."""
-    source: int
-    """What names the sample in an error: the seed of the phantom."""
+    source: str
+    """What names the sample in an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,11 @@ class Batch:
     """int64 [N, V]"""
     hidden: Tensor
     """int64 [N, M]"""
+    targets: Tensor
+    """float32 [N, M, S*S]"""
     input_ids: Tensor
+    """int64 [N, T]"""
+    masked_ids: Tensor
     """int64 [N, T]"""
     attention_mask: Tensor
     """int64 [N, T], 0 = padding"""
@@ -60,30 +68,66 @@ class Batch:
     """bool [N, T], True = hidden"""
     keys: Tensor
     """int64 [N]"""
-    sources: tuple[int, ...]
+    sources: tuple[str, ...]
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on a device."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
 
+    def split(self, size: int) -> tuple["Batch", ...]:
+        """Cut the batch into parts of at most `size` pairs, in order; padding stays as it is."""
+        if size >= len(self.sources):
+            return (self,)
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return tuple(
+            Batch(**{name: value[start : start + size] for name, value in values.items()})
+            for start in range(0, len(self.sources), size)
+        )
+
+
+class Pairs(Protocol):
+    """Image-report pairs of one split, as the loop, the tokenizer and evaluation need them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Make the sample of a draw: augmented, and masked where the draw says so."""
+        ...
+
+    def held_out(self, index: int, *, masked: bool = False) -> Sample:
+        """Make a pair as inference meets it: not augmented, with its own whole report; `masked` hides parts of both."""
+        ...
+
+    def labels(self, index: int) -> str | None:
+        """Return the finding set by which retrieval is judged (joined by `;`), or None where nobody labelled the pair."""
+        ...
+
+    def patient(self, index: int) -> str | None:
+        """Return what names the patient of a pair, or None where that is not known: each pair is then its own."""
+        ...
+
 
 class Schedule(Sampler[list[Draw]]):
     """The batches of a run from a given step on: shuffled epochs, the rest of an epoch that fills no batch left out.
 
-    What step s holds depends on the arguments alone, so a resumed run goes on exactly where it stopped.
+    What step s holds depends on the arguments alone, so a resumed run goes on exactly where it stopped. Each of `size`
+    processes takes its own part of every batch, by rank.
     """
 
     def __init__(
-        self, count: int, *, batch_size: int, seed: int, first_step: int, steps: int, unmasked_steps: int
-    ) -> None:
+        self, count: int, *, batch_size: int, seed: int, first_step: int, steps: int, unmasked_steps: int,
+        rank: int = 0, size: int = 1,
+    ) -> None:  # fmt: skip
         if count < batch_size:
             raise ConfigError(
-                f"optim.batch_size {batch_size} is larger than the training set of {count}: lower it or raise "
-                "data.train_count"
+                f"optim.batch_size {batch_size} is larger than the training set of {count}: lower it or train on more"
             )
+        if batch_size % size:
+            raise ConfigError(f"optim.batch_size {batch_size} cannot be shared evenly by {size} processes")
         self._count, self._batch, self._seed = count, batch_size, seed
         self._first, self._steps, self._masked_steps = first_step, steps, steps - unmasked_steps
+        self._part = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
 
     def __len__(self) -> int:
         return self._steps - self._first
@@ -95,7 +139,7 @@ class Schedule(Sampler[list[Draw]]):
             epoch, place = divmod(step, per_epoch)
             if epoch != current:
                 current, order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
-            chosen = order[place * self._batch : (place + 1) * self._batch]
+            chosen = order[place * self._batch : (place + 1) * self._batch][self._part]
             yield [Draw(int(index), epoch, step < self._masked_steps) for index in chosen]
 
 
@@ -103,15 +147,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples whose visible counts agree; token 0 is padding."""
     length = max(len(sample.input_ids) for sample in samples)
     input_ids = np.zeros((len(samples), length), dtype=np.int64)
-    attention_mask, word_mask = np.zeros_like(input_ids), np.zeros_like(input_ids, dtype=np.bool_)
+    masked_ids, attention_mask = np.zeros_like(input_ids), np.zeros_like(input_ids)
+    word_mask = np.zeros_like(input_ids, dtype=np.bool_)
     for row, sample in enumerate(samples):
         end = len(sample.input_ids)
-        input_ids[row, :end], attention_mask[row, :end], word_mask[row, :end] = sample.input_ids, 1, sample.word_mask
+        input_ids[row, :end], masked_ids[row, :end] = sample.input_ids, sample.masked_ids
+        attention_mask[row, :end], word_mask[row, :end] = 1, sample.word_mask
     return Batch(
         patches=torch.from_numpy(np.stack([sample.patches for sample in samples])),
         visible=torch.from_numpy(np.stack([sample.visible for sample in samples])),
         hidden=torch.from_numpy(np.stack([sample.hidden for sample in samples])),
+        targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
         input_ids=torch.from_numpy(input_ids),
+        masked_ids=torch.from_numpy(masked_ids),
         attention_mask=torch.from_numpy(attention_mask),
         word_mask=torch.from_numpy(word_mask),
         keys=torch.tensor([sample.key for sample in samples], dtype=torch.int64),

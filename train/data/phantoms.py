@@ -26,8 +26,8 @@ from mcr_infer.reports import ReportTokenizer, embed_text
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
+from train.data.samples import SampleMaker
 from train.files import replace_file
-from train.masking import hide_words, split_patches
 
 SHARD = 50
 """Phantoms a shard: about two seconds of work, the most that a kill can lose per worker."""
@@ -90,8 +90,8 @@ class PhantomPairs(Dataset[Sample]):
     """Draws of phantoms as samples: render -> augment -> the preprocessing of inference -> masks; findings -> text."""
 
     def __init__(self, config: Config, store: PhantomStore, tokenizer: ReportTokenizer) -> None:
-        self._config, self._store, self._tokenizer = config, store, tokenizer
-        self._preprocess = config.model.preprocess
+        self._config, self._store = config, store
+        self._samples = SampleMaker(config, tokenizer)
 
     def __len__(self) -> int:
         return len(self._store)
@@ -100,40 +100,38 @@ class PhantomPairs(Dataset[Sample]):
         stored = self._store[draw.index]
         rng = np.random.default_rng([self._config.run.seed, draw.epoch, stored.seed])
         pixels = augment(render_stored(stored.pixels), self._config.augment, rng)
-        text = write_text(stored, self._config.data.shares, rng)
+        text = write_text(stored, self._config.data.phantoms.shares, rng)
         return self._sample(stored, pixels, text, rng, masked=draw.masked)
 
-    def held_out(self, index: int) -> Sample:
-        """Return a phantom as inference meets it: not augmented, not masked, with its own whole report."""
+    def held_out(self, index: int, *, masked: bool = False) -> Sample:
+        """Return a phantom as inference meets it: not augmented, with its own whole report."""
         stored = self._store[index]
         report = write_report(stored.findings, view=stored.view, rng=stream(stored.seed, "report"))
         text = embed_text(report.text, use="both")
-        return self._sample(stored, render_stored(stored.pixels), text, np.random.default_rng(0), masked=False)
+        rng = np.random.default_rng([self._config.run.seed, stored.seed])
+        return self._sample(stored, render_stored(stored.pixels), text, rng, masked=masked)
 
     def labels(self, index: int) -> str:
         """Return the finding set by which retrieval is judged: kinds with their sides, without lobes."""
         findings = self._store[index].findings
         return ";".join(sorted({" ".join(filter(None, (finding.side, finding.kind))) for finding in findings}))
 
+    def patient(self, index: int) -> None:
+        """Return None: each phantom is its own patient."""
+
     def _sample(
         self, stored: Stored, pixels: NDArray[np.float32], text: str, rng: np.random.Generator, *, masked: bool
     ) -> Sample:
-        """Turn pixels [H, W] and a text into tensors, and hide parts of both."""
-        masking = self._config.masking
-        patches, positions = self._preprocess.patches(pixels)
-        visible, hidden = split_patches(len(positions), masking.image_ratio if masked else 0.0, rng)
-        input_ids, _ = self._tokenizer.encode([text])
-        words = self._tokenizer.word_ids([text])
         same = text if self._config.loss.positives == "report" else finding_set(stored.findings)
-        return Sample(
-            patches=patches,
-            visible=visible,
-            hidden=hidden,
-            input_ids=input_ids[0],
-            word_mask=hide_words(words[0], masking.text_ratio if masked else 0.0, rng),
-            key=_key(same),
-            source=stored.seed,
-        )
+        return self._samples.make(pixels, text, same=same, source=f"phantom {stored.seed}", masked=masked, rng=rng)
+
+
+def phantom_texts(
+    store: PhantomStore, shares: Sequence[float], count: int, rng: np.random.Generator
+) -> Iterator[str]:
+    """Yield `count` texts as training writes them."""
+    for index in range(count):
+        yield write_text(store[index % len(store)], shares, rng)
 
 
 def write_text(stored: Stored, shares: Sequence[float], rng: np.random.Generator) -> str:
@@ -143,11 +141,6 @@ def write_text(stored: Stored, shares: Sequence[float], rng: np.random.Generator
         return describe(stored.findings, rng)
     report = write_report(stored.findings, view=stored.view, rng=rng)
     return embed_text(report.text, use="both" if kind == "full" else kind)
-
-
-def _key(text: str) -> int:
-    """Return 63 bits of a digest: equal texts have equal keys in every process."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _shards(first_seed: int, count: int) -> range:

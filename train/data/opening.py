@@ -1,0 +1,89 @@
+"""The pairs and the tokenizer that a configuration names: opened where they exist, made where they do not."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoTokenizer
+
+from mcr_infer.errors import ConfigError
+from mcr_infer.reports import ReportTokenizer, train_tokenizer
+from train.config import Config
+from train.data import Pairs
+from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
+from train.files import replace_file
+
+TOKENIZER = "tokenizer.json"
+
+TOKENIZER_TEXTS = 20_000
+"""Phantom texts that the tokenizer is trained on; the vocabulary of their language is exhausted long before."""
+
+
+def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pairs, ReportTokenizer]:
+    """Open the training and the validation pairs of a run and its tokenizer; says on `console` what takes time."""
+    if config.data.source == "phantoms":
+        training, held_out = _open_phantoms(config, console, training=True), _open_phantoms(config, console)
+        shares = config.data.phantoms.shares
+        tokenizer = _open_tokenizer(run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng))
+        return PhantomPairs(config, training, tokenizer), PhantomPairs(config, held_out, tokenizer), tokenizer
+    from train.data.radiographs import RadiographPairs, open_records
+
+    records, others = open_records(config, run, console)
+    tokenizer = _open_tokenizer(run, config, records.texts)
+    return RadiographPairs(config, records, tokenizer), RadiographPairs(config, others, tokenizer), tokenizer
+
+
+def open_held_out(config: Config, run: Path, console: Console) -> tuple[Pairs, ReportTokenizer]:
+    """Open the validation pairs of a run that has its tokenizer already."""
+    if not (run / TOKENIZER).exists():
+        raise ConfigError(f"{run} holds no {TOKENIZER}: the run has not begun to train yet")
+    if config.data.source == "phantoms":
+        tokenizer = ReportTokenizer.from_file(run / TOKENIZER, config.model.text.max_tokens)
+        return PhantomPairs(config, _open_phantoms(config, console), tokenizer), tokenizer
+    _, held_out, tokenizer = open_pairs(config, run, console)
+    return held_out, tokenizer
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """Show a bar on a terminal; elsewhere nothing moves, and plain lines are printed instead."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def _open_phantoms(config: Config, console: Console, *, training: bool = False) -> PhantomStore:
+    """Open stored phantoms, reporting progress where some have to be made."""
+    wanted = config.data.phantoms
+    first_seed, count = wanted.validation_seed, wanted.validation_count
+    if training:
+        first_seed, count = wanted.train_seed, wanted.train_count
+    with progress_bar(console) as progress:
+        bar = progress.add_task("making phantoms", total=None, visible=False)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=True)
+            if not console.is_terminal and (done % 1000 == 0 or done == total):
+                console.print(f"{done} of {total} phantoms made", highlight=False)
+
+        return open_store(
+            Path(config.data.cache), first_seed=first_seed, count=count, size=wanted.size,
+            workers=config.run.workers, progress=tell,
+        )  # fmt: skip
+
+
+def _open_tokenizer(
+    run: Path, config: Config, texts: Callable[[np.random.Generator], Iterator[str]]
+) -> ReportTokenizer:
+    """Load the tokenizer of the run; else take that of the pretrained text tower, or train one on the training texts."""
+    path, tower = run / TOKENIZER, config.model.text
+    if not path.exists():
+        if tower.pretrained is not None:
+            made = AutoTokenizer.from_pretrained(tower.pretrained).backend_tokenizer
+        else:
+            made = train_tokenizer(texts(np.random.default_rng([config.run.seed, 0])), tower.vocab_size)
+        replace_file(path, made.to_str(pretty=True).encode())
+    return ReportTokenizer.from_file(path, tower.max_tokens)
