@@ -34,7 +34,7 @@ from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.reports import ReportTokenizer
+from mcr_infer.tokenizer import ReportTokenizer
 from train import checkpoint
 
 OPSET = 20

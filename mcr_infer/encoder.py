@@ -17,7 +17,7 @@ from mcr_infer.backends import Purpose, Side, Tower, open_tower
 from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.reports import ReportTokenizer
+from mcr_infer.tokenizer import ReportTokenizer
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Patches [K, P*P] and their positions [K] of one radiograph."""

@@ -1,6 +1,6 @@
-"""Reports: their sections, the text that is embedded, the tables and folders they come from, and the tokenizer.
+"""Reports: their sections, the text that is embedded, and the tables and folders they come from.
 
-file -> ReportRecord -> findings, impression -> text -> token ids [N, T] -> text tower
+file -> ReportRecord -> findings, impression -> text -> tokenizer
 """
 
 import csv
@@ -8,18 +8,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mcr_infer.errors import BundleError, ConfigError, ReportError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from mcr_infer.errors import ReportError
 
 Use = Literal["both", "findings", "impression", "longest"]
 
@@ -309,97 +303,3 @@ def _encodable(*texts: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-# ---- Tokens ---------------------------------------------------------------------------------------------------------
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""Their ids are their places in this tuple."""
-
-
-class ReportTokenizer:
-    """Lower-case WordPiece: texts become token ids, [CLS] first and [SEP] last, at most `max_tokens`."""
-
-    def __init__(self, tokenizer: "Tokenizer", max_tokens: int) -> None:
-        """Take over a tokenizer: its own truncation and padding are switched off, this class does both."""
-        pad = tokenizer.token_to_id(SPECIAL_TOKENS[0])
-        if pad is None or max_tokens < 3:
-            raise BundleError(f"a tokenizer needs the token [PAD] and max_tokens >= 3, got {pad} and {max_tokens}")
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
-        self._pad: int = pad
-        self.max_tokens = max_tokens
-
-    @property
-    def mask_id(self) -> int:
-        """The id of [MASK]; raises `BundleError` where the vocabulary has none."""
-        found = self._tokenizer.token_to_id(SPECIAL_TOKENS[4])
-        if found is None:
-            raise BundleError(f"the tokenizer has no token {SPECIAL_TOKENS[4]}")
-        return found
-
-    @classmethod
-    def from_file(cls, path: Path, max_tokens: int) -> "ReportTokenizer":
-        """Load tokenizer.json; raises `BundleError` when it cannot be read as one."""
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as exc:  # the library raises nothing narrower
-            raise BundleError(f"{path} cannot be read as a tokenizer.json: {exc}") from exc
-        return cls(tokenizer, max_tokens)
-
-    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Turn texts into input_ids [N, T] and attention_mask [N, T], padded to the longest of them.
-
-        What goes beyond `max_tokens` is cut off before [SEP]; `lengths` tells beforehand which texts that are.
-        """
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        rows = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]] for ids in rows]
-        return _padded(rows, self._pad), _padded([[1] * len(ids) for ids in rows], 0)
-
-    def word_ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of the word that each token of `encode` is part of [N, T]; -1 for special tokens and padding."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        rows = [[-1 if word is None else word for word in encoding.word_ids] for encoding in encodings]
-        rows = [words if len(words) <= self.max_tokens else [*words[: self.max_tokens - 1], -1] for words in rows]
-        return _padded(rows, -1)
-
-    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Count the tokens of each text [N] with [CLS] and [SEP], not cut: those above `max_tokens` lose their end."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        return np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
-
-
-def _padded(rows: list[list[int]], fill: int) -> NDArray[np.int64]:
-    padded = np.full((len(rows), max(map(len, rows), default=0)), fill, dtype=np.int64)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = values
-    return padded
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """Train a lower-case WordPiece on texts; the same texts give the same vocabulary, in any process.
-
-    Raises `ConfigError` where `vocab_size` cannot hold the special tokens and each letter, alone and inside a word.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-
-    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    texts = [normalizer.normalize_str(text) for text in texts]
-    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
-    alphabet = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters)]
-    if vocab_size < len(alphabet):
-        raise ConfigError(f"vocab_size {vocab_size} is too small: special tokens and letters alone are {len(alphabet)}")
-    trained = Tokenizer(models.WordPiece(unk_token=SPECIAL_TOKENS[1]))
-    trained.pre_tokenizer = pre_tokenizer
-    # The library numbers letters as its hash maps happen to meet them, and breaks ties between merges by number. Given
-    # beforehand, as special tokens, the numbers are fixed; the vocabulary then moves to a tokenizer where they are plain.
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=alphabet, min_frequency=2, show_progress=False
-    )
-    trained.train_from_iterator(texts, trainer)
-    tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token=SPECIAL_TOKENS[1]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
-    tokenizer.post_processor = processors.BertProcessing((SPECIAL_TOKENS[3], 3), (SPECIAL_TOKENS[2], 2))
-    return tokenizer

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mcr_infer.backends import Side, Tower, open_tower
 from mcr_infer.bundle import CHECKSUMS, MANIFEST, TOWER_INPUTS, TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BundleError, McrError
-from mcr_infer.reports import ReportTokenizer
+from mcr_infer.tokenizer import ReportTokenizer
 
 MAX_ABS_DIFF = 1e-4
 """Largest difference of any embedding value between two runtimes in fp32."""

@@ -27,7 +27,8 @@ from mcr_infer.phantom.findings import (
     draw_findings,
 )  # fmt: skip
 from mcr_infer.phantom.language import Report, describe, write_report
-from mcr_infer.reports import ReportTokenizer, embed_text, train_tokenizer
+from mcr_infer.reports import embed_text
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 
 COUNT = 5000
 

@@ -1,8 +1,6 @@
-import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -12,16 +10,7 @@ from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train import config as cfg
 from train.__main__ import main
-from train.data import Draw, collate
-from train.data.phantoms import PhantomPairs, open_store
-from train.loop import (
-    NonFiniteLossError,
-    learning_rate,
-    make_optimizer,
-    recall_figures,
-    train,
-    train_step,
-)
+from train.loop import train
 
 
 def tiny(folder, **optim):
@@ -33,7 +22,7 @@ def tiny(folder, **optim):
             decoders=cfg.Decoders(image_width=16, image_heads=2, report_heads=2),
         ),
         optim=cfg.Optim(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, "unmasked_steps": 2} | optim),
-        data=cfg.Data(cache=str(folder), phantom_size=48, train_count=50, validation_count=50),
+        data=cfg.Data(cache=str(folder), phantoms=cfg.Phantoms(size=48, train_count=50, validation_count=50)),
         run=cfg.Run(workers=0, log_every=1, evaluate_every=3, checkpoint_every=3),
     )
 
@@ -65,11 +54,16 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_run_goes_on_bit_for_bit(cache, finished, tmp_path, console, monkeypatch):
+@pytest.mark.parametrize("extra", [{}, {"optimizer": "muon", "ema_decay": 0.9, "micro_batch": 3}], ids=["adamw", "all"])
+def test_a_killed_run_goes_on_bit_for_bit(cache, finished, extra, tmp_path, console, monkeypatch):
+    if extra:
+        straight = tmp_path / "straight"
+        train(tiny(cache, **extra), straight, console=console)
+        finished = straight
     run, real = tmp_path / "killed", checkpoint.save_state
 
-    def save_and_die(run, model, optimizer, step):
-        real(run, model, optimizer, step)
+    def save_and_die(*arguments):
+        real(*arguments)
         raise Killed
 
     run.mkdir()
@@ -77,12 +71,12 @@ def test_a_killed_run_goes_on_bit_for_bit(cache, finished, tmp_path, console, mo
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", save_and_die)
         with pytest.raises(Killed):
-            train(tiny(cache), run, console=console)
+            train(tiny(cache, **extra), run, console=console)
     # As a kill in the middle of a write would leave it, after a step that was not saved.
     with (run / checkpoint.METRICS).open("a") as metrics:
         metrics.write('{"kind": "train", "step": 4, "loss": 1.0}\n{"kind": "tra')
     assert load_file(run / checkpoint.STATE).keys() >= {"model/logit_scale", "exp_avg/logit_scale", "step/logit_scale"}
-    train(tiny(cache), run, console=console)
+    train(tiny(cache, **extra), run, console=console)
 
     straight, resumed = (load_file(path / checkpoint.STATE) for path in (finished, run))
     assert straight.keys() == resumed.keys()
@@ -120,6 +114,14 @@ def test_another_configuration_is_refused(cache, finished, console):
         train(tiny(cache, steps=9), finished, console=console)
 
 
+def test_two_processes_cannot_train_into_one_folder(cache, finished, console):
+    with (
+        checkpoint.open_run(finished, tiny(cache)),
+        pytest.raises(ConfigError, match="another process is training into"),
+    ):
+        train(tiny(cache), finished, console=console)
+
+
 def test_a_damaged_checkpoint_is_named(cache, finished, tmp_path, console):
     run = tmp_path / "run"
     run.mkdir()
@@ -131,76 +133,6 @@ def test_a_damaged_checkpoint_is_named(cache, finished, tmp_path, console):
     (run / checkpoint.MODEL).unlink()
     with pytest.raises(ConfigError, match=r"holds no model\.safetensors"):
         checkpoint.load_model(run)
-
-
-@pytest.fixture(scope="module")
-def pairs(cache, finished):
-    from mcr_infer.reports import ReportTokenizer
-
-    store = open_store(cache, first_seed=1_000_000, count=50, size=48, workers=0, progress=lambda *_: None)
-    return PhantomPairs(tiny(cache), store, ReportTokenizer.from_file(finished / checkpoint.TOKENIZER, 48))
-
-
-def test_a_few_pairs_are_learnt_by_heart(cache, pairs):
-    config = tiny(cache, steps=60, warmup_steps=5, learning_rate=5e-3, unmasked_steps=0)
-    torch.manual_seed(0)
-    model = checkpoint.make_model(config)
-    optimizer = make_optimizer(model, config.optim)
-    batch = collate([pairs[Draw(index, 0, True)] for index in range(8)])
-    figures = [train_step(model, optimizer, batch, config, step) for step in range(60)]
-    assert figures[0]["contrastive"] > 1.5
-    assert figures[-1]["contrastive"] < 0.5
-    assert figures[-1]["report"] < 0.5 * figures[0]["report"]
-    assert figures[-1]["image"] < 0.9 * figures[0]["image"]
-
-
-def test_a_non_finite_loss_stops_before_the_weights_change(cache, pairs):
-    config = tiny(cache)
-    model = checkpoint.make_model(config)
-    optimizer = make_optimizer(model, config.optim)
-    batch = collate([pairs[Draw(index, 0, True)] for index in range(8)])
-    broken = dataclasses.replace(batch, patches=batch.patches * float("inf"))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match=r"step 4: loss nan.*1000000, 1000001"):
-        train_step(model, optimizer, broken, config, 4)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_norms_biases_and_embeddings_do_not_decay(cache):
-    model = checkpoint.make_model(tiny(cache))
-    decay, rest = make_optimizer(model, cfg.Optim(weight_decay=0.1)).param_groups
-    assert (decay["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed = {names[id(parameter)] for parameter in decay["params"]}
-    assert len(decay["params"]) + len(rest["params"]) == len(names)
-    assert {
-        "image_tower.vit.patch_embed.proj.weight", "image_tower.vit.blocks.0.attn.qkv.weight", "maps.text.0.weight",
-        "text_tower.bert.encoder.layer.0.output.dense.weight",
-    } <= decayed  # fmt: skip
-    assert not decayed & {
-        "image_tower.vit.pos_embed", "text_tower.bert.embeddings.word_embeddings.weight", "logit_scale",
-        "image_decoder.positions", "image_decoder.mask_token", "image_tower.vit.norm.weight", "maps.image.0.bias",
-    }  # fmt: skip
-
-
-def test_the_learning_rate_warms_up_and_falls():
-    config = cfg.Optim(steps=100, warmup_steps=10, learning_rate=1.0, final_fraction=0.1)
-    rates = [learning_rate(step, config) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.55)
-    assert rates[99] == pytest.approx(0.1, abs=0.001)
-
-
-def test_recall_weighs_finding_sets_evenly():
-    images = np.eye(4, dtype=np.float32)
-    texts = np.eye(4, dtype=np.float32)[[1, 0, 2, 3]]
-    # Items 0 and 1 are swapped, and carry one label: their partner counts as a hit.
-    figures = recall_figures(images, texts, ["a", "a", "b", "c"])
-    assert figures["image_to_report_r1"] == figures["report_to_image_r1"] == 1.0
-    figures = recall_figures(images, texts, ["a", "b", "c", "c"])
-    assert figures["image_to_report_r1"] == pytest.approx(1 / 3, abs=1e-3)
-    assert figures["image_to_report_r5"] == 1.0
 
 
 def test_the_command_names_a_typo(tmp_path, capsys, monkeypatch):

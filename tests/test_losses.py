@@ -18,8 +18,24 @@ def test_info_nce_against_a_value_worked_out_by_hand():
 
 
 def test_equal_keys_share_the_target():
-    targets = positive_targets(torch.tensor([5, 6, 5]))
+    keys = torch.tensor([5, 6, 5])
+    targets = positive_targets(keys, keys)
     assert targets.tolist() == [[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]]
+
+
+def test_the_mean_over_parts_is_the_loss_of_the_whole_batch():
+    generator = torch.Generator().manual_seed(0)
+    image, text = (F.normalize(torch.randn(6, 4, generator=generator), dim=1).requires_grad_() for _ in range(2))
+    keys, scale = torch.tensor([0, 1, 2, 0, 4, 1]), torch.tensor(9.0)
+    whole = info_nce(image, text, scale, keys)
+    parts = [
+        info_nce(image[rows], text[rows], scale, keys[rows], all_images=image, all_texts=text, all_keys=keys)
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert float(sum(parts).detach() / 2) == pytest.approx(float(whole.detach()), abs=1e-6)
+    expected = torch.autograd.grad(whole, (image, text))
+    found = torch.autograd.grad(sum(parts) / 2, (image, text))
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(expected, found, strict=True))
 
 
 def test_a_duplicate_report_is_no_negative():

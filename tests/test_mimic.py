@@ -5,16 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 from rich.console import Console
-from trees import Study, hospital, small_mimic, write_mimic
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import read_image
 from mcr_infer.phantom import make
-from mcr_infer.reports import ReportTokenizer, embed_text, train_tokenizer
+from mcr_infer.reports import embed_text
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.data import Draw, collate
 from train.data.mimic import open_mimic
 from train.data.radiographs import SURVEY, RadiographPairs, open_records
+from trees import Study, hospital, small_mimic, write_mimic
 
 STILL = cfg.Augment(gamma=0, contrast=0, brightness=0, crop=0, rotation=0)
 

@@ -1,53 +1,22 @@
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 
+from batches import ALONE, PATCHES, make_batch, tiny_config, tiny_model
 from mcr_infer.errors import ConfigError
 from train import config as cfg
 from train.checkpoint import tower_state
-from train.data import Batch, Sample, collate
-from train.loop import compute_losses
-from train.masking import hide_words, split_patches
-from train.model import MASK_TOKEN, MCR, Aggregator, TokenMap
-
-PATCHES = 16
+from train.loop import make_learner
+from train.model import MCR
+from train.space import Aggregator, TokenMap
+from train.step import train_step
 
 
-def tiny(**space) -> cfg.Model:
-    return cfg.Model(
-        image=cfg.ImageTower(image_size=32, patch_size=8, width=32, depth=2, heads=2),
-        text=cfg.TextTower(vocab_size=40, max_tokens=16, width=24, depth=2, heads=2, dropout=0.0),
-        space=cfg.CommonSpace(embedding_dim=16, scorer_width=8, **space),
-        decoders=cfg.Decoders(image_width=16, image_heads=2, report_heads=2),
-    )
-
-
-def make(**space) -> MCR:
+def make(framework="mcr", text_mode="mask", **space) -> MCR:
     torch.manual_seed(0)
-    return MCR(tiny(**space)).eval()
-
-
-def make_batch(count: int = 5, *, masked: bool = True, seed: int = 0) -> Batch:
-    rng = np.random.default_rng(seed)
-    samples = []
-    for index in range(count):
-        length = int(rng.integers(5, 12))
-        visible, hidden = split_patches(PATCHES, 0.5 if masked else 0.0, rng)
-        words = np.array([-1, *range(length - 2), -1])
-        samples.append(
-            Sample(
-                patches=rng.random((PATCHES, 64), dtype=np.float32),
-                visible=visible,
-                hidden=hidden,
-                input_ids=np.array([2, *rng.integers(5, 40, length - 2), 3]),
-                word_mask=hide_words(words, 0.4 if masked else 0.0, rng),
-                key=index,
-                source=index,
-            )
-        )
-    return collate(samples)
+    masking = cfg.Masking(text_mode=text_mode)
+    return MCR(tiny_config(model=tiny_model(**space), framework=framework, masking=masking)).eval()
 
 
 def positions(count: int) -> torch.Tensor:
@@ -139,11 +108,11 @@ def test_hidden_words_change_nothing_but_the_target():
     other = torch.where(batch.word_mask, (batch.input_ids + 7) % 35 + 5, batch.input_ids)
     assert not torch.equal(other, batch.input_ids)
     before, after = model(batch), model(dataclasses.replace(batch, input_ids=other))
+    assert torch.equal(batch.masked_ids == 4, batch.word_mask)
     assert before.words.shape == (int(batch.word_mask.sum()), 40)
     for name in ("image", "text", "patches", "words"):
         assert torch.equal(getattr(before, name), getattr(after, name))
-    written = batch.input_ids.masked_fill(batch.word_mask, MASK_TOKEN)
-    assert torch.equal(before.text, model.encode_text(written, batch.attention_mask)[0])
+    assert torch.equal(before.text, model.encode_text(batch.masked_ids, batch.attention_mask)[0])
 
 
 def test_word_reconstruction_sees_the_image():
@@ -152,14 +121,85 @@ def test_word_reconstruction_sees_the_image():
     assert float((model(batch).words - model(other).words).detach().abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("text_mode", ["mask", "drop"])
+@pytest.mark.parametrize("framework", ["mcr", "dual_stream"])
 @pytest.mark.parametrize("mapping", ["before", "after"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_every_parameter(kind, mapping):
-    model, batch = make(aggregation=kind, mapping=mapping).train(), make_batch()
-    compute_losses(model(batch), batch, cfg.Loss())["loss"].backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 0]
+def test_gradients_reach_every_parameter(kind, mapping, framework, text_mode):
+    config = tiny_config(
+        model=tiny_model(aggregation=kind, mapping=mapping), framework=framework,
+        masking=cfg.Masking(text_mode=text_mode), optim={"learning_rate": 0.0, "clip_norm": 1e9},
+    )  # fmt: skip
+    learner, _ = make_learner(config, ALONE)
+    train_step(learner, make_batch(), config, 0)
+    named = learner.model.named_parameters()
+    silent = [name for name, p in named if p.grad is None or not float(p.grad.abs().max()) > 0]
     # Bias of the keys: softmax over keys does not feel it, whatever rounding leaves there.
     assert [name for name in silent if not name.endswith("key.bias")] == []
+
+
+def test_the_dual_stream_contrasts_whole_inputs_and_reconstructs_as_mcr_does():
+    mcr, dual, batch = make(), make(framework="dual_stream"), make_batch()
+    dual.load_state_dict(mcr.state_dict())
+    one, two = mcr(batch), dual(batch)
+    assert torch.equal(one.patches, two.patches)
+    assert torch.equal(one.words, two.words)
+    assert torch.allclose(two.image, dual.encode_image(batch.patches, positions(5))[0], atol=1e-6)
+    assert torch.allclose(two.text, dual.encode_text(batch.input_ids, batch.attention_mask)[0], atol=1e-6)
+    assert float((one.image - two.image).detach().abs().max()) > 1e-4
+    # Where nothing is hidden one pass is enough, and the frameworks are the same.
+    whole = make_batch(masked=False)
+    assert torch.equal(mcr(whole).image, dual(whole).image)
+
+
+def test_dropped_words_never_enter_the_tower():
+    model, batch, seen = make(text_mode="drop"), make_batch(), []
+    model.text_tower.bert.embeddings.word_embeddings.register_forward_hook(lambda _, ids, __: seen.append(ids[0]))
+    output = model(batch)
+    kept = (batch.attention_mask > 0) & ~batch.word_mask
+    assert seen[0].shape[1] == int(kept.sum(dim=1).max()) < batch.input_ids.shape[1]
+    assert output.words.shape == (int(batch.word_mask.sum()), 40)
+    # The kept words know where they stood: the embedding is that of the report with its gaps, by hand.
+    row = 2
+    places = kept[row].nonzero()[:, 0]
+    tokens = model.text_tower(batch.input_ids[row, places][None], torch.ones(1, len(places)), places[None])
+    expected = model._enter_space("text", tokens, torch.ones(1, len(places), dtype=torch.bool))[0]
+    assert torch.allclose(output.text[row], expected[0], atol=1e-5)
+    other = torch.where(batch.word_mask, (batch.input_ids + 7) % 35 + 5, batch.input_ids)
+    assert torch.equal(output.words, model(dataclasses.replace(batch, input_ids=other)).words)
+
+
+def test_dropped_words_are_recalled_from_kept_words_and_the_image():
+    model, batch = make(text_mode="drop"), make_batch()
+    base = model(batch).words
+    elsewhere = dataclasses.replace(batch, patches=batch.patches.flip(0))
+    assert float((base - model(elsewhere).words).detach().abs().max()) > 1e-4
+    kept = torch.where(batch.word_mask, batch.input_ids, (batch.input_ids + 7) % 35 + 5)
+    assert float((base - model(dataclasses.replace(batch, input_ids=kept)).words).detach().abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("groups", [2, 4, 9])
+def test_reports_read_in_groups_by_length_are_the_same(groups):
+    model, batch = make(), make_batch(count=7)
+    plain = model.text_tower(batch.input_ids, batch.attention_mask)
+    grouped = model.text_tower.by_length(batch.input_ids, batch.attention_mask, None, groups=groups)
+    there = batch.attention_mask > 0
+    assert torch.allclose(plain[there], grouped[there], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vit", "message"),
+    [
+        ("vit_relpos_small_patch16_224", "cannot build .* as a plain ViT"),
+        ("vit_small_r26_s32_224", "its stem does not take these sizes"),
+        ("vitamin_small_224", "cannot build|is no plain ViT"),
+        ("vit_enormous", "cannot build .*vit_enormous"),
+    ],
+)
+def test_only_a_plain_vit_can_be_the_image_tower(vit, message):
+    image = cfg.ImageTower(vit=vit, image_size=32, patch_size=16)
+    with pytest.raises(ConfigError, match=message):
+        MCR(tiny_config(model=dataclasses.replace(tiny_model(), image=image)))
 
 
 @pytest.mark.parametrize(("kind", "map_kind", "same"), [

@@ -8,15 +8,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from rich.console import Console
-from trees import write_open_i, write_png
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import read_image
-from mcr_infer.reports import ReportTokenizer, embed_text, split_report, train_tokenizer
+from mcr_infer.reports import embed_text, split_report
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.data.open_i import mesh_labels, open_open_i
 from train.data.radiographs import open_records
 from train.data.records import split_by_hash
+from trees import write_open_i, write_png
 
 ONE = ("CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-4001")
 FINDINGS, IMPRESSION = "The heart is XXXX in size. No effusion.", "Normal chest x-XXXX."

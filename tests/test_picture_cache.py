@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trees import write_png
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
@@ -20,6 +19,7 @@ from mcr_infer.preprocess import Preprocess
 from train.data import picture_cache
 from train.data.picture_cache import open_pictures, rendering_digest, stored_picture
 from train.data.strings import Strings
+from trees import write_png
 
 SIDE = 64
 

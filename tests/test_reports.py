@@ -372,7 +372,7 @@ def test_special_tokens_stand_where_the_models_expect_them_and_cannot_be_typed(t
 
 def test_the_same_texts_make_the_same_tokenizer_in_every_process():
     code = (
-        "import hashlib; from mcr_infer.reports import train_tokenizer\n"
+        "import hashlib; from mcr_infer.tokenizer import train_tokenizer\n"
         "texts = [f'{a}{b}{c} {c}{a}. {b}' for a in 'abcde' for b in 'lmnop' for c in 'vwxyz']\n"
         "print(hashlib.sha256(train_tokenizer(iter(texts), 120).to_str().encode()).hexdigest())"
     )

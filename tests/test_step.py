@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 import torch
-from batches import ALONE, make_batch, make_tiny_learner, tiny_config, tiny_model
 
+from batches import ALONE, make_batch, make_tiny_learner, tiny_config, tiny_model
 from train import config as cfg
 from train.loop import make_learner
 from train.optim import Average, learning_rate, make_optimizers, set_learning_rate
@@ -65,7 +65,9 @@ def test_gradient_checkpointing_keeps_fewer_activations():
         config = tiny_config(run=cfg.Run(gradient_checkpointing=checkpointing))
         learner, saved = make_tiny_learner(config), []
         learner.model.train()
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, saved=saved: saved.append(tensor) or tensor, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, saved=saved: saved.append(tensor) or tensor, lambda t: t
+        ):
             learner.model(make_batch(**BATCH))
         kept[checkpointing] = sum(tensor.numel() for tensor in saved)
     assert kept[True] < 0.7 * kept[False]
@@ -118,9 +120,13 @@ def test_a_non_finite_loss_stops_before_the_weights_change(precision):
     learner, batch = make_tiny_learner(config), make_batch(**BATCH)
     broken = dataclasses.replace(batch, patches=batch.patches * float("inf"))
     before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match=r"step \d+: loss nan.*pair 0.*the last checkpoint is intact"):
-        for step in range(60):
+
+    def run():
+        for step in range(60):  # an fp16 scale is lowered many times before it is no longer to blame
             train_step(learner, broken, config, step)
+
+    with pytest.raises(NonFiniteLossError, match=r"step \d+: loss nan.*pair 0.*the last checkpoint is intact"):
+        run()
     assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
 
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from trees import Study, hospital, small_mimic, write_mimic, write_png
 
 from mcr_infer.errors import ConfigError
 from train import config as cfg
@@ -14,6 +13,7 @@ from train.config import Config, load_config
 from train.data.radiographs import SURVEY, open_records
 from train.data.strings import Strings
 from train.settings import dump_toml
+from trees import Study, hospital, small_mimic, write_mimic, write_png
 
 ALL_FAULTS = (
     ("other_split", 1), ("no_split", 1), ("other_view", 2), ("missing_image", 1), ("unreadable_image", 2),

@@ -5,7 +5,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from trees import write_png
 
 from mcr_infer.errors import ConfigError
 from train import config as cfg
@@ -13,6 +12,7 @@ from train.data import tables
 from train.data.radiographs import open_records
 from train.data.records import split_by_hash
 from train.data.tables import open_table, read_rows
+from trees import write_png
 
 HEADER = ("image", "report", "patient", "split", "view", "findings")
 ROWS = [

@@ -23,7 +23,7 @@ from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError
-from mcr_infer.reports import train_tokenizer
+from mcr_infer.tokenizer import train_tokenizer
 from mcr_infer.verify import verify
 from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from train import checkpoint

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mcr_infer.errors import ConfigError
-from train.config import Config, differences, dump_toml, load_config, parse
+from train.config import Config, load_config
+from train.settings import differences, dump_toml, parse
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.toml"))
 
@@ -40,9 +41,16 @@ def test_defaults_are_valid_and_survive_a_round_trip(tmp_path):
         ({"masking": {"image_ratio": 1.0}}, r"masking.image_ratio must be in \[0, 1\), got 1.0"),
         ({"model": {"image": {"image_size": 100}}}, "image_size must be a positive multiple of patch_size"),
         ({"model": {"text": {"width": 100}}}, "must be a divisor of width 100"),
-        ({"data": {"train_seed": 5}}, "data.train_seed must be at least 1000000, got 5"),
-        ({"data": {"validation_seed": 999_990}}, "at most 1000000"),
-        ({"data": {"full": 0, "findings": 0, "impression": 0, "description": 0}}, "not all 0"),
+        ({"data": {"phantoms": {"train_seed": 5}}}, "data.phantoms.train_seed must be at least 1000000, got 5"),
+        ({"data": {"phantoms": {"validation_seed": 999_990}}}, "at most 1000000"),
+        ({"data": {"phantoms": {"full": 0, "findings": 0, "impression": 0, "description": 0}}}, "not all 0"),
+        ({"optim": {"layer_decay": 0.0}}, r"optim.layer_decay must be in \(0, 1\], got 0.0"),
+        ({"optim": {"ema_decay": 1.0}}, r"optim.ema_decay must be in \[0, 1\), got 1.0"),
+        ({"optim": {"micro_batch": 0}}, "optim.micro_batch must be at least 1, got 0"),
+        ({"model": {"decoders": {"super_resolution": 0}}}, "super_resolution must be at least 1, got 0"),
+        ({"framework": "triple"}, "framework must be one of mcr, dual_stream, got 'triple'"),
+        ({"data": {"radiographs": {"views": "PA"}}}, "data.radiographs.views must be a list, got 'PA'"),
+        ({"data": {"radiographs": {"views": ["PA", 3]}}}, r"views\[1\] must be of type str, got 3"),
         ({"optim": {"unmasked_steps": 10, "steps": 5}}, r"must be in \[0, steps\], got 10"),
     ],
 )

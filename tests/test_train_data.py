@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from mcr_infer.errors import ConfigError
 from mcr_infer.phantom import make
 from mcr_infer.phantom.findings import finding_set
-from mcr_infer.reports import ReportTokenizer, embed_text, train_tokenizer
+from mcr_infer.reports import embed_text
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.augment import augment
 from train.data import Draw, Sample, Schedule, collate
@@ -99,7 +100,7 @@ def test_a_draw_is_the_same_in_any_process_and_new_in_each_epoch(store, tokenize
             if item.name != "sources":
                 assert torch.equal(getattr(one, item.name), getattr(other, item.name))
     assert not torch.equal(here[0].patches[0], here[1].patches[0])
-    assert here[0].sources == (FIRST + 3, FIRST + 9, FIRST + 4)
+    assert here[0].sources == tuple(f"phantom {FIRST + place}" for place in (3, 9, 4))
 
 
 def test_masked_draws_hide_the_configured_share_and_others_nothing(store, tokenizer):
@@ -159,15 +160,21 @@ def test_batches_pad_reports_and_nothing_else():
     def sample(length):
         return Sample(
             patches=np.ones((4, 9), np.float32), visible=np.array([0, 2]), hidden=np.array([1, 3]),
-            input_ids=np.arange(5, 5 + length), word_mask=np.ones(length, np.bool_), key=length, source=length,
+            targets=np.full((2, 36), 3.0, np.float32), input_ids=np.arange(5, 5 + length),
+            masked_ids=np.full(length, 4), word_mask=np.ones(length, np.bool_), key=length, source=f"pair {length}",
         )  # fmt: skip
 
     batch = collate([sample(3), sample(5)])
     assert batch.input_ids.tolist() == [[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch.word_mask.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
+    assert batch.masked_ids.tolist() == [[4, 4, 4, 0, 0], [4] * 5]
     assert batch.keys.tolist() == [3, 5]
     assert batch.patches.shape == (2, 4, 9)
+    assert batch.targets.shape == (2, 2, 36)
+    first, second = batch.split(1)
+    assert (first.sources, second.sources) == (("pair 3",), ("pair 5",))
+    assert second.input_ids.tolist() == [[5, 6, 7, 8, 9]]
 
 
 def schedule(first_step=0, **changes):

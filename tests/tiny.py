@@ -11,7 +11,7 @@ from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, wr
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, Bundle
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.reports import ReportTokenizer, train_tokenizer
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 
 PREPROCESS = Preprocess(image_size=16, patch_size=4)
 DIM, MAX_TOKENS, VOCAB = 8, 24, 120

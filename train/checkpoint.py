@@ -3,13 +3,17 @@
 RUN/config.toml          the resolved configuration
 RUN/tokenizer.json       trained at the start of the run
 RUN/data.json            what was found when real pairs were surveyed
-RUN/state.safetensors    weights, their average, optimisers, loss scale and step in one file: one rename replaces all together
+RUN/state.safetensors    weights, their average, optimisers, loss scale and step: one rename replaces all together
 RUN/model.safetensors    the weights alone, for export and evaluation: the average, where one is kept
 RUN/metrics.jsonl        one JSON object a line
 """
 
+import contextlib
+import fcntl
 import json
+import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,11 +22,11 @@ from torch import Tensor
 
 from mcr_infer.errors import ConfigError
 from train.config import Config, load_config
-from train.settings import differences, dump_toml
-from train.step import Learner
 from train.files import replace_file
 from train.model import MCR
 from train.optim import Average
+from train.settings import differences, dump_toml
+from train.step import Learner
 
 CONFIG, TOKENIZER, STATE, MODEL, METRICS = (
     "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl",
@@ -34,15 +38,33 @@ _FREE = ("run.workers:", "run.log_every:", "run.evaluate_every:", "run.checkpoin
 """Values that may change when a run goes on: they do not touch what is learnt."""
 
 
-def open_run(run: Path, config: Config) -> None:
-    """Make the run folder, or make sure that the one that exists was made with the same configuration."""
+@contextlib.contextmanager
+def open_run(run: Path, config: Config) -> Iterator[None]:
+    """Make the run folder and hold it, or the one that exists, if it was made with the same configuration.
+
+    Raises `ConfigError` where another process trains into it, or where the configuration is another.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    path = run / CONFIG
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            # On the folder itself: the kernel lets go when this process ends, however it ends.
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training into {run}: wait for it, or give another --out") from None
+        _agree(run / CONFIG, config)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _agree(path: Path, config: Config) -> None:
+    """Write the configuration, or refuse one that differs from what the run was started with."""
     if path.exists():
         changed = [line for line in differences(load_config(path), config) if not line.startswith(_FREE)]
         if changed:
             raise ConfigError(
-                f"{run} was started with another configuration ({'; '.join(changed)}): "
+                f"{path.parent} was started with another configuration ({'; '.join(changed)}): "
                 "give another --out, or remove the folder to start over"
             )
     replace_file(path, dump_toml(config).encode())

@@ -21,7 +21,7 @@ class ImageTower:
     vit: str = "vit_tiny_patch16_224"
     """Any `vit_*` name of timm."""
     pretrained: str | None = None
-    """Where the weights start: `hub` for timm's own of that name, or a file (timm, or an MAE checkpoint); None = untrained."""
+    """Where the weights start: `hub` for timm's own of that name, or a file of timm or MAE; None = untrained."""
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
@@ -205,10 +205,15 @@ class Phantoms:
     def __post_init__(self) -> None:
         require(self.train_seed >= 1_000_000, "data.phantoms.train_seed", self.train_seed, "at least 1000000")
         end = self.validation_seed + self.validation_count
-        require(self.validation_seed >= 900_000, "data.phantoms.validation_seed", self.validation_seed, "at least 900000")
+        require(
+            self.validation_seed >= 900_000, "data.phantoms.validation_seed", self.validation_seed, "at least 900000"
+        )
         require(end <= 1_000_000, "data.phantoms.validation_seed + validation_count", end, "at most 1000000")
         require(
-            min(self.shares) >= 0 and sum(self.shares) > 0, "data.phantoms shares", self.shares, "not negative, not all 0"
+            min(self.shares) >= 0 and sum(self.shares) > 0,
+            "data.phantoms shares",
+            self.shares,
+            "not negative, not all 0",
         )
 
     @property

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -17,13 +16,12 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mcr_infer.metrics import label_ranks, macro_weights
 from train import checkpoint
 from train.config import Config
 from train.data import Pairs, Schedule, collate
 from train.data.opening import open_pairs, progress_bar
 from train.distributed import World, open_world
-from train.evaluate import Embeddings, embed_pairs
+from train.held_out import embed_pairs, recall_figures
 from train.model import MCR
 from train.optim import Average, make_optimizers
 from train.step import Learner, train_step
@@ -35,14 +33,16 @@ def train(config: Config, run: Path, *, console: Console) -> None:
     Started by torchrun, every process trains on its part of each batch, and the first one writes and talks.
     """
     with open_world(config.run.device) as world:
-        _train(config, run, world, console if world.leads else Console(quiet=True))
+        if world.leads:
+            with checkpoint.open_run(run, config):
+                _train(config, run, world, console)
+        else:
+            _train(config, run, world, Console(quiet=True))
 
 
 def _train(config: Config, run: Path, world: World, console: Console) -> None:
     # ---- The run folder, the pairs and the tokenizer: made by the first process, found by the others -----------------
     with world.leader_first():
-        if world.leads:
-            checkpoint.open_run(run, config)
         pairs, held_out, _ = open_pairs(config, run, console)
 
     # ---- Model and optimisers, new or as the run left them ----------------------------------------------------------
@@ -114,23 +114,6 @@ def evaluate(learner: Learner, average: Average | None, held_out: Pairs, config:
     model.load_state_dict(average.weights)
     figures = recall_figures(embed_pairs(model, held_out, config))
     model.load_state_dict(own)
-    return figures
-
-
-def recall_figures(embedded: Embeddings) -> dict[str, float]:
-    """Return recall@1, 5 and 10 both ways: a hit shares the finding set, or the report where nobody labelled the pairs.
-
-    Each finding set weighs the same, however many pairs have it.
-    """
-    known = [pair.report if pair.findings is None else pair.findings for pair in embedded.pairs]
-    _, codes = np.unique(np.asarray(known), return_inverse=True)
-    weights = macro_weights(codes)
-    figures = {}
-    sides = (("image_to_report", embedded.images, embedded.texts), ("report_to_image", embedded.texts, embedded.images))
-    for name, queries, gallery in sides:
-        ranks = label_ranks(queries, gallery, codes, codes)
-        for k in (1, 5, 10):
-            figures[f"{name}_r{k}"] = float(np.average(ranks <= k, weights=weights))
     return figures
 
 

@@ -44,12 +44,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One modality after its tower: tokens [N, K, W], mapped tokens [N, K, D], which are `present` [N, K], embedding [N, D]."""
+    """One modality after its tower and in the common space."""
 
     tokens: Tensor
+    """[N, K, W]"""
     local: Tensor
+    """[N, K, D], mapped one by one"""
     present: Tensor
+    """bool [N, K], False = padding"""
     embedding: Tensor
+    """[N, D], unit"""
 
 
 class MCR(nn.Module):
@@ -85,6 +89,10 @@ class MCR(nn.Module):
         """Embed tokens [N, T]: unit embedding [N, D], local [N, T, D], weights [N, T] with 0 at padding."""
         tokens = self.text_tower(input_ids, attention_mask)
         return self._enter_space("text", tokens, attention_mask > 0)
+
+    def encode_visible(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed what a batch leaves visible of images and reports: unit embeddings [N, D] each."""
+        return self._see(batch).embedding, self._read(batch).embedding
 
     def forward(self, batch: Batch) -> Output:
         """Run the one masked pass: both embeddings and both reconstructions come from the same visible tokens."""

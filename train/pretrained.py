@@ -69,7 +69,8 @@ def load_bert(config: cfg.TextTower) -> BertModel:
         raise ConfigError(f"model.text.pretrained must be a BERT, {where!r} is of type {settings.model_type!r}")
     if settings.max_position_embeddings < config.max_tokens:
         raise ConfigError(
-            f"model.text.max_tokens {config.max_tokens} is more than the {settings.max_position_embeddings} positions of {where}"
+            f"model.text.max_tokens {config.max_tokens} is more than the {settings.max_position_embeddings} positions "
+            f"of {where}"
         )
     settings.hidden_dropout_prob = settings.attention_probs_dropout_prob = config.dropout
     bert = AutoModel.from_pretrained(where, config=settings, add_pooling_layer=False, dtype=torch.float32)

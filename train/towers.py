@@ -19,11 +19,16 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: cfg.ImageTower) -> None:
         super().__init__()
         overrides = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
-        self.vit = create_model(
-            config.vit, img_size=config.image_size, patch_size=config.patch_size, in_chans=1, num_classes=0,
-            class_token=False, reg_tokens=0, global_pool="",
-            **{key: value for key, value in overrides.items() if value is not None},
-        )  # fmt: skip
+        try:
+            self.vit = create_model(
+                config.vit, img_size=config.image_size, patch_size=config.patch_size, in_chans=1, num_classes=0,
+                class_token=False, reg_tokens=0, global_pool="",
+                **{key: value for key, value in overrides.items() if value is not None},
+            )  # fmt: skip
+        except (AssertionError, RuntimeError, TypeError) as exc:
+            raise ConfigError(
+                f"timm cannot build model.image.vit {config.vit!r} as a plain ViT: {exc or 'its stem does not fit'}"
+            ) from exc
         if type(self.vit) is not VisionTransformer or not isinstance(self.vit.patch_embed.proj, nn.Conv2d):
             raise ConfigError(
                 f"model.image.vit {config.vit!r} is no plain ViT (timm builds {type(self.vit).__name__}): the tower takes "
@@ -84,12 +89,10 @@ class TextEncoder(nn.Module):
         hidden = -10_000.0 * (attention_mask == 0).float()[:, None, None, :]
         return self.bert(input_ids=input_ids, attention_mask=hidden, position_ids=positions).last_hidden_state
 
-    def by_length(
-        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None, *, groups: int
-    ) -> Tensor:
+    def by_length(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None, *, groups: int) -> Tensor:
         """Do as `forward`, in groups of reports of like length: short ones are not padded to the longest of the batch.
 
-        What comes out at padding is 0. Worth it on a CPU, where padding costs as much as words do.
+        What comes out at padding means nothing. Worth it on a CPU, where padding costs as much as words do.
         """
         lengths = attention_mask.sum(dim=1)
         order = lengths.argsort()

@@ -52,7 +52,10 @@ def project(
     aerated = lung / (0.5 * body.depth)
     inside = np.minimum(1.0, 1.6 * aerated)
 
-    path = SOFT_TISSUE * np.maximum(trunk - lung - scene.free_air["left"] - scene.free_air["right"], 0.0) + body.lung_density * lung * texture
+    path = (
+        SOFT_TISSUE * np.maximum(trunk - lung - scene.free_air["left"] - scene.free_air["right"], 0.0)
+        + body.lung_density * lung * texture
+    )
     path += SOFT_TISSUE * (vessels * body.vessel_gain * scene.vessels * inside + scene.tissue)
     path += (_bones(scene) + _airways(chest)) * (trunk > 20.0) + METAL * metal + PLASTIC * plastic
     return _expose(np.maximum(path, 0.0), grid, body, detector)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import AutoTokenizer
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.reports import ReportTokenizer, train_tokenizer
+from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train.config import Config
 from train.data import Pairs
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts

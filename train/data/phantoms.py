@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from mcr_infer.phantom import make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
-from mcr_infer.reports import ReportTokenizer, embed_text
+from mcr_infer.reports import embed_text
+from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
@@ -126,9 +127,7 @@ class PhantomPairs(Dataset[Sample]):
         return self._samples.make(pixels, text, same=same, source=f"phantom {stored.seed}", masked=masked, rng=rng)
 
 
-def phantom_texts(
-    store: PhantomStore, shares: Sequence[float], count: int, rng: np.random.Generator
-) -> Iterator[str]:
+def phantom_texts(store: PhantomStore, shares: Sequence[float], count: int, rng: np.random.Generator) -> Iterator[str]:
     """Yield `count` texts as training writes them."""
     for index in range(count):
         yield write_text(store[index % len(store)], shares, rng)

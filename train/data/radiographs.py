@@ -11,7 +11,7 @@ from rich.console import Console
 from torch.utils.data import Dataset
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.reports import ReportTokenizer
+from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
@@ -110,7 +110,7 @@ class RadiographPairs(Dataset[Sample]):
         return self._store.patient(index)
 
     def _identity(self, index: int) -> int:
-        """Return 63 bits of the pair's name: they stay the same when other pairs come or go."""
+        """Return 63 bits of the pair's name, so that its draws do not depend on its place among the pairs."""
         digest = hashlib.blake2b(self._store.name(index).encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
 

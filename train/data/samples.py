@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.reports import ReportTokenizer
+from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Sample
 from train.masking import hide_words, split_patches
@@ -40,9 +40,7 @@ class SampleMaker:
         if len(hidden) and self._target_preprocess != self._preprocess:
             targets, _ = self._target_preprocess.patches(pixels)
         input_ids, _ = self._tokenizer.encode([text])
-        word_mask = hide_words(
-            self._tokenizer.word_ids([text])[0], self._masking.text_ratio if masked else 0.0, rng
-        )
+        word_mask = hide_words(self._tokenizer.word_ids([text])[0], self._masking.text_ratio if masked else 0.0, rng)
         return Sample(
             patches=patches,
             visible=visible,

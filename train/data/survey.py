@@ -7,11 +7,11 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,9 @@ _AHEAD = 1024
 """Records whose files are looked at together, by a few threads: on a network share each look waits for an answer."""
 
 _THREADS = 8
+
+_TOGETHER = 32
+"""Of them, those that one thread looks at in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +169,19 @@ def _with_files(records: Iterator[Record]) -> Iterator[tuple[Record, os.stat_res
     """Look at the image file and read the report of each record; order is kept."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="survey") as pool:
         while some := list(islice(records, _AHEAD)):
-            yield from zip(some, pool.map(_image_status, some), pool.map(_report_text, some), strict=True)
+            parts = (some[start : start + _TOGETHER] for start in range(0, len(some), _TOGETHER))
+            yield from chain.from_iterable(pool.map(_looked_at, parts))
+
+
+def _looked_at(records: Sequence[Record]) -> list[tuple[Record, os.stat_result | str, str | _Unread]]:
+    found: list[tuple[Record, os.stat_result | str, str | _Unread]] = []
+    before: Path | str | None = None
+    report: str | _Unread = ""
+    for record in records:
+        if record.report != before:  # images of one study follow each other
+            before, report = record.report, _report_text(record)
+        found.append((record, _image_status(record), report))
+    return found
 
 
 def _image_status(record: Record) -> os.stat_result | str:

@@ -1,0 +1,118 @@
+"""Two real processes over gloo, started as a user starts them, against one process with the same global batch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcr_infer.errors import ConfigError
+from train import checkpoint
+from train.distributed import open_world
+
+CONFIG = """
+[model.image]
+image_size = 32
+patch_size = 8
+width = 32
+depth = 1
+heads = 2
+[model.text]
+vocab_size = 400
+max_tokens = 48
+width = 32
+depth = 1
+heads = 2
+dropout = 0.0
+[model.space]
+embedding_dim = 16
+[model.decoders]
+image_width = 16
+image_heads = 2
+report_heads = 2
+[optim]
+steps = 4
+batch_size = 8
+warmup_steps = 1
+unmasked_steps = 1
+clip_norm = 1e9
+[data]
+cache = "{cache}"
+[data.phantoms]
+size = 48
+train_count = 50
+validation_count = 50
+[run]
+workers = 0
+log_every = 1
+evaluate_every = 4
+checkpoint_every = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distributed")
+    path = folder / "config.toml"
+    path.write_text(CONFIG.format(cache=folder / "cache"))
+    return path
+
+
+def train(config, run, *, processes=1, overrides=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    arguments = ["-m", "train", "--config", str(config), "--out", str(run), "--threads", "1"]
+    sets = [part for override in overrides for part in ("--set", override)]
+    done = subprocess.run([*command, *arguments, *sets], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in (run / checkpoint.METRICS).read_text().splitlines()]
+    return lines, load_file(run / checkpoint.MODEL)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    return train(config, tmp_path_factory.mktemp("runs") / "alone")
+
+
+@pytest.mark.parametrize("overrides", [(), ("optim.micro_batch=3",)], ids=["whole", "cached"])
+def test_two_processes_train_as_one_with_the_same_global_batch(config, alone, overrides, tmp_path):
+    lines, weights = train(config, tmp_path / "pair", processes=2, overrides=overrides)
+    for one, two in zip(alone[0], lines, strict=True):
+        for name in set(one) - {"kind", "seconds", "waited"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), (one["step"], name)
+    assert sum(line["kind"] == "evaluation" for line in lines) == 1
+    for name, tensor in alone[1].items():
+        # AdamW turns a gradient of nearly nothing into a full step of either sign: a few weights may differ by that.
+        assert float((weights[name] - tensor).abs().mean()) < 2e-5, name
+
+
+def test_a_run_goes_on_with_another_number_of_processes(config, alone, tmp_path):
+    short = ["optim.steps=4", "run.checkpoint_every=2"]
+    lines, _ = train(config, tmp_path / "run", overrides=short)
+    again, _ = train(config, tmp_path / "run", processes=2, overrides=short)
+    assert lines == again  # it was finished: nothing is repeated, nothing is lost
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(config, tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
+        "--config", str(config), "--out", str(tmp_path / "run"), "--set", "optim.batch_size=9", "--threads", "1",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "optim.batch_size 9 cannot be shared evenly by 2 processes" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"wants GPU 0, but 0 are visible"), open_world("cuda"):
+        pass
+
+
+def test_one_process_gathers_nothing():
+    rows = torch.arange(6.0).reshape(3, 2)
+    with open_world("cpu") as world:
+        assert world.leads
+        assert world.gather(rows) is rows
+        assert world.total(rows) is rows

@@ -1,0 +1,132 @@
+import pytest
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from transformers import BertConfig, BertModel
+
+from batches import make_batch, tiny_config, tiny_model
+from mcr_infer.errors import ConfigError
+from train import config as cfg
+from train.towers import ImageEncoder, TextEncoder
+
+SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def tower(pretrained, image_size=32, patch_size=8):
+    config = cfg.ImageTower(
+        image_size=image_size, patch_size=patch_size, width=32, depth=2, heads=2, pretrained=str(pretrained),
+        pixel_mean=0.0, pixel_std=1.0,
+    )  # fmt: skip
+    return ImageEncoder(config).eval()
+
+
+@pytest.fixture
+def source():
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=5, **SIZES).eval()
+
+
+def positions(count, patches):
+    return torch.arange(patches).repeat(count, 1)
+
+
+def cut(picture, size):
+    """[N, H, W] -> [N, K, P*P]"""
+    return torch.nn.functional.unfold(picture[:, None], size, stride=size).transpose(1, 2)
+
+
+def test_a_timm_checkpoint_fills_the_tower(source, tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(source.state_dict(), path)
+    image = tower(path)
+    for name, tensor in source.blocks.state_dict().items():
+        assert torch.equal(image.vit.blocks.state_dict()[name], tensor)
+    # Three colours of one grey picture and one grey channel give the same patch tokens; the class token is left out.
+    picture = torch.rand(2, 32, 32)
+    colours = source.patch_embed(picture[:, None].expand(-1, 3, -1, -1)) + source.pos_embed[:, 1:]
+    expected = source.norm(source.blocks(source.norm_pre(colours)))
+    assert torch.allclose(image(cut(picture, 8), positions(2, 16)), expected, atol=1e-4)
+
+
+def test_positions_and_patches_of_another_size_are_interpolated(source, tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.save(source.state_dict(), path)
+    larger = tower(path, image_size=48, patch_size=8)
+    expected = resample_abs_pos_embed(source.pos_embed, [6, 6], num_prefix_tokens=1)[:, 1:]
+    assert torch.allclose(larger.vit.pos_embed, expected, atol=1e-6)
+    coarser = tower(path, image_size=64, patch_size=16)
+    assert coarser.vit.patch_embed.proj.weight.shape == (32, 1, 16, 16)
+    # A smooth picture twice as large means nearly the same to patches twice as large.
+    ramp = torch.linspace(0, 1, 32)[None, :, None].expand(1, 32, 32).contiguous()
+    twice = torch.nn.functional.interpolate(ramp[None], scale_factor=2, mode="bicubic")[0]
+    small, large = tower(path)(cut(ramp, 8), positions(1, 16)), coarser(cut(twice, 16), positions(1, 16))
+    assert float(torch.nn.functional.cosine_similarity(small, large, dim=-1).min().detach()) > 0.99
+
+
+def test_a_masked_autoencoder_checkpoint_fills_the_tower(source, tmp_path):
+    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("head.")}
+    decoder = {
+        "mask_token": torch.zeros(1, 1, 16),
+        "decoder_pred.weight": torch.zeros(4, 4),
+        "decoder_pos_embed": torch.zeros(3),
+    }
+    path = tmp_path / "mae.pth"
+    torch.save({"model": weights | decoder, "epoch": torch.tensor(1)}, path)
+    assert torch.equal(tower(path).vit.norm.weight, source.norm.weight)
+
+
+def test_what_does_not_fit_is_named(source, tmp_path):
+    weights = source.state_dict()
+    torch.save({k: v for k, v in weights.items() if k != "blocks.1.mlp.fc1.bias"}, tmp_path / "short.pth")
+    with pytest.raises(ConfigError, match=r"1 weights are missing \['blocks.1.mlp.fc1.bias'\], 0 are unknown"):
+        tower(tmp_path / "short.pth")
+    torch.save(weights | {"adapter.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    with pytest.raises(ConfigError, match=r"1 are unknown \['adapter.weight'\]"):
+        tower(tmp_path / "more.pth")
+    wide = weights | {"norm.weight": torch.zeros(64)}
+    torch.save(wide, tmp_path / "wide.pth")
+    with pytest.raises(ConfigError, match=r"norm.weight has shape \(64,\), the tower's is \(32,\)"):
+        tower(tmp_path / "wide.pth")
+    with pytest.raises(ConfigError, match="must be 'hub' or a file"):
+        tower(tmp_path / "absent.pth")
+
+
+@pytest.fixture
+def bert(tmp_path):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=32, type_vocab_size=2,
+    )  # fmt: skip
+    model = BertModel(config).eval()
+    model.save_pretrained(tmp_path / "bert")
+    return model, tmp_path / "bert"
+
+
+def test_a_pretrained_bert_is_the_text_tower(bert):
+    model, folder = bert
+    text = TextEncoder(cfg.TextTower(pretrained=str(folder), max_tokens=16, dropout=0.0)).eval()
+    assert text.width == 24
+    batch = make_batch()
+    expected = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    there = batch.attention_mask > 0
+    assert torch.allclose(text(batch.input_ids, batch.attention_mask)[there], expected[there], atol=1e-5)
+
+
+def test_a_model_takes_its_sizes_from_the_pretrained_tower(bert):
+    from train.model import MCR
+
+    model = tiny_model()
+    changed = cfg.Model(
+        image=model.image, space=model.space, decoders=model.decoders,
+        text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16),
+    )  # fmt: skip
+    output = MCR(tiny_config(model=changed))(make_batch())
+    assert output.words.shape[1] == 50
+
+
+def test_a_bert_that_does_not_fit_is_named(bert, tmp_path):
+    with pytest.raises(ConfigError, match="max_tokens 64 is more than the 32 positions"):
+        TextEncoder(cfg.TextTower(pretrained=str(bert[1]), max_tokens=64))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        TextEncoder(cfg.TextTower(pretrained=str(tmp_path / "absent")))
