@@ -56,6 +56,38 @@ def test_a_phantom_is_the_same_body_at_every_size():
     assert np.corrcoef(shrunk[inside].ravel(), small.stored[inside].ravel())[0, 1] > 0.99
 
 
+def test_a_phantom_is_exposed_alike_at_every_size():
+    for seed in range(6):
+        pictures = [phantom.make(seed, size).stored for size in (128, 256, 512)]
+        middles = [
+            stored[len(stored) // 4 : -len(stored) // 4, len(stored) // 4 : -len(stored) // 4] for stored in pictures
+        ]
+        levels = [np.percentile(middle, (25, 50, 75)) for middle in middles]
+        assert np.allclose(levels, levels[1], atol=0.02 * 4095)
+
+
+def test_fluid_fills_the_air_of_a_pneumothorax_on_its_side():
+    air = finding(PNEUMOTHORAX, "left", size=0.6)
+    fluid = finding(EFFUSION, "left", size=0.5)
+    for order in ((air, fluid), (fluid, air)):
+        both = phantom.make(4, 128, findings=order).stored.astype(float)
+        alone = phantom.make(4, 128, findings=(air,)).stored.astype(float)
+        base = np.s_[84:90, 90:96]  # above the left hemidiaphragm, near the wall
+        assert np.median(both[base]) > np.median(alone[base]) + 0.15 * 4095
+
+
+def test_a_pneumothorax_that_pushes_nothing_changes_nothing_else():
+    # Just below and just above the size from which it may push the mediastinum: half of the seeds do not.
+    moved = []
+    for seed in range(8):
+        below, above = (
+            phantom.make(seed, 128, findings=(finding(PNEUMOTHORAX, "left", size=size),)).stored.astype(float)
+            for size in (0.699, 0.701)
+        )
+        moved.append(np.abs(above - below)[:, :56].mean())
+    assert sum(level < 2.0 for level in moved) in range(2, 7)
+
+
 @pytest.mark.parametrize("kind", SIDED)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_finding_of_one_side_is_seen_on_that_side(kind: str, side: str):
@@ -76,8 +108,8 @@ def test_every_finding_can_be_seen(kind: str):
     # Not larger: above 0.7 a pneumothorax may shift the mediastinum, and everything in the picture with it.
     millimetres = 45.0 if kind == NODULE else None
     large = Finding(kind=kind, side=drawn.side, lobe=drawn.lobe, size=0.7, millimetres=millimetres)
-    # The strongest half percent of the pixels moves by more than 3 % of the range.
-    assert np.quantile(change(5, large), 0.995) > 0.03 * 4095
+    # The strongest half percent of the pixels moves by more than 2.5 % of the range.
+    assert np.quantile(change(5, large), 0.995) > 0.025 * 4095
 
 
 def test_a_large_heart_is_wider():

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from safetensors import safe_open
-from trees import small_mimic
 
 from train import checkpoint
 from train.config import load_config
 from train.loop import train
+from trees import small_mimic
 
 RECIPE = Path(__file__).parents[1] / "train" / "configs" / "mimic_cxr_vitb16.toml"
 
