@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override, as in python -m train"
     )
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE.json")
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE.json", help="one entry a configuration")
     parser.add_argument("--one", choices=FRAMEWORKS, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
@@ -64,7 +64,9 @@ def main() -> int:
         print(f"| {name} | {one['seconds']:.3f} | {one['peak_mib']:.0f} |")
     print(f"| ratio | {result['time_ratio']:.3f} | {result['memory_ratio']:.3f} |")
     if options.out is not None:
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+        known[options.config.stem] = result
+        options.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

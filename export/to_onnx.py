@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx.external_data_helper import convert_model_to_external_data, write_external_data_tensors
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -31,7 +32,7 @@ from export.parity import DualEncoder, gate, reference
 from mcr_infer import phantom
 from mcr_infer.backends import Side
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, Bundle
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import ReportTokenizer
@@ -40,6 +41,9 @@ from train import checkpoint
 OPSET = 20
 KEPT_WHOLE = {"LayerNormalization": "layer_norm", "Gelu": "gelu"}
 """ONNX operators and the torch operators that must each become exactly one of them."""
+
+LARGE_WEIGHT = 1024
+"""Bytes from which a weight lies outside the graph; shape inference wants to see the small ones."""
 
 GOLDEN_SEEDS = (0, 1)
 """Phantoms whose picture and report are the golden inputs."""
@@ -133,7 +137,7 @@ def export_bundle(
         towers: dict[Side, OnnxTower] = {}
         for side, file in (("image", IMAGE), ("text", TEXT)):
             graph = export_tower(model, side, preprocess=preprocess, max_tokens=max_tokens)
-            (folder / file).write_bytes(graph.proto.SerializeToString(deterministic=True))
+            write_graph(graph.proto, folder / file)
             towers[side] = OnnxTower(folder / file, device="cpu")
             weights |= graph.weights
         parity = gate(model, towers, preprocess=preprocess, max_tokens=max_tokens, vocab_size=_vocab_size(tokenizer))
@@ -154,6 +158,13 @@ def export_bundle(
             training=training or {},
         )
     return Bundle.open(out)
+
+
+def write_graph(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a graph with its weights beside it, where the runtime maps them instead of parsing them."""
+    convert_model_to_external_data(proto, location=f"{path.name}{WEIGHTS_SUFFIX}", size_threshold=LARGE_WEIGHT)
+    write_external_data_tensors(proto, str(path.parent))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def golden_arrays(model: DualEncoder, preprocess: Preprocess, tokenizer: ReportTokenizer) -> dict[str, NDArray[Any]]:
@@ -242,8 +253,10 @@ def _export_run(options: argparse.Namespace) -> Bundle:
     if missing:
         raise BundleError(f"{', '.join(missing)} cannot be read: the bundle carries it along")
     training = tomllib.loads((options.run / checkpoint.CONFIG).read_text(encoding="utf-8"))
-    # A path of the machine that trained; it says nothing about the weights.
+    # Paths of the machine that trained; they say nothing about the weights.
     training.get("data", {}).pop("cache", None)
+    for name in ("images", "reports", "table"):
+        training.get("data", {}).get("radiographs", {}).pop(name, None)
     # The convention of reproducible builds: https://reproducible-builds.org/specs/source-date-epoch/
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     day = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)

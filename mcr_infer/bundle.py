@@ -3,6 +3,7 @@
     manifest.json   what the towers are, and the digest of every other file
     image.onnx      patches, positions -> embedding, local, weights
     text.onnx       input_ids, attention_mask -> embedding, local, weights
+    *.onnx.data     the weights of the graph of that name, which the runtime maps into memory
     tokenizer.json  the WordPiece of the text tower
     golden.npz      inputs and outputs of the model that was exported
 
@@ -30,6 +31,8 @@ from mcr_infer.preprocess import Preprocess
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+WEIGHTS_SUFFIX = ".data"
+"""A graph's weights lie in the file of its name with this suffix; small graphs may have them inside."""
 CHECKSUMS = "SHA256SUMS"
 """The digests of all files, the manifest included, as `sha256sum --check` reads them; nothing but `verify` opens it."""
 
@@ -117,6 +120,13 @@ class Bundle:
                 f"{record.bytes} bytes with {record.sha256}; copy or export the bundle again"
             )
         return path
+
+    def verified_tower(self, side: str) -> Path:
+        """Return the path of the graph of `image` or `text`, it and its weights verified."""
+        name = self.tower_files[side]
+        if f"{name}{WEIGHTS_SUFFIX}" in self.files:
+            self.verified(f"{name}{WEIGHTS_SUFFIX}")
+        return self.verified(name)
 
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Read the golden inputs and outputs, verified: arrays by `image.patches`, `text.embedding` and so on."""

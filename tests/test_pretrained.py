@@ -4,8 +4,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from transformers import BertConfig, BertModel
 
-from batches import make_batch, tiny_config, tiny_model
+from batches import make_batch, make_tiny_learner, tiny_config, tiny_model
 from mcr_infer.errors import ConfigError
+from train import checkpoint
 from train import config as cfg
 from train.towers import ImageEncoder, TextEncoder
 
@@ -123,6 +124,26 @@ def test_a_model_takes_its_sizes_from_the_pretrained_tower(bert):
     )  # fmt: skip
     output = MCR(tiny_config(model=changed))(make_batch())
     assert output.words.shape[1] == 50
+
+
+def test_a_checkpoint_needs_nothing_of_what_it_was_pretrained_on(bert, source, tmp_path):
+    vit = tmp_path / "vit.pth"
+    torch.save(source.state_dict(), vit)
+    model = tiny_model()
+    changed = cfg.Model(
+        image=cfg.ImageTower(image_size=32, patch_size=8, width=32, depth=2, heads=2, pretrained=str(vit)),
+        text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16), space=model.space, decoders=model.decoders,
+    )  # fmt: skip
+    config = tiny_config(model=changed)
+    learner, run = make_tiny_learner(config), tmp_path / "run"
+    with checkpoint.open_run(run, config):
+        checkpoint.save_state(run, learner, None, 1)
+    vit.unlink()
+    (bert[1] / "config.json").unlink()
+    loaded, _ = checkpoint.load_model(run)
+    batch = make_batch()
+    for one, other in zip(loaded.encode_visible(batch), learner.model.eval().encode_visible(batch), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_bert_that_does_not_fit_is_named(bert, tmp_path):

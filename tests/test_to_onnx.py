@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from export.parity import gate, reference
-from export.to_onnx import Graph, export_tower, main
+from export.to_onnx import Graph, export_tower, main, write_graph
 from mcr_infer.backends import open_tower
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import Bundle
@@ -28,7 +28,8 @@ from mcr_infer.verify import verify
 from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from train import checkpoint
 from train.config import Config as TrainConfig
-from train.config import dump_toml, parse
+from train.model import MCR
+from train.settings import dump_toml, parse
 
 SMALL = {
     "model": {
@@ -47,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     config = parse(TrainConfig, SMALL)
     torch.manual_seed(0)
-    model = checkpoint.make_model(config)
+    model = MCR(config)
     # Not the near-zero start, under which many mistakes would not show.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -74,7 +75,8 @@ def test_the_bundle_is_described(bundle: Bundle, run: Path):
     assert (bundle.name, bundle.notice, bundle.created) == ("small", "never trained", "2026-11-23")
     assert (bundle.embedding_dim, bundle.max_tokens, bundle.preprocess.patch_count) == (12, 24, 16)
     assert sorted(bundle.files) == [
-        "MODEL_CARD.md", "golden.npz", "image.onnx", "text.onnx", "tokenizer.json", "training.jsonl",
+        "MODEL_CARD.md", "golden.npz", "image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data", "tokenizer.json",
+        "training.jsonl",
     ]  # fmt: skip
     assert bundle.manifest["training"]["model"]["space"]["embedding_dim"] == 12
     assert bundle.verified("training.jsonl").read_text() == (run / checkpoint.METRICS).read_text()
@@ -102,7 +104,12 @@ def test_the_graphs_are_plain_whole_and_named(bundle: Bundle):
         operators = [node.op_type for node in model.graph.node]
         assert (operators.count("LayerNormalization"), operators.count("Gelu")) == counts
         assert [(one.domain, one.version) for one in model.opset_import] == [("", 20)]
-        assert all(not tensor.external_data for tensor in model.graph.initializer)
+        alone = onnx.load(bundle.verified(name), load_external_data=False)
+        outside = {
+            entry.value for one in alone.graph.initializer for entry in one.external_data if entry.key == "location"
+        }
+        assert outside == {f"{name}.data"}
+        assert bundle.files[name].bytes < 60_000
         axes = {
             value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
             for value in (*model.graph.input, *model.graph.output)
@@ -164,8 +171,32 @@ def test_the_fingerprint_follows_the_towers_and_nothing_else(text_again: Graph, 
     assert {name.split(".")[0] for name in names} == {"text_tower", "maps", "aggregators"}
 
 
-def test_the_same_tower_exports_to_the_same_bytes(bundle: Bundle, text_again: Graph):
-    assert text_again.proto.SerializeToString(deterministic=True) == bundle.verified("text.onnx").read_bytes()
+def test_the_same_tower_exports_to_the_same_bytes(bundle: Bundle, text_again: Graph, tmp_path: Path):
+    write_graph(text_again.proto, tmp_path / "text.onnx")
+    for name in ("text.onnx", "text.onnx.data"):
+        assert (tmp_path / name).read_bytes() == bundle.verified(name).read_bytes()
+
+
+def test_weights_beside_a_graph_are_verified_with_it(bundle: Bundle, tmp_path: Path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.path, folder)
+    content = bytearray((folder / "text.onnx.data").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "text.onnx.data").write_bytes(content)
+    with pytest.raises(BundleError, match=r"text\.onnx\.data is damaged or was changed"):
+        open_tower(Bundle.open(folder), "text")
+    open_tower(Bundle.open(folder), "image")
+
+
+def test_the_manifest_names_no_path_of_the_machine_that_trained(run: Path, tmp_path: Path):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    path = other / checkpoint.CONFIG
+    text = path.read_text().replace('images = ""', 'images = "/data/secret-mimic"')
+    assert "secret-mimic" in text
+    path.write_text(text)
+    assert main([str(other), "--out", str(tmp_path / "bundle")]) == 0
+    assert "secret-mimic" not in (tmp_path / "bundle" / "manifest.json").read_text()
 
 
 def test_a_run_that_is_not_there_exits_with_1(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,7 @@
 
 RUN/config.toml          the resolved configuration
 RUN/tokenizer.json       trained at the start of the run
+RUN/text_tower.json      the shape of a pretrained text tower, which the configuration does not know
 RUN/data.json            what was found when real pairs were surveyed
 RUN/state.safetensors    weights, their average, optimisers, loss scale and step: one rename replaces all together
 RUN/model.safetensors    the weights alone, for export and evaluation: the average, where one is kept
@@ -19,6 +20,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
+from transformers import BertConfig
 
 from mcr_infer.errors import ConfigError
 from train.config import Config, load_config
@@ -28,8 +30,8 @@ from train.optim import Average
 from train.settings import differences, dump_toml
 from train.step import Learner
 
-CONFIG, TOKENIZER, STATE, MODEL, METRICS = (
-    "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl",
+CONFIG, TOKENIZER, STATE, MODEL, METRICS, TEXT_TOWER = (
+    "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl", "text_tower.json",
 )  # fmt: skip
 
 _TOWERS = ("image_tower.", "text_tower.", "maps.", "aggregators.")
@@ -83,6 +85,8 @@ def save_state(run: Path, learner: Learner, average: Average | None, step: int) 
         weights = average.weights
     facts = {"step": str(step), "scaler": json.dumps(learner.scaler.state_dict())}
     replace_file(run / STATE, save(tensors, facts))
+    if learner.pretrained_text:
+        replace_file(run / TEXT_TOWER, learner.model.text_tower.bert.config.to_json_string().encode())
     replace_file(run / MODEL, save(weights, {"step": str(step)}))
 
 
@@ -135,19 +139,16 @@ def drop_metrics_after(run: Path, step: int) -> None:
 
 
 def load_model(run: Path) -> tuple[MCR, Config]:
-    """Load the trained model of a run, in eval mode, with its configuration."""
+    """Load the trained model of a run, in eval mode, with its configuration; what it was pretrained on is not needed."""
     config = load_config(run / CONFIG)
-    model = make_model(config)
     path = run / MODEL
     if not path.exists():
         raise ConfigError(f"{run} holds no {MODEL}: the run has not saved a checkpoint yet")
+    pretrained = config.model.text.pretrained is not None
+    settings = BertConfig.from_json_file(run / TEXT_TOWER) if pretrained else None
+    model = MCR(config, fill=False, text_settings=settings)
     model.load_state_dict(load_file(path))
     return model.eval(), config
-
-
-def make_model(config: Config) -> MCR:
-    """Build the untrained model of a configuration."""
-    return MCR(config)
 
 
 def tower_state(model: MCR) -> dict[str, Tensor]:

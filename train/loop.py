@@ -101,6 +101,7 @@ def make_learner(config: Config, world: World) -> tuple[Learner, Average | None]
     learner = Learner(
         model=model, called=called, optimizers=make_optimizers(model, config.optim),
         scaler=GradScaler(config.run.device, enabled=config.run.precision == "fp16"), world=world,
+        pretrained_text=config.model.text.pretrained is not None,
     )  # fmt: skip
     return learner, Average(model, config.optim.ema_decay) if config.optim.ema_decay else None
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from train import config as cfg
 from train.data import Batch
@@ -59,11 +60,12 @@ class Encoded:
 class MCR(nn.Module):
     """Masked Contrastive Reconstruction: two towers, Mapping before Aggregation, two decoders."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: cfg.Config, *, fill: bool = True, text_settings: BertConfig | None = None) -> None:
+        """Build the model; `fill` and `text_settings` as the towers take them, for weights that a checkpoint has."""
         super().__init__()
         space, decoders = config.model.space, config.model.decoders
-        self.image_tower = ImageEncoder(config.model.image)
-        self.text_tower = TextEncoder(config.model.text)
+        self.image_tower = ImageEncoder(config.model.image, fill=fill)
+        self.text_tower = TextEncoder(config.model.text, settings=text_settings)
         widths = {"image": self.image_tower.width, "text": self.text_tower.width}
         self.maps = nn.ModuleDict({name: TokenMap(width, space) for name, width in widths.items()})
         self.before = space.mapping == "before"

@@ -41,6 +41,8 @@ class Learner:
     optimizers: tuple[Optimizer, ...]
     scaler: GradScaler
     world: World
+    pretrained_text: bool
+    """Whether the text tower began with the weights, and the shape, of another."""
 
     @property
     def names(self) -> dict[nn.Parameter, str]:

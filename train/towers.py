@@ -16,7 +16,8 @@ from train.pretrained import load_bert, load_vit
 class ImageEncoder(nn.Module):
     """A timm ViT that takes visible patches and their positions instead of a picture."""
 
-    def __init__(self, config: cfg.ImageTower) -> None:
+    def __init__(self, config: cfg.ImageTower, *, fill: bool = True) -> None:
+        """Build the tower; `fill` False leaves pretrained weights out, where a checkpoint will replace them."""
         super().__init__()
         overrides = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
         try:
@@ -35,7 +36,7 @@ class ImageEncoder(nn.Module):
                 "cut patches with learnt positions; name another, such as vit_base_patch16_224"
             )
         self.width: int = self.vit.embed_dim
-        if config.pretrained is not None:
+        if fill and config.pretrained is not None:
             load_vit(self.vit, config)
         # Buffers, not numbers: they change what an embedding means, so they belong to the weights that are fingerprinted.
         self.register_buffer("mean", torch.tensor(config.pixel_mean))
@@ -56,9 +57,12 @@ class ImageEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """A transformers BERT without its pooler."""
 
-    def __init__(self, config: cfg.TextTower) -> None:
+    def __init__(self, config: cfg.TextTower, *, settings: BertConfig | None = None) -> None:
+        """Build the tower; with the `settings` of a pretrained one only its shape, where a checkpoint has the weights."""
         super().__init__()
-        if config.pretrained is not None:
+        if settings is not None:
+            self.bert = BertModel(settings, add_pooling_layer=False)
+        elif config.pretrained is not None:
             self.bert = load_bert(config)
         else:
             self.bert = BertModel(

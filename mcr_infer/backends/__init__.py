@@ -57,7 +57,7 @@ def open_tower(
     """
     from mcr_infer.backends.onnxruntime import OnnxTower
 
-    path = bundle.verified(bundle.tower_files[side])
+    path = bundle.verified_tower(side)
     tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
     dim, area = bundle.embedding_dim, bundle.preprocess.patch_size**2
     expected = {
