@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from train import checkpoint
 from train.config import Config
 from train.data import Pairs, Schedule, collate
-from train.data.opening import open_pairs, progress_bar
+from train.data.opening import open_pairs
 from train.distributed import World, open_world
 from train.held_out import embed_pairs, recall_figures
 from train.model import MCR
 from train.optim import Average, make_optimizers
+from train.progress import progress_bar
 from train.step import Learner, train_step
 
 

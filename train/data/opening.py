@@ -1,12 +1,10 @@
 """The pairs and the tokenizer that a configuration names: opened where they exist, made where they do not."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoTokenizer
 
 from mcr_infer.errors import ConfigError
@@ -14,7 +12,9 @@ from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train.config import Config
 from train.data import Pairs
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
+from train.data.radiographs import RadiographPairs, open_records
 from train.files import replace_file
+from train.progress import progress_bar
 
 TOKENIZER = "tokenizer.json"
 
@@ -29,8 +29,6 @@ def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pair
         shares = config.data.phantoms.shares
         tokenizer = _open_tokenizer(run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng))
         return PhantomPairs(config, training, tokenizer), PhantomPairs(config, held_out, tokenizer), tokenizer
-    from train.data.radiographs import RadiographPairs, open_records
-
     records, others = open_records(config, run, console)
     tokenizer = _open_tokenizer(run, config, records.texts)
     return RadiographPairs(config, records, tokenizer), RadiographPairs(config, others, tokenizer), tokenizer
@@ -45,14 +43,6 @@ def open_held_out(config: Config, run: Path, console: Console) -> tuple[Pairs, R
         return PhantomPairs(config, _open_phantoms(config, console), tokenizer), tokenizer
     _, held_out, tokenizer = open_pairs(config, run, console)
     return held_out, tokenizer
-
-
-@contextlib.contextmanager
-def progress_bar(console: Console) -> Iterator[Progress]:
-    """Show a bar on a terminal; elsewhere nothing moves, and plain lines are printed instead."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield progress
 
 
 def _open_phantoms(config: Config, console: Console, *, training: bool = False) -> PhantomStore:

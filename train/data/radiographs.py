@@ -25,6 +25,7 @@ from train.data.selection import Selection
 from train.data.survey import Survey, require_pairs, survey
 from train.data.tables import open_table
 from train.files import replace_file
+from train.progress import progress_bar
 
 SURVEY = "data.json"
 """In the run folder: what the data set held, what was taken and what was left out."""
@@ -168,8 +169,6 @@ def _decode(
     config: Config, selection: Selection, faults: Faults, what: str, console: Console
 ) -> tuple[Selection, Pictures]:
     """Open the pictures of a selection and leave out those that cannot be decoded."""
-    from train.data.opening import progress_bar
-
     with progress_bar(console) as progress:
         bar = progress.add_task(f"decoding {what} pictures", total=None, visible=False)
         told = 0
