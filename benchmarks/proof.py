@@ -78,11 +78,18 @@ def main() -> int:
 
 
 def with_equal_time(tables: dict[str, dict[str, tuple[str, ...]]]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Add the dual stream stopped, its schedule shortened, where MCR would be done: by the measured time ratio."""
+    """Add the dual stream stopped, its schedule shortened, where MCR would be done: by the measured seconds a step.
+
+    In the unmasked phase both take the same pass; it costs what the dual stream takes longer than MCR in the masked one.
+    """
     from train.config import load_config
 
-    ratio = json.loads(FRAMEWORKS.read_text(encoding="utf-8"))["proof"]["time_ratio"]
+    measured = json.loads(FRAMEWORKS.read_text(encoding="utf-8"))["proof"]
+    mcr, dual = measured["mcr"]["seconds"], measured["dual_stream"]["seconds"]
     optim = load_config(BASE).optim
+    share = optim.unmasked_steps / optim.steps
+    whole = share * (dual - mcr)
+    ratio = ((1.0 - share) * mcr + whole) / ((1.0 - share) * dual + whole)
     lengths = ("steps", "warmup_steps", "unmasked_steps")
     shorter = tuple(f"optim.{name}={round(getattr(optim, name) * ratio)}" for name in lengths)
     row = {"dual_stream, equal time": ("framework=dual_stream", *shorter)}
@@ -124,7 +131,7 @@ def effective(changes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def run_key(changes: tuple[str, ...], seed: int) -> str:
-    """Name a run by all that it depends on: the base configuration, what is changed of it, and the seed."""
+    """Name a run by what it was told: the base configuration, what is changed of it, and the seed."""
     text = "\n".join([BASE.read_text(encoding="utf-8"), *sorted(changes), str(seed)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -165,6 +165,8 @@ def write_graph(proto: onnx.ModelProto, path: Path) -> None:
     convert_model_to_external_data(proto, location=f"{path.name}{WEIGHTS_SUFFIX}", size_threshold=LARGE_WEIGHT)
     write_external_data_tensors(proto, str(path.parent))
     path.write_bytes(proto.SerializeToString(deterministic=True))
+    # onnx makes the weights readable by their owner alone; a bundle is there to be shared.
+    shutil.copymode(path, path.with_name(f"{path.name}{WEIGHTS_SUFFIX}"))
 
 
 def golden_arrays(model: DualEncoder, preprocess: Preprocess, tokenizer: ReportTokenizer) -> dict[str, NDArray[Any]]:

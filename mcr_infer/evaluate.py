@@ -103,6 +103,9 @@ class Evaluation:
     patients: int
     """Distinct patients, or pairs where the file names no patient: the unit of the bootstrap."""
 
+    labelled: int
+    """Pairs whose findings are known: finding sets, labels and classes are judged among them."""
+
     protocols: tuple[Protocol, ...]
     labels: tuple[LabelFigures, ...]
     classes: ClassFigures | None
@@ -130,6 +133,7 @@ class Evaluation:
         return {
             "pairs": self.pairs,
             "patients": self.patients,
+            "labelled": self.labelled,
             "protocols": [one.to_dict() for one in self.protocols],
             "labels": [one.to_dict() for one in self.labels],
             "mean_average_precision": self.mean_average_precision,
@@ -160,8 +164,8 @@ def evaluate_pairs(
 ) -> Evaluation:
     """Evaluate unit vectors of images [N, D] and reports [N, D], row i from pair i, under every protocol they allow.
 
-    Finding sets and classes need findings at every pair; the figures by label need `encode_text` too, which embeds the
-    prompts.
+    Finding sets, labels and classes are judged among the pairs that have findings; the figures by label need `encode_text`
+    too, which embeds the prompts.
     Raises `ConfigError` when the arrays do not fit the pairs or are not unit vectors.
     """
     _check_vectors(images, reports, pairs)
@@ -195,22 +199,26 @@ def evaluate_pairs(
     protocols = [protocol("diagonal", own, own), protocol("reports", _numbered(words), own)]
     labels: tuple[LabelFigures, ...] = ()
     classes: ClassFigures | None = None
-    findings = [pair.findings for pair in pairs if pair.findings is not None]
-    if len(findings) == len(pairs):
-        sets = _numbered(finding_set_key(one) for one in findings)
-        protocols.append(protocol("finding sets", sets, own, macro=True))
+    known = np.array([row for row, pair in enumerate(pairs) if pair.findings is not None], dtype=np.int64)
+    if len(known) > 1:
+        findings = [pairs[row].findings or "" for row in known]
+        sets = np.full(len(pairs), -1, dtype=np.int64)
+        sets[known] = _numbered(finding_set_key(one) for one in findings)
+        protocols.append(protocol("finding sets", sets, known, macro=True))
+        whose = _numbered(groups[known])
         if encode_text is not None:
             labels = evaluate_labels(
-                images, findings, encode_text, groups=groups, ks=ks, resamples=resamples, seed=seed
+                images[known], findings, encode_text, groups=whose, ks=ks, resamples=resamples, seed=seed
             )
         classes = evaluate_classes(
-            images, reports, findings, encode_text=encode_text, groups=groups, resamples=resamples, seed=seed
+            images[known], reports[known], findings, encode_text=encode_text, groups=whose, resamples=resamples, seed=seed
         )
     if len(first) > 1:
         protocols.append(protocol("deduplicated", own, first))
     return Evaluation(
         pairs=len(pairs),
         patients=int(groups.max()) + 1,
+        labelled=len(known),
         protocols=tuple(protocols),
         labels=labels,
         classes=classes,
@@ -283,8 +291,8 @@ def _retrieval_lines(evaluation: Evaluation) -> list[str]:
         "RSUM (chance)",
     ]
     lines = [
-        f"{evaluation.pairs} pairs, {evaluation.patients} patients. Ties count against the model; intervals are "
-        "bootstrapped by patient.",
+        f"{evaluation.pairs} pairs, {evaluation.labelled} of them with known findings, {evaluation.patients} patients. "
+        "Ties count against the model; intervals are bootstrapped by patient.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from mcr_infer.errors import ConfigError
 from train import checkpoint
+from train.config import load_config
 from train.distributed import open_world
+from train.loop import train as train_here
 
 CONFIG = """
 [model.image]
@@ -87,11 +90,26 @@ def test_two_processes_train_as_one_with_the_same_global_batch(config, alone, ov
         assert float((weights[name] - tensor).abs().mean()) < 2e-5, name
 
 
-def test_a_run_goes_on_with_another_number_of_processes(config, alone, tmp_path):
-    short = ["optim.steps=4", "run.checkpoint_every=2"]
-    lines, _ = train(config, tmp_path / "run", overrides=short)
-    again, _ = train(config, tmp_path / "run", processes=2, overrides=short)
-    assert lines == again  # it was finished: nothing is repeated, nothing is lost
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_goes_on_with_another_number_of_processes(config, alone, tmp_path, monkeypatch):
+    run, real, often = tmp_path / "run", checkpoint.save_state, ["run.checkpoint_every=2"]
+
+    def save_and_die(*arguments):
+        real(*arguments)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_state", save_and_die)
+        with pytest.raises(Killed):
+            train_here(load_config(config, often), run, console=Console(quiet=True))
+    lines, _ = train(config, run, processes=2, overrides=often)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+    for one, two in zip(alone[0], lines, strict=True):
+        for name in set(one) - {"kind", "seconds", "waited"}:
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), (one["step"], name)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(config, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -163,3 +164,18 @@ def test_wrong_vectors_are_refused():
         evaluate_pairs(broken, vectors, pairs_of(["a", "b", "c"]))
     with pytest.raises(ConfigError, match="at least 2 pairs"):
         evaluate_pairs(vectors[:1], vectors[:1], pairs_of(["a"]))
+
+
+def test_pairs_that_nobody_labelled_leave_the_figures_of_the_others_alone():
+    rng = np.random.default_rng(5)
+    vectors = rng.normal(size=(2, 12, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    labels = ["a", "b", "a;b", "", "a", "b"] * 2
+    pairs = [Pair(image=Path(f"{i}.png"), report=f"report {i}", patient=None, findings=labels[i]) for i in range(12)]
+    some = [dataclasses.replace(pair, findings=None) if i >= 9 else pair for i, pair in enumerate(pairs)]
+    mixed = evaluate_pairs(vectors[0], vectors[1], some, resamples=20)
+    alone = evaluate_pairs(vectors[0][:9], vectors[1][:9], pairs[:9], resamples=20)
+    assert (mixed.pairs, mixed.labelled) == (12, 9)
+    assert mixed.protocol("finding sets").to_dict() == alone.protocol("finding sets").to_dict()
+    assert mixed.protocol("diagonal").image_to_report.gallery == 12
+    assert "12 pairs, 9 of them with known findings" in mixed.markdown()

@@ -109,12 +109,32 @@ def test_a_finished_run_does_nothing_more(cache, finished, console):
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
+def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished, tmp_path, console, monkeypatch):
+    run, real = tmp_path / "run", checkpoint.replace_file
+
+    def write_and_die(path, content):
+        real(path, content)
+        if path.name in (checkpoint.MODEL, checkpoint.STATE) and len(content) > 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "replace_file", write_and_die)
+        with pytest.raises(Killed):
+            train(tiny(cache), run, console=console)
+    assert (run / checkpoint.MODEL).exists()
+    train(tiny(cache), run, console=console)
+    for name in (checkpoint.MODEL, checkpoint.STATE):
+        one, other = load_file(finished / name), load_file(run / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_another_configuration_is_refused(cache, finished, console):
     with pytest.raises(ConfigError, match=r"optim\.steps: 6 -> 9.*give another --out"):
         train(tiny(cache, steps=9), finished, console=console)
 
 
-def test_two_processes_cannot_train_into_one_folder(cache, finished, console):
+def test_two_processes_cannot_train_into_one_folder(cache, finished, console, monkeypatch):
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda _: None)
     with (
         checkpoint.open_run(finished, tiny(cache)),
         pytest.raises(ConfigError, match="another process is training into"),

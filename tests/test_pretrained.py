@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from rich.console import Console
 from timm.layers import resample_abs_pos_embed
 from transformers import BertConfig, BertModel
 
@@ -8,6 +9,8 @@ from batches import make_batch, make_tiny_learner, tiny_config, tiny_model
 from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train import config as cfg
+from train.data import Draw
+from train.data.opening import open_pairs
 from train.towers import ImageEncoder, TextEncoder
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -151,3 +154,39 @@ def test_a_bert_that_does_not_fit_is_named(bert, tmp_path):
         TextEncoder(cfg.TextTower(pretrained=str(bert[1]), max_tokens=64))
     with pytest.raises(ConfigError, match="cannot be read"):
         TextEncoder(cfg.TextTower(pretrained=str(tmp_path / "absent")))
+
+
+def test_the_heads_of_the_report_decoder_are_judged_by_the_pretrained_width(bert):
+    text = cfg.TextTower(pretrained=str(bert[1]), max_tokens=16, width=192)
+    fits = tiny_model()
+    changed = cfg.Model(image=fits.image, space=fits.space, text=text, decoders=cfg.Decoders(report_heads=5))
+    with pytest.raises(ConfigError, match="report_heads must be a divisor of the text tower's width 24, got 5"):
+        make_tiny_learner(tiny_config(model=changed))
+
+
+def test_a_pretrained_tower_brings_its_vocabulary_or_is_refused(bert, tmp_path):
+    config = tiny_config(
+        model=cfg.Model(text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16)),
+        data=cfg.Data(cache=str(tmp_path / "cache"), phantoms=cfg.Phantoms(size=48, train_count=50, validation_count=50)),
+        run=cfg.Run(workers=0),
+    )  # fmt: skip
+    run, console = tmp_path / "run", Console(quiet=True)
+    run.mkdir()
+    # Weights alone: transformers makes a tokenizer to which every word is unknown.
+    with pytest.raises(ConfigError, match="has 5 tokens, its tower embeddings for 50"):
+        open_pairs(config, run, console)
+    words = [f"word{number}" for number in range(60)]
+    for count, fits in ((60, False), (40, True)):
+        vocabulary = ["[PAD]", *words[:4], "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words[4 : count - 5]]
+        (bert[1] / "vocab.txt").write_text("\n".join(vocabulary))
+        if not fits:
+            with pytest.raises(ConfigError, match="has 60 tokens, its tower embeddings for 50"):
+                open_pairs(config, run, console)
+    assert not (tmp_path / "cache").exists()
+    pairs, _, tokenizer = open_pairs(config, run, console)
+    # Its special tokens have other numbers than ours: [MASK] is 8, [CLS] 6 and [SEP] 7.
+    sample = pairs[Draw(0, 0, True)]
+    assert tokenizer.mask_id == 8
+    assert (sample.input_ids[0], sample.input_ids[-1]) == (6, 7)
+    assert ((sample.masked_ids == 8) == sample.word_mask).all()
+    assert sample.word_mask.any()

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
+from benchmarks import language
+from mcr_infer import Bundle, ImageEncoder, TextEncoder
 from mcr_infer.labels import evaluate_labels
-from mcr_infer.phantom.findings import finding_set
 from mcr_infer.verify import verify
 
 
@@ -23,8 +23,7 @@ def test_every_check_passes(bundle: Bundle):
 
 
 def test_it_fits_into_a_wheel_and_says_what_it_is(bundle: Bundle):
-    towers = [bundle.files[name].bytes for name in bundle.tower_files.values()]
-    assert sum(towers) <= 30e6
+    assert sum(record.bytes for name, record in bundle.files.items() if ".onnx" in name) <= 30e6
     assert bundle.notice is not None
     assert "phantoms" in bundle.notice
     card = bundle.verified("MODEL_CARD.md").read_text()
@@ -34,11 +33,33 @@ def test_it_fits_into_a_wheel_and_says_what_it_is(bundle: Bundle):
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
 
 
-def test_sentences_find_phantoms_it_never_saw(bundle: Bundle):
-    made = [phantom.make(seed, 256) for seed in range(7000, 7120)]
-    images = ImageEncoder(bundle).encode_radiographs([one.radiograph() for one in made])
-    findings = [finding_set(one.findings) for one in made]
+@pytest.fixture(scope="module")
+def gallery(bundle: Bundle) -> tuple[np.ndarray, list[str]]:
+    """Phantoms that no training saw: unit vectors [N, D] and what they show."""
+    return language.embed_phantoms(ImageEncoder(bundle), 300, 256)
+
+
+def test_sentences_find_phantoms_it_never_saw(bundle: Bundle, gallery: tuple[np.ndarray, list[str]]):
+    images, findings = gallery
     figures = {each.label: each for each in evaluate_labels(images, findings, TextEncoder(bundle).encode, resamples=10)}
-    for label in ("pleural effusion", "cardiomegaly", "pneumothorax", "pulmonary edema"):
-        assert figures[label].auroc.value > 0.85
-        assert figures[label].precision[5] >= max(0.6, 2 * figures[label].base_rate)
+    for label in ("pleural effusion", "cardiomegaly", "pneumothorax", "pulmonary edema", "pacemaker"):
+        assert figures[label].auroc.value > 0.95
+        assert figures[label].precision[5] >= max(0.8, 2 * figures[label].base_rate)
+
+
+def test_other_words_find_nearly_as_much_as_those_of_the_training(
+    bundle: Bundle, gallery: tuple[np.ndarray, list[str]]
+):
+    judged = language.judge(*gallery, language.read_paraphrases(), TextEncoder(bundle).encode)
+    means = language.mean_figures(judged, resamples=10)["mean_over_sentences"]
+    assert means["paraphrase"] >= means["generated"] - 0.10
+    assert means["generated"] >= 0.5
+    assert means["base_rate"] < 0.2
+
+
+def test_a_denial_does_not_bring_what_it_denies(bundle: Bundle, gallery: tuple[np.ndarray, list[str]]):
+    denials = language.denial_figures(*gallery, TextEncoder(bundle).encode)
+    # A model that does not know a finding avoids it by chance: only kinds that it finds when asked for say anything.
+    known = {kind: each for kind, each in denials.items() if each["shown_when_asked"] >= 0.8}
+    assert {"pleural effusion", "pneumothorax", "cardiomegaly", "pulmonary edema", "pacemaker"} <= known.keys()
+    assert all(each["shown_when_denied"] <= 0.5 * each["base_rate"] for each in known.values())

@@ -109,6 +109,7 @@ def test_the_graphs_are_plain_whole_and_named(bundle: Bundle):
             entry.value for one in alone.graph.initializer for entry in one.external_data if entry.key == "location"
         }
         assert outside == {f"{name}.data"}
+        assert (bundle.path / f"{name}.data").stat().st_mode == (bundle.path / name).stat().st_mode
         assert bundle.files[name].bytes < 60_000
         axes = {
             value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]

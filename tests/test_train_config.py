@@ -24,6 +24,13 @@ def test_defaults_are_valid_and_survive_a_round_trip(tmp_path):
     assert load_config(copy) == Config()
 
 
+def test_infinity_and_rare_letters_survive_a_round_trip(tmp_path):
+    config = parse(Config, {"optim": {"clip_norm": float("inf")}, "data": {"cache": 'Röntgen \U0001fa7b "a\\b'}})
+    copy = tmp_path / "config.toml"
+    copy.write_text(dump_toml(config), encoding="utf-8")
+    assert load_config(copy) == config
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -48,9 +55,22 @@ def test_defaults_are_valid_and_survive_a_round_trip(tmp_path):
         ({"optim": {"ema_decay": 1.0}}, r"optim.ema_decay must be in \[0, 1\), got 1.0"),
         ({"optim": {"micro_batch": 0}}, "optim.micro_batch must be at least 1, got 0"),
         ({"model": {"decoders": {"super_resolution": 0}}}, "super_resolution must be at least 1, got 0"),
+        ({"masking": {"image_ratio": 0.004}}, "masking.image_ratio must be 0, or enough to hide one of 100 patches"),
+        ({"data": {"phantoms": {"size": 128}}}, "data.phantoms.size must be at least 160"),
         ({"framework": "triple"}, "framework must be one of mcr, dual_stream, got 'triple'"),
         ({"data": {"radiographs": {"views": "PA"}}}, "data.radiographs.views must be a list, got 'PA'"),
         ({"data": {"radiographs": {"views": ["PA", 3]}}}, r"views\[1\] must be of type str, got 3"),
+        ({"optim": {"steps": 0, "unmasked_steps": 0}}, "optim.steps must be at least 1, got 0"),
+        ({"optim": {"clip_norm": 0.0}}, "optim.clip_norm must be more than 0"),
+        ({"loss": {"image_weight": -0.5}}, "loss.image_weight must be at least 0, got -0.5"),
+        ({"loss": {"temperature": 0.0}}, "loss.temperature must be more than 0, got 0.0"),
+        ({"augment": {"rotation": -1.0}}, "augment.rotation must be at least 0, got -1.0"),
+        ({"augment": {"contrast": 1.0}}, r"augment.contrast must be in \[0, 1\), got 1.0"),
+        ({"run": {"seed": -1}}, "run.seed must be in"),
+        ({"run": {"seed": 2**15}}, "run.seed must be in"),
+        ({"run": {"workers": -1}}, "run.workers must be at least 0, got -1"),
+        ({"run": {"log_every": 0}}, "run.log_every must be at least 1, got 0"),
+        ({"run": {"length_groups": 0}}, "run.length_groups must be at least 1, got 0"),
         ({"optim": {"unmasked_steps": 10, "steps": 5}}, r"must be in \[0, steps\], got 10"),
     ],
 )

@@ -150,13 +150,23 @@ def test_the_command_prints_and_writes_the_report(run, inputs, tmp_path, capsys)
     assert main([str(run), *masked, "--count", "24", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert f"held-out pairs of phantoms, {inputs} inputs" in printed
-    assert "24 pairs, 24 patients" in printed
+    assert "24 pairs, 24 of them with known findings, 24 patients" in printed
     assert "| diagonal (24, micro) | image → report | 24 | " in printed
     facts = json.loads(out.read_text())
     assert (facts["run"], facts["source"], facts["inputs"], facts["pairs"]) == ("untrained", "phantoms", inputs, 24)
     recall = facts["protocols"][0]["image_to_report"]["recall"]["10"]
     assert recall["chance"] == pytest.approx(10 / 24)
     assert recall["low"] <= recall["value"] <= recall["high"]
+
+
+def test_masked_inputs_of_a_dual_stream_are_refused(run, config, tmp_path, capsys):
+    folder = tmp_path / "dual"
+    folder.mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).write_bytes((run / name).read_bytes())
+    (folder / "config.toml").write_text(dump_toml(dataclasses.replace(config, framework="dual_stream")))
+    assert main([str(folder), "--masked", "--count", "24"]) == 1
+    assert "is a dual stream, which contrasts whole inputs" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_empty_run_is_an_error_in_one_line(run, tmp_path, capsys):

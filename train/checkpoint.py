@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ CONFIG, TOKENIZER, STATE, MODEL, METRICS, TEXT_TOWER = (
     "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl", "text_tower.json",
 )  # fmt: skip
 
+_ATTEMPTS = 10
+"""Tries, a second apart, to hold a run folder."""
+
 _TOWERS = ("image_tower.", "text_tower.", "maps.", "aggregators.")
 
 _FREE = ("run.workers:", "run.log_every:", "run.evaluate_every:", "run.checkpoint_every:")
@@ -49,15 +53,26 @@ def open_run(run: Path, config: Config) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY)
     try:
-        try:
-            # On the folder itself: the kernel lets go when this process ends, however it ends.
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training into {run}: wait for it, or give another --out") from None
+        _hold(folder, run)
         _agree(run / CONFIG, config)
         yield
     finally:
         os.close(folder)
+
+
+def _hold(folder: int, run: Path) -> None:
+    """Lock an open run folder; the kernel lets go when this process and its data workers have ended, however they end.
+
+    Workers of a killed run notice after some seconds that it is gone: a restart waits that long for them.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(1.0)
+    raise ConfigError(f"another process is training into {run}: wait for it, or give another --out")
 
 
 def _agree(path: Path, config: Config) -> None:
@@ -73,7 +88,7 @@ def _agree(path: Path, config: Config) -> None:
 
 
 def save_state(run: Path, learner: Learner, average: Average | None, step: int) -> None:
-    """Save everything that the steps from `step` on depend on, then the weights for export."""
+    """Save the weights for export, then everything that the steps from `step` on depend on."""
     weights = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
     tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
     for name, parameter in learner.model.named_parameters():
@@ -84,10 +99,11 @@ def save_state(run: Path, learner: Learner, average: Average | None, step: int) 
         tensors |= {f"average/{name}": tensor for name, tensor in average.weights.items()}
         weights = average.weights
     facts = {"step": str(step), "scaler": json.dumps(learner.scaler.state_dict())}
-    replace_file(run / STATE, save(tensors, facts))
     if learner.pretrained_text:
         replace_file(run / TEXT_TOWER, learner.model.text_tower.bert.config.to_json_string().encode())
     replace_file(run / MODEL, save(weights, {"step": str(step)}))
+    # The state comes last: a run that it calls finished is not touched again, so its model must be there already.
+    replace_file(run / STATE, save(tensors, facts))
 
 
 def load_state(run: Path, learner: Learner, average: Average | None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mcr_infer.preprocess import Preprocess
+from train.masking import hidden_count
 from train.settings import read_toml, require
 
 
@@ -86,6 +87,13 @@ class Decoders:
         require(divides, "model.decoders.image_heads", self.image_heads, f"a divisor of width {self.image_width}")
 
 
+def check_report_heads(decoders: Decoders, width: int) -> None:
+    """Raise `ConfigError` unless the report decoder can share a text tower's width among its heads."""
+    heads = decoders.report_heads
+    divides = heads >= 1 and width % heads == 0
+    require(divides, "model.decoders.report_heads", heads, f"a divisor of the text tower's width {width}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """Everything that fixes the shapes of the weights."""
@@ -96,8 +104,8 @@ class Model:
     decoders: Decoders = field(default_factory=Decoders)
 
     def __post_init__(self) -> None:
-        heads, width = self.decoders.report_heads, self.text.width
-        require(width % heads == 0, "model.decoders.report_heads", heads, f"a divisor of model.text.width {width}")
+        if self.text.pretrained is None:
+            check_report_heads(self.decoders, self.text.width)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -133,6 +141,12 @@ class Loss:
     positives: Literal["report", "findings"] = "report"
     """What makes two pairs of a batch positives of each other: equal report texts, or equal finding sets."""
 
+    def __post_init__(self) -> None:
+        for name in ("contrastive_weight", "image_weight", "report_weight"):
+            require(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "at least 0")
+        for name in ("temperature", "max_logit_scale"):
+            require(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "more than 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optim:
@@ -167,6 +181,10 @@ class Optim:
         require(0 <= self.ema_decay < 1, "optim.ema_decay", self.ema_decay, "in [0, 1)")
         require(self.micro_batch is None or self.micro_batch > 0, "optim.micro_batch", self.micro_batch, "at least 1")
         require(0 <= self.unmasked_steps <= self.steps, "optim.unmasked_steps", self.unmasked_steps, "in [0, steps]")
+        require(self.steps >= 1, "optim.steps", self.steps, "at least 1")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
+        require(self.learning_rate >= 0, "optim.learning_rate", self.learning_rate, "at least 0")
+        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "more than 0; inf clips nothing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +202,10 @@ class Augment:
 
     def __post_init__(self) -> None:
         require(0 <= self.crop < 0.5, "augment.crop", self.crop, "in [0, 0.5)")
+        # A contrast of 1 could turn the grey scale around.
+        require(0 <= self.contrast < 1, "augment.contrast", self.contrast, "in [0, 1)")
+        for name in ("gamma", "brightness", "rotation"):
+            require(getattr(self, name) >= 0, f"augment.{name}", getattr(self, name), "at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +322,13 @@ class Run:
     evaluate_every: int = 500
     checkpoint_every: int = 250
 
+    def __post_init__(self) -> None:
+        # Generators of torch take 64 bits, of which the steps need 48.
+        require(0 <= self.seed < 2**15, "run.seed", self.seed, f"in [0, {2**15})")
+        require(self.workers >= 0, "run.workers", self.workers, "at least 0")
+        for name in ("length_groups", "log_every", "evaluate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "at least 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -314,6 +343,14 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     data: Data = field(default_factory=Data)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        ratio, patches = self.masking.image_ratio, self.model.preprocess.patch_count
+        hides = ratio == 0 or hidden_count(patches, ratio) > 0
+        require(hides, "masking.image_ratio", ratio, f"0, or enough to hide one of {patches} patches")
+        detail = self.model.image.image_size * self.model.decoders.super_resolution
+        enough = self.data.source != "phantoms" or self.data.phantoms.size >= detail
+        require(enough, "data.phantoms.size", self.data.phantoms.size, f"at least {detail}, the size that is asked for")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

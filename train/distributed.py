@@ -44,10 +44,17 @@ class World:
         if self.leads:
             self.wait()
 
+    def agree(self, value: int) -> bool:
+        """Tell whether every process has the same number."""
+        mine = torch.tensor([value, -value], device=self.device)
+        if self.size > 1:
+            dist.all_reduce(mine, op=dist.ReduceOp.MAX)
+        return mine.tolist() == [value, -value]
+
     def total(self, value: Tensor) -> Tensor:
         """Sum a tensor over the processes, without gradients."""
         if self.size > 1:
-            value = value.clone()
+            value = value.clone(memory_format=torch.contiguous_format)  # nccl takes no other
             dist.all_reduce(value)
         return value
 

@@ -41,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: torch sees no GPU here; leave the option out to evaluate on the CPU")
         model, config = load_model(options.run)
+        if options.masked and config.framework == "dual_stream":
+            raise ConfigError(
+                f"--masked: {options.run} is a dual stream, which contrasts whole inputs; leave the option out"
+            )
         pairs, tokenizer = open_held_out(config, options.run, console)
         # In fp32 whatever the run was trained in, as the bundle that is made of it.
         exact = dataclasses.replace(config, run=dataclasses.replace(config.run, precision="fp32"))

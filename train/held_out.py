@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcr_infer.metrics import label_ranks, macro_weights
-from mcr_infer.pairs import Pair
+from mcr_infer.pairs import Pair, finding_set_key
 from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Pairs, collate
@@ -43,8 +43,9 @@ def embed_pairs(
     device = model.logit_scale.device
     total = len(pairs) if count is None else min(count, len(pairs))
     images, texts, known = [], [], []
-    for start in range(0, total, config.optim.batch_size):
-        rows = range(start, min(start + config.optim.batch_size, total))
+    size = config.optim.micro_batch or config.optim.batch_size  # what the memory holds in training
+    for start in range(0, total, size):
+        rows = range(start, min(start + size, total))
         samples = [pairs.held_out(row, masked=masked) for row in rows]
         with autocast(device, config):
             image, text = model.encode_visible(collate(samples).to(device))
@@ -78,7 +79,9 @@ def recall_figures(embedded: Embeddings) -> dict[str, float]:
 
     Each finding set weighs the same, however many pairs have it.
     """
-    known = [pair.report if pair.findings is None else pair.findings for pair in embedded.pairs]
+    known = [
+        f"report {pair.report}" if pair.findings is None else finding_set_key(pair.findings) for pair in embedded.pairs
+    ]
     _, codes = np.unique(np.asarray(known), return_inverse=True)
     weights = macro_weights(codes)
     figures = {}

@@ -16,6 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train.config import Config
 from train.data import Pairs, Schedule, collate
@@ -42,13 +43,20 @@ def train(config: Config, run: Path, *, console: Console) -> None:
 
 
 def _train(config: Config, run: Path, world: World, console: Console) -> None:
-    # ---- The run folder, the pairs and the tokenizer: made by the first process, found by the others -----------------
+    # ---- Model and optimisers: first, so that a mistake in them does not wait for hours of decoding -----------------
+    learner, average = make_learner(config, world)
+
+    # ---- The pairs and the tokenizer: made by the first process, found by the others --------------------------------
     with world.leader_first():
         pairs, held_out, _ = open_pairs(config, run, console)
 
-    # ---- Model and optimisers, new or as the run left them ----------------------------------------------------------
-    learner, average = make_learner(config, world)
+    # ---- Weights, optimisers and step as the run left them ----------------------------------------------------------
     first_step = checkpoint.load_state(run, learner, average)
+    if not world.agree(first_step):
+        raise ConfigError(
+            f"the processes do not find the same checkpoint in {run} (this one: step {first_step}): put the run folder on "
+            "storage that all nodes share"
+        )
     if world.leads:
         checkpoint.drop_metrics_after(run, first_step)
     schedule = Schedule(

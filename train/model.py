@@ -67,6 +67,7 @@ class MCR(nn.Module):
         self.image_tower = ImageEncoder(config.model.image, fill=fill)
         self.text_tower = TextEncoder(config.model.text, settings=text_settings)
         widths = {"image": self.image_tower.width, "text": self.text_tower.width}
+        cfg.check_report_heads(decoders, widths["text"])  # a pretrained tower brings a width of its own
         self.maps = nn.ModuleDict({name: TokenMap(width, space) for name, width in widths.items()})
         self.before = space.mapping == "before"
         pooled = dict.fromkeys(widths, space.embedding_dim) if self.before else widths

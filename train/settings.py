@@ -47,7 +47,9 @@ def dump_toml(config: Any, where: str = "") -> str:
             name = f"{where}{item.name}"
             tables.append(f"\n[{name}]\n" + dump_toml(value, f"{name}."))
         elif value is not None:
-            lines.append(f"{item.name} = {json.dumps(value)}\n")
+            # JSON writes infinity and letters beyond 16 bits in ways that TOML does not read.
+            written = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+            lines.append(f"{item.name} = {written}\n")
     return "".join(lines + tables).lstrip("\n")
 
 

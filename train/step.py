@@ -63,8 +63,10 @@ def train_step(learner: Learner, batch: Batch, config: Config, step: int) -> dic
         learner.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optim.clip_norm)
     _check(learner, batch, parts, norm, step)
-    for optimizer in learner.optimizers:
-        learner.scaler.step(optimizer)
+    # All optimisers or none: a scaler judges each by its own gradients, and the clipping has spread what is not finite.
+    if bool(torch.isfinite(norm)):
+        for optimizer in learner.optimizers:
+            learner.scaler.step(optimizer)
     learner.scaler.update()
     return {name: float(value) for name, value in parts.items()} | {"norm": float(norm), "rate": rate}
 
@@ -80,11 +82,15 @@ def _one_pass(learner: Learner, batch: Batch, config: Config, step: int) -> dict
 
 def _cached(learner: Learner, chunks: Sequence[Batch], config: Config, step: int) -> dict[str, Tensor]:
     """Run a batch micro-batch by micro-batch: the gradients are those of `_one_pass` over the whole."""
+    images, texts = [], []
     with torch.no_grad():
-        seen = [_forward(learner, chunk, config, step, place) for place, chunk in enumerate(chunks)]
-    image = torch.cat([output.image for output in seen]).requires_grad_()
-    text = torch.cat([output.text for output in seen]).requires_grad_()
-    scale = seen[0].scale.detach().requires_grad_()
+        for place, chunk in enumerate(chunks):
+            # The embeddings alone are kept: the reconstructions of a whole batch are what memory does not hold.
+            output = _forward(learner, chunk, config, step, place)
+            images.append(output.image)
+            texts.append(output.text)
+    image, text = torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
+    scale = learner.model.scale().detach().requires_grad_()
     keys = torch.cat([chunk.keys for chunk in chunks])
     contrast = _contrast(learner, image, text, scale, keys)
     gradients = torch.autograd.grad(contrast, (image, text, scale))
@@ -180,9 +186,9 @@ def _synchronised(called: nn.Module, last: bool) -> contextlib.AbstractContextMa
 
 def _check(learner: Learner, batch: Batch, parts: dict[str, Tensor], norm: Tensor, step: int) -> None:
     """Stop where loss or gradients are not finite; an fp16 scale that was too large is lowered and the step left out."""
-    finite = bool(torch.isfinite(parts["loss"])) and bool(torch.isfinite(norm))
     scale = learner.scaler.get_scale() if learner.scaler.is_enabled() else 0.0
-    if finite or scale > LEAST_LOSS_SCALE:
+    # The scale multiplies the loss after it is made: it can be to blame for a gradient, never for the loss.
+    if bool(torch.isfinite(parts["loss"])) and (bool(torch.isfinite(norm)) or scale > LEAST_LOSS_SCALE):
         return
     raise NonFiniteLossError(
         f"step {step}: loss {float(parts['loss'])}, gradient norm {float(norm)}; the batch holds {batch.sources}. "

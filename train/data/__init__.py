@@ -73,7 +73,14 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on a device."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
+        return Batch(
+            **{name: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in values.items()}
+        )
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory; a `DataLoader` that pins asks for this by name."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return Batch(**{name: v.pin_memory() if isinstance(v, Tensor) else v for name, v in values.items()})
 
     def split(self, size: int) -> tuple["Batch", ...]:
         """Cut the batch into parts of at most `size` pairs, in order; padding stays as it is."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
@@ -24,6 +24,9 @@ TOKENIZER_TEXTS = 20_000
 
 def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pairs, ReportTokenizer]:
     """Open the training and the validation pairs of a run and its tokenizer; says on `console` what takes time."""
+    if config.model.text.pretrained is not None and not (run / TOKENIZER).exists():
+        # First, so that a vocabulary that is not there does not wait for hours of decoding.
+        replace_file(run / TOKENIZER, _pretrained_tokenizer(config.model.text.pretrained))
     if config.data.source == "phantoms":
         training, held_out = _open_phantoms(config, console, training=True), _open_phantoms(config, console)
         shares = config.data.phantoms.shares
@@ -65,15 +68,30 @@ def _open_phantoms(config: Config, console: Console, *, training: bool = False) 
         )  # fmt: skip
 
 
+def _pretrained_tokenizer(where: str) -> bytes:
+    """Return the tokenizer.json of a pretrained text tower; raises `ConfigError` where it is missing or not the tower's."""
+    try:
+        made = AutoTokenizer.from_pretrained(where).backend_tokenizer
+        embeddings = AutoConfig.from_pretrained(where).vocab_size
+    except (OSError, ValueError, AttributeError) as exc:
+        raise ConfigError(f"model.text.pretrained {where!r} has no tokenizer that can be read: {exc}") from exc
+    size = made.get_vocab_size()
+    # Of a folder without a vocabulary transformers makes a tokenizer of special tokens, to which every word is unknown.
+    if not embeddings // 2 <= size <= embeddings:
+        raise ConfigError(
+            f"the tokenizer of model.text.pretrained {where!r} has {size} tokens, its tower embeddings for {embeddings}: "
+            "the vocabulary is missing or belongs to another model"
+        )
+    written: str = made.to_str(pretty=True)
+    return written.encode()
+
+
 def _open_tokenizer(
     run: Path, config: Config, texts: Callable[[np.random.Generator], Iterator[str]]
 ) -> ReportTokenizer:
-    """Load the tokenizer of the run; else take that of the pretrained text tower, or train one on the training texts."""
+    """Load the tokenizer of the run, or train one on the training texts."""
     path, tower = run / TOKENIZER, config.model.text
     if not path.exists():
-        if tower.pretrained is not None:
-            made = AutoTokenizer.from_pretrained(tower.pretrained).backend_tokenizer
-        else:
-            made = train_tokenizer(texts(np.random.default_rng([config.run.seed, 0])), tower.vocab_size)
+        made = train_tokenizer(texts(np.random.default_rng([config.run.seed, 0])), tower.vocab_size)
         replace_file(path, made.to_str(pretty=True).encode())
     return ReportTokenizer.from_file(path, tower.max_tokens)
