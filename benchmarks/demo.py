@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from mcr_infer.pairs import finding_labels_match
+from mcr_infer.phantom.findings import DEVICES
 
 QUERIES = {
     "bilateral pleural effusion": "bilateral pleural effusion",
@@ -21,10 +22,17 @@ QUERIES = {
     "cardiomegaly with pulmonary edema": "cardiomegaly;pulmonary edema",
     "no acute cardiopulmonary abnormality": "",
 }
-"""A sentence, and the labels that a hit must have; none at all for the normal chest."""
+"""A sentence, and the labels that a hit must have; for the last, none but devices: the reports of such phantoms say so, too."""
 
 TOP = 10
 ENOUGH = 8
+
+
+def answers(labels: str, findings: str) -> bool:
+    """Tell whether a phantom with these findings is a right answer to a sentence with these labels."""
+    if not labels:
+        return all(label.endswith(DEVICES) for label in findings.split(";") if label)
+    return finding_labels_match(labels, findings)
 
 
 def main() -> None:
@@ -43,8 +51,8 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(done.stderr)
         hits = [json.loads(line) for line in done.stdout.splitlines()]
-        right = sum(finding_labels_match(labels, truth[Path(hit["path"]).name]) for hit in hits)
-        base = sum(finding_labels_match(labels, findings) for findings in truth.values())
+        right = sum(answers(labels, truth[Path(hit["path"]).name]) for hit in hits)
+        base = sum(answers(labels, findings) for findings in truth.values())
         missed |= right < ENOUGH
         print(f"{sentence:{width}}  {right:>9} of {len(hits)}  {base} of {len(truth)} ({base / len(truth):.0%})")
     if missed:

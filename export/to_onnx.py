@@ -166,7 +166,9 @@ def write_graph(proto: onnx.ModelProto, path: Path) -> None:
     write_external_data_tensors(proto, str(path.parent))
     path.write_bytes(proto.SerializeToString(deterministic=True))
     # onnx makes the weights readable by their owner alone; a bundle is there to be shared.
-    shutil.copymode(path, path.with_name(f"{path.name}{WEIGHTS_SUFFIX}"))
+    beside = path.with_name(f"{path.name}{WEIGHTS_SUFFIX}")
+    if beside.exists():  # a graph may have small weights alone
+        shutil.copymode(path, beside)
 
 
 def golden_arrays(model: DualEncoder, preprocess: Preprocess, tokenizer: ReportTokenizer) -> dict[str, NDArray[Any]]:
