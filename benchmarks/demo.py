@@ -22,7 +22,7 @@ QUERIES = {
     "cardiomegaly with pulmonary edema": "cardiomegaly;pulmonary edema",
     "no acute cardiopulmonary abnormality": "",
 }
-"""A sentence, and the labels that a hit must have; for the last, none but devices: the reports of such phantoms say so, too."""
+"""A sentence, and the labels that a hit must have; for the last, none but devices: reports of such phantoms say it, too."""
 
 TOP = 10
 ENOUGH = 8

@@ -20,6 +20,8 @@ from mcr_infer.errors import BundleError
 from mcr_infer.preprocess import Preprocess
 
 IMAGE, TEXT, TOKENIZER = "image.onnx", "text.onnx", "tokenizer.json"
+ENGINES = "engines"
+"""Built on the machine that serves, after the export: no manifest of a bundle names what lies there."""
 
 
 @contextlib.contextmanager
@@ -30,6 +32,31 @@ def new_bundle(out: Path) -> Iterator[Path]:
     manifest names: they would be lost.
     """
     _refuse_to_destroy(out)
+    with _replacing(out) as fresh:
+        yield fresh
+
+
+@contextlib.contextmanager
+def changed_bundle(bundle: Bundle) -> Iterator[Path]:
+    """Give a copy of a bundle, every file verified; once the block ends without an error, it takes the bundle's place.
+
+    Engines go along. Raises `BundleError`, before anything is done, where a file is damaged or would be lost.
+    """
+    _refuse_to_destroy(bundle.path, kept=ENGINES)
+    with _replacing(bundle.path) as fresh:
+        for name in bundle.files:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(bundle.verified(name), fresh / name)
+        shutil.copy2(bundle.path / MANIFEST, fresh / MANIFEST)
+        if (bundle.path / ENGINES).is_dir():
+            shutil.copytree(bundle.path / ENGINES, fresh / ENGINES)
+        yield fresh
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    # A link or a relative name must not decide where the parts of the folder lie.
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     fresh, old = work / "new", work / "old"
@@ -63,12 +90,7 @@ def write_manifest(
     training: object,
 ) -> Bundle:
     """Describe the files that lie in `folder` in its manifest and SHA256SUMS, and open it as the bundle it now is."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {
-        one: {"sha256": _digest(folder / one), "bytes": (folder / one).stat().st_size}
-        for one in names
-        if one not in (MANIFEST, CHECKSUMS)
-    }
+    files = _described(folder)
     missing = [one for one in (IMAGE, TEXT, TOKENIZER, GOLDEN) if one not in files]
     if missing:
         raise BundleError(f"{folder} lacks {', '.join(missing)}: no bundle without them")
@@ -92,11 +114,32 @@ def write_manifest(
         "parity": parity,
         "training": training,
     }
+    return _write_manifest(folder, manifest)
+
+
+def write_precision(folder: Path, name: str, record: Mapping[str, object]) -> Bundle:
+    """Add a precision, whose files lie in `folder`, to the manifest there; one of the same name is replaced."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["precisions"] = {**manifest.get("precisions", {}), name: record}
+    return _write_manifest(folder, {**manifest, "files": _described(folder)})
+
+
+def _described(folder: Path) -> dict[str, dict[str, object]]:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {
+        one: {"sha256": _digest(folder / one), "bytes": (folder / one).stat().st_size}
+        for one in names
+        if one not in (MANIFEST, CHECKSUMS) and not one.startswith(f"{ENGINES}/")
+    }
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, object]) -> Bundle:
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-    sums = {MANIFEST: _digest(folder / MANIFEST)} | {one: str(files[one]["sha256"]) for one in files}
+    bundle = Bundle.open(folder)
+    sums = {MANIFEST: _digest(folder / MANIFEST)} | {one: record.sha256 for one, record in bundle.files.items()}
     (folder / CHECKSUMS).write_text("".join(f"{sums[one]}  {one}\n" for one in sorted(sums)), encoding="utf-8")
-    return Bundle.open(folder)
+    return bundle
 
 
 def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
@@ -110,7 +153,7 @@ def weights_digest(weights: Mapping[str, NDArray[np.generic]]) -> str:
     return digest.hexdigest()
 
 
-def _refuse_to_destroy(out: Path) -> None:
+def _refuse_to_destroy(out: Path, kept: str | None = None) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -119,7 +162,8 @@ def _refuse_to_destroy(out: Path) -> None:
         raise BundleError(
             f"{out} exists and is no bundle that can be replaced: choose another --out ({error})"
         ) from error
-    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    paths = {path.relative_to(out) for path in out.rglob("*") if not path.is_dir()}
+    found = {path.as_posix() for path in paths if path.parts[0] != kept}
     if found - known:
         raise BundleError(
             f"{out} holds files that do not belong to its bundle and would be lost: "

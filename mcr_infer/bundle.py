@@ -3,6 +3,7 @@
     manifest.json   what the towers are, and the digest of every other file
     image.onnx      patches, positions -> embedding, local, weights
     text.onnx       input_ids, attention_mask -> embedding, local, weights
+    *-int8.onnx ..  the same towers in other precisions, where export made them
     *.onnx.data     the weights of the graph of that name, which the runtime maps into memory
     tokenizer.json  the WordPiece of the text tower
     golden.npz      inputs and outputs of the model that was exported
@@ -14,6 +15,7 @@ the preprocessing are not, because an unknown one would change what the tower se
 
 import hashlib
 import json
+import math
 import re
 import stat
 from collections.abc import Mapping
@@ -43,6 +45,11 @@ _MANIFEST_LIMIT = 4 * 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHIPPED = Path(__file__).parent / "bundles" / "phantom"
 
+FULL = "fp32"
+"""The precision that every bundle has."""
+
+_PRECISION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
 T = TypeVar("T")
 
 
@@ -52,6 +59,41 @@ class FileRecord:
 
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """How far the outputs of a tower may lie from the golden ones."""
+
+    max_abs: float
+    """Of an embedding value."""
+
+    min_cosine: float
+    local_max_abs: float
+    """Of a mapped patch or word, over the largest value there is."""
+
+    weights_max_abs: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """The towers of a bundle in another number format, as export measured and admitted them."""
+
+    name: str
+    tower_files: Mapping[str, str]
+    """File of the tower, by `image` and `text`."""
+
+    runtimes: tuple[str, ...]
+    """Devices that serve it sensibly."""
+
+    one_item: bool
+    """True where a row would depend on its batch: the tower then takes one unpadded item a call."""
+
+    tolerance: Mapping[str, Tolerance]
+    """Against the golden outputs, by `image` and `text`."""
+
+    accepted_loss: bool
+    """True where it broke a limit of export and somebody took it all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +119,10 @@ class Bundle:
     max_tokens: int
     precision: str
     tower_files: Mapping[str, str]
-    """File of the tower, by `image` and `text`."""
+    """File of the tower in fp32, by `image` and `text`."""
+
+    precisions: Mapping[str, Precision]
+    """What the bundle has beside fp32, by name."""
 
     tokenizer_file: str
     files: Mapping[str, FileRecord]
@@ -121,9 +166,22 @@ class Bundle:
             )
         return path
 
-    def verified_tower(self, side: str) -> Path:
-        """Return the path of the graph of `image` or `text`, it and its weights verified."""
-        name = self.tower_files[side]
+    def variant(self, precision: str) -> Precision | None:
+        """Return the towers of a precision, None for fp32; raises `BundleError` where the bundle lacks it."""
+        if precision == self.precision:
+            return None
+        if precision not in self.precisions:
+            raise BundleError(
+                f"the bundle {self.name} has no towers in {precision}, only in "
+                f"{', '.join((self.precision, *sorted(self.precisions)))}: in a checkout of the project, "
+                f"python -m export.quantize {self.path} --precision {precision} adds them"
+            )
+        return self.precisions[precision]
+
+    def verified_tower(self, side: str, precision: str = FULL) -> Path:
+        """Return the path of the graph of `image` or `text` in a precision, it and its weights verified."""
+        variant = self.variant(precision)
+        name = (self.tower_files if variant is None else variant.tower_files)[side]
         if f"{name}{WEIGHTS_SUFFIX}" in self.files:
             self.verified(f"{name}{WEIGHTS_SUFFIX}")
         return self.verified(name)
@@ -203,6 +261,24 @@ class _Section:
             raise self.refuse(key, "a whole number from 1 to 2^40")
         return number
 
+    def number(self, key: str) -> float:
+        value = self._values.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self.refuse(key, "a number")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        value = self._values.get(key)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "true or false")
+        return value
+
+    def words(self, key: str) -> tuple[str, ...]:
+        values = self.take(key, list, "a list of words")
+        if not values or not all(isinstance(one, str) and _PRECISION.fullmatch(one) for one in values):
+            raise self.refuse(key, "a list of words")
+        return tuple(values)
+
     def digest(self, key: str) -> str:
         text = self.take(key, str, "64 hexadecimal digits")
         if not _DIGEST.fullmatch(text):
@@ -265,10 +341,41 @@ def _parse(manifest: _Section, folder: Path, *, shipped: bool) -> Bundle:
         max_tokens=max_tokens,
         precision=manifest.line("precision"),
         tower_files={"image": image.file("file", files), "text": text.file("file", files)},
+        precisions=_parse_precisions(manifest, files),
         tokenizer_file=tokenizer,
         files=files,
         manifest=manifest.rest(),
     )
+
+
+def _parse_precisions(manifest: _Section, files: Mapping[str, FileRecord]) -> dict[str, Precision]:
+    if "precisions" not in manifest.keys:
+        return {}
+    section = manifest.section("precisions")
+    found: dict[str, Precision] = {}
+    for name in section.keys:
+        if not _PRECISION.fullmatch(name) or name == FULL:
+            raise section.refuse(name, f"named in lower case, and not {FULL}")
+        one = section.section(name)
+        limits = one.section("tolerance")
+        sides = {side: limits.section(side) for side in TOWER_INPUTS}
+        found[name] = Precision(
+            name=name,
+            tower_files={side: one.file(side, files) for side in TOWER_INPUTS},
+            runtimes=one.words("runtimes"),
+            one_item=one.flag("one_item"),
+            tolerance={
+                side: Tolerance(
+                    max_abs=values.number("max_abs"),
+                    min_cosine=values.number("min_cosine"),
+                    local_max_abs=values.number("local_max_abs"),
+                    weights_max_abs=values.number("weights_max_abs"),
+                )
+                for side, values in sides.items()
+            },
+            accepted_loss=one.flag("accepted_loss"),
+        )
+    return found
 
 
 def _parse_files(manifest: _Section) -> dict[str, FileRecord]:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
 
 app = typer.Typer(
@@ -30,6 +31,16 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class PrecisionName(StrEnum):
+    """Number formats of the towers that ONNX Runtime serves."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class Kind(StrEnum):
@@ -47,6 +58,12 @@ DeviceOption = Annotated[
     Device,
     typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
 ]
+PrecisionOption = Annotated[
+    PrecisionName,
+    typer.Option(
+        "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
 
 
@@ -58,6 +75,7 @@ def embed_images(
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Radiographs in one call of the tower and one transaction.")
     ] = 16,
@@ -71,7 +89,7 @@ def embed_images(
 
     chosen = workspace.bundle_for(index, bundle)
     sources = Sources(paths)
-    encoder = ImageEncoder(chosen, device=device)
+    encoder = ImageEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
         summary = run.follow(
             pipeline.embed_images(
@@ -93,6 +111,7 @@ def embed_reports(
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     json: JsonOption = False,
@@ -104,7 +123,7 @@ def embed_reports(
 
     chosen = workspace.bundle_for(index, bundle)
     records = read_reports(Path(path))
-    encoder = TextEncoder(chosen, device=device)
+    encoder = TextEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
         summary = run.follow(
             pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text)
@@ -124,6 +143,7 @@ def query(
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
     json: JsonOption = False,
 ) -> None:
     """Find radiographs or reports that show what a sentence says, or that look like a radiograph."""
@@ -137,12 +157,12 @@ def query(
         if like is not None:
             vector = store.vector("image", like)
         elif text is not None:
-            vector = queries.text_vector(chosen, text, device=device)
+            vector = queries.text_vector(chosen, text, device=device, precision=precision)
         else:
-            vector = queries.image_vector(chosen, Path(str(image)), device=device)
+            vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
         # A case is not similar to itself: it would only take the first place.
         hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(store, kind)
+        console.warn_of_mixture(store, kind, query_precision=None if like is not None else precision)
     console.show_hits(hits, as_json=json)
 
 
@@ -180,6 +200,7 @@ def evaluate(
     ],
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -191,10 +212,10 @@ def evaluate(
 
     chosen = workspace.open_bundle(bundle)
     each = read_pairs(pairs)
-    texts = TextEncoder(chosen, device=device)
+    texts = TextEncoder(chosen, device=device, precision=precision)
     images, reports = pipeline.embed_pairs(
         each,
-        images=ImageEncoder(chosen, device=device),
+        images=ImageEncoder(chosen, device=device, precision=precision),
         texts=texts,
         batch_size=batch_size,
         workers=pipeline.default_workers(),
@@ -205,17 +226,31 @@ def evaluate(
 @app.command()
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
-    device: DeviceOption = Device.CPU,
+    device: Annotated[
+        Device | None, typer.Option("--device", help="Where towers run: cpu, or what the precision is made for.")
+    ] = None,
+    precision: PrecisionOption = PrecisionName.FP32,
     json: JsonOption = False,
 ) -> None:
     """Check a bundle on this machine: every digest, the golden outputs, and that a row does not depend on its batch."""
     from mcr_infer import console
+    from mcr_infer.backends.flavor import FLAVORS
     from mcr_infer.bundle import Bundle
+    from mcr_infer.engine_gate import engine_file_checks, verify_engines
     from mcr_infer.verify import verify as run_checks
 
-    checks = run_checks(Bundle.open(bundle), device=device)
+    # fp32 on the CPU is what the golden outputs were compared with; other precisions know their own device.
+    where = device or (Device.CPU if precision is PrecisionName.FP32 else Device.AUTO)
+    opened = Bundle.open(bundle)
+    if where in FLAVORS:
+        checks = verify_engines(opened, precision=precision, flavor=FLAVORS[where])
+    else:
+        checks = [*run_checks(opened, device=where, precision=precision), *engine_file_checks(opened)]
     console.show_checks(checks, as_json=json)
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+app.command("build-engine")(build_engine)
 
 
 def main() -> None:

@@ -116,13 +116,22 @@ def note(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def warn_of_mixture(index: "Index", kind: str) -> None:
-    """Say so where rows of one kind were embedded in different ways: their scores compare less exactly."""
+def warn_of_mixture(index: "Index", kind: str, *, query_precision: str | None = None) -> None:
+    """Say so where rows of one kind, or the query and the rows, were embedded in different ways: scores are less exact.
+
+    `query_precision` None is a query that is a row of the index itself.
+    """
     ways = sorted(index.provenance(kind))
     if len(ways) > 1:
         told = ", ".join(f"{precision} with {budget:.0%} of the patches" for precision, budget in ways)
         note(
             f"the {kind} rows of this index were embedded in {len(ways)} ways: {told}; scores differ slightly between them"
+        )
+    precisions = sorted({precision for precision, _ in ways})
+    if query_precision is not None and precisions and precisions != [query_precision]:
+        note(
+            f"the query was embedded in {query_precision}, the {kind} rows in {' and '.join(precisions)}: scores differ "
+            "slightly from those of one precision"
         )
 
 

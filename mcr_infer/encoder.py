@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose, Side, Tower, open_tower
-from mcr_infer.bundle import Bundle
+from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.tokenizer import ReportTokenizer
@@ -32,9 +32,13 @@ _NORM_TOLERANCE = 1e-3
 class _Encoder:
     """What both encoders share: a tower and the check of what it gives."""
 
-    def __init__(self, bundle: Bundle, side: Side, *, device: str, threads: int | None, purpose: Purpose) -> None:
-        self._bundle = bundle
-        self._tower: Tower = open_tower(bundle, side, device=device, threads=threads, purpose=purpose)
+    def __init__(
+        self, bundle: Bundle, side: Side, *, device: str, precision: str, threads: int | None, purpose: Purpose
+    ) -> None:
+        self._bundle, self._precision = bundle, str(precision)
+        self._tower: Tower = open_tower(
+            bundle, side, device=device, precision=precision, threads=threads, purpose=purpose
+        )
 
     @property
     def device(self) -> str:
@@ -44,7 +48,7 @@ class _Encoder:
     @property
     def precision(self) -> str:
         """The number format of the tower, as it is recorded with each row of an index."""
-        return self._bundle.precision
+        return self._precision
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +73,8 @@ class _Encoder:
         if bad.size:
             raise BackendError(
                 f"{bad.size} of {rows} embeddings on {self.device} are not unit vectors (the first has norm "
-                f"{norms[bad[0]]:.4g}): run mcr-infer verify on the bundle {self._bundle.path}"
+                f"{norms[bad[0]]:.4g}): run mcr-infer verify on the bundle {self._bundle.path} "
+                f"with --precision {self._precision}"
             )
         return vectors
 
@@ -78,10 +83,16 @@ class ImageEncoder(_Encoder):
     """The image tower of a bundle."""
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str = FULL,
+        threads: int | None = None,
+        purpose: Purpose = "bulk",
     ) -> None:
         """Open the tower; raises `BackendError` or `BundleError` as `open_tower` does."""
-        super().__init__(bundle, "image", device=device, threads=threads, purpose=purpose)
+        super().__init__(bundle, "image", device=device, precision=precision, threads=threads, purpose=purpose)
         self.preprocess = bundle.preprocess
 
     def encode(self, batch: Sequence[Patches]) -> NDArray[np.float32]:
@@ -108,10 +119,16 @@ class TextEncoder(_Encoder):
     """The text tower of a bundle with its tokenizer."""
 
     def __init__(
-        self, bundle: Bundle, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str = FULL,
+        threads: int | None = None,
+        purpose: Purpose = "bulk",
     ) -> None:
         """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does."""
-        super().__init__(bundle, "text", device=device, threads=threads, purpose=purpose)
+        super().__init__(bundle, "text", device=device, precision=precision, threads=threads, purpose=purpose)
         self._tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -211,7 +211,13 @@ def evaluate_pairs(
                 images[known], findings, encode_text, groups=whose, ks=ks, resamples=resamples, seed=seed
             )
         classes = evaluate_classes(
-            images[known], reports[known], findings, encode_text=encode_text, groups=whose, resamples=resamples, seed=seed
+            images[known],
+            reports[known],
+            findings,
+            encode_text=encode_text,
+            groups=whose,
+            resamples=resamples,
+            seed=seed,
         )
     if len(first) > 1:
         protocols.append(protocol("deduplicated", own, first))

@@ -13,7 +13,7 @@ from mcr_infer.cli import app
 from mcr_infer.phantom.dicom import write_dicom
 from tiny import tiny_bundle
 
-COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify")
+COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify", "build-engine")
 
 
 def test_help_names_every_command_and_the_readme_describes_it():

@@ -27,9 +27,8 @@ class ImageEncoder(nn.Module):
                 **{key: value for key, value in overrides.items() if value is not None},
             )  # fmt: skip
         except (AssertionError, RuntimeError, TypeError) as exc:
-            raise ConfigError(
-                f"timm cannot build model.image.vit {config.vit!r} as a plain ViT: {exc or 'its stem does not fit'}"
-            ) from exc
+            why = str(exc) or "its stem does not take these sizes"
+            raise ConfigError(f"timm cannot build model.image.vit {config.vit!r} as a plain ViT: {why}") from exc
         if type(self.vit) is not VisionTransformer or not isinstance(self.vit.patch_embed.proj, nn.Conv2d):
             raise ConfigError(
                 f"model.image.vit {config.vit!r} is no plain ViT (timm builds {type(self.vit).__name__}): the tower takes "

@@ -10,10 +10,11 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.bundle import FULL, TOWER_INPUTS, TOWER_OUTPUTS, Bundle, Precision
 from mcr_infer.errors import BackendError, BundleError
 
 DEVICES = ("auto", "cpu", "cuda")
+"""Those of ONNX Runtime; `tensorrt` and `tensorrt-rtx` take engines and are never chosen by `auto`."""
 
 Side = Literal["image", "text"]
 Purpose = Literal["one_shot", "bulk"]
@@ -48,17 +49,38 @@ class Tower(Protocol):
 
 
 def open_tower(
-    bundle: Bundle, side: Side, *, device: str = "auto", threads: int | None = None, purpose: Purpose = "bulk"
+    bundle: Bundle,
+    side: Side,
+    *,
+    device: str = "auto",
+    precision: str = FULL,
+    threads: int | None = None,
+    purpose: Purpose = "bulk",
 ) -> Tower:
-    """Open one tower of a bundle, its file verified, on `auto`, `cpu` or `cuda`; `auto` is cuda where it works, else cpu.
+    """Open one tower of a bundle, its file verified, on `auto`, `cpu`, `cuda`, `tensorrt` or `tensorrt-rtx`.
 
-    `threads` None is one a core that the process may use. Raises `BackendError` when the runtime is missing or cannot do
-    what was asked, `BundleError` when the file is damaged or is not the graph that the manifest describes.
+    `auto` is cuda where it works, else cpu; the last two take an engine that was built and measured for this GPU.
+
+    `threads` None is one a core that the process may use. A precision whose rows would depend on their batch runs one
+    unpadded item a call, whatever `run` is given. Raises `BackendError` when the runtime is missing or cannot do what was
+    asked or cannot serve the precision, `BundleError` when the bundle lacks the precision, the file is damaged or it is
+    not the graph that the manifest describes.
     """
+    from mcr_infer.backends.flavor import FLAVORS
+    from mcr_infer.backends.one_item import OneItemTower
     from mcr_infer.backends.onnxruntime import OnnxTower
 
-    path = bundle.verified_tower(side)
-    tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
+    variant = bundle.variant(precision)
+    path = bundle.verified_tower(side, precision)
+    tower: Tower
+    if device in FLAVORS:
+        from mcr_infer.backends.tensorrt import open_engine
+
+        tower = open_engine(bundle, side, precision=precision, flavor=FLAVORS[device])
+    else:
+        if variant is not None:
+            device = _device_for(variant, device)
+        tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
     dim, area = bundle.embedding_dim, bundle.preprocess.patch_size**2
     expected = {
         "patches": TensorSpec(dtype="float32", shape=(None, None, area)),
@@ -76,7 +98,27 @@ def open_tower(
             f"{path} is not the {side} tower that the manifest describes: it has {found}, expected {wanted}; "
             "export the bundle again"
         )
-    return tower
+    return OneItemTower(tower) if variant is not None and variant.one_item else tower
+
+
+def _device_for(variant: Precision, device: str) -> str:
+    """Choose the device of a precision: the one named if it serves it, for `auto` the first that does."""
+    served = [one for one in DEVICES if one in variant.runtimes]
+    if device not in DEVICES:
+        raise BackendError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
+    if device in served:
+        return device
+    if device != "auto" or not served:
+        why = {
+            # Seen in onnxruntime 1.32: the optimised graph has its weights and products in fp32 again.
+            ("fp16", "cpu"): ": the CPU would cast it to fp32 and gain nothing",
+            ("int8", "cuda"): ": this int8 was measured on the CPU alone",
+        }.get((variant.name, device), "")
+        raise BackendError(
+            f"{variant.name} is not served on {device}{why}; it is made for {' and '.join(variant.runtimes)}: choose "
+            "another --device, or --precision fp32"
+        )
+    return "auto" if len(served) > 1 else served[0]
 
 
 def installed_runtime(search_path: Sequence[str] | None = None) -> str:

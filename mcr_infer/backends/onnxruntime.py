@@ -1,4 +1,4 @@
-"""A tower on ONNX Runtime: CPU or CUDA, in fp32.
+"""A tower on ONNX Runtime: CPU or CUDA, in the precision of its graph.
 
 The only module that imports onnxruntime, and only when a tower is opened.
 """

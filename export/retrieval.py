@@ -1,0 +1,126 @@
+"""What a lower precision costs where it counts: retrieval among held-out phantoms, against the towers in fp32.
+
+    phantoms -> both towers in fp32 and in the precision -> recall of finding sets, and whether the first ten stay the same
+
+No torch here: the towers run as the wheel runs them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer import phantom
+from mcr_infer.backends import Side, Tower
+from mcr_infer.bundle import Bundle
+from mcr_infer.evaluate import evaluate_pairs
+from mcr_infer.pairs import Pair
+from mcr_infer.phantom.findings import finding_set
+from mcr_infer.reports import embed_text
+from mcr_infer.tokenizer import ReportTokenizer
+
+FIRST_SEED = 100_000
+"""Training, validation and the demo use other seeds."""
+
+KS = (1, 10)
+TOP = 10
+_BATCH = 32
+
+Vectors = NDArray[np.float32]
+Towers = Mapping[Side, Tower]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Phantoms as the towers take them, row i of everything from phantom i."""
+
+    patches: Vectors
+    """[N, K, P*P]"""
+
+    positions: NDArray[np.int64]
+    """[N, K]"""
+
+    texts: Sequence[str]
+    input_ids: NDArray[np.int64]
+    """[N, T]"""
+
+    attention_mask: NDArray[np.int64]
+    """[N, T]"""
+
+    pairs: Sequence[Pair]
+
+
+def held_out(bundle: Bundle, count: int) -> HeldOut:
+    """Make `count` phantoms from seed 100,000 on, cut and tokenised as the bundle does it."""
+    made = [phantom.make(seed) for seed in range(FIRST_SEED, FIRST_SEED + count)]
+    cut = [bundle.preprocess.patches(one.radiograph().pixels) for one in made]
+    texts = [embed_text(one.report.text) for one in made]
+    tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
+    input_ids, attention_mask = tokenizer.encode(texts)
+    return HeldOut(
+        patches=np.stack([one for one, _ in cut]),
+        positions=np.stack([one for _, one in cut]),
+        texts=texts,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        pairs=[
+            Pair(image=Path(f"{one.seed}.dcm"), report=text, findings=finding_set(one.findings))
+            for one, text in zip(made, texts, strict=True)
+        ],
+    )
+
+
+def embed(towers: Towers, items: HeldOut) -> tuple[Vectors, Vectors]:
+    """Embed pictures and reports to unit vectors [N, D] each."""
+    count = len(items.pairs)
+    images = [
+        towers["image"].run(
+            {"patches": items.patches[start : start + _BATCH], "positions": items.positions[start : start + _BATCH]},
+            ("embedding",),
+        )["embedding"]
+        for start in range(0, count, _BATCH)
+    ]
+    lengths = items.attention_mask.sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    reports = np.empty_like(np.concatenate(images))
+    for rows in np.split(order, range(_BATCH, count, _BATCH)):
+        longest = int(lengths[rows].max())
+        given = {"input_ids": items.input_ids[rows, :longest], "attention_mask": items.attention_mask[rows, :longest]}
+        reports[rows] = towers["text"].run(given, ("embedding",))["embedding"]
+    return np.concatenate(images), reports
+
+
+def cost(items: HeldOut, full: tuple[Vectors, Vectors], lower: tuple[Vectors, Vectors]) -> dict[str, object]:
+    """Compare retrieval with `lower` to retrieval with `full`, each images and reports [N, D].
+
+    Recall is that of finding sets, macro, of `mcr_infer.evaluate`, and its loss what the precision takes from it.
+    `top10_agreement` is the mean share of the first ten that stay among the first ten.
+    """
+    recalls = {name: _recall(items, pair) for name, pair in (("fp32", full), ("lower", lower))}
+    return {
+        "phantoms": len(items.pairs),
+        "first_seed": FIRST_SEED,
+        "recall_fp32": recalls["fp32"],
+        "recall": recalls["lower"],
+        "recall_loss": {name: round(recalls["fp32"][name] - value, 5) for name, value in recalls["lower"].items()},
+        "top10_agreement": {
+            "text_to_image": agreement((full[1], full[0]), (lower[1], lower[0])),
+            "image_to_report": agreement(full, lower),
+        },
+    }
+
+
+def agreement(full: tuple[Vectors, Vectors], lower: tuple[Vectors, Vectors], *, k: int = TOP) -> float:
+    """Return the mean share of the first k of a gallery that two pairs of queries [N, D] and gallery [M, D] agree on."""
+    k = min(k, len(full[1]))
+    first = [np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :k] for queries, gallery in (full, lower)]
+    shared = [len(np.intersect1d(one, other)) for one, other in zip(*first, strict=True)]
+    return round(float(np.mean(shared)) / k, 5)
+
+
+def _recall(items: HeldOut, vectors: tuple[Vectors, Vectors]) -> dict[str, float]:
+    found = evaluate_pairs(*vectors, items.pairs, ks=KS, resamples=1).protocol("finding sets")
+    ways = (("image_to_report", found.image_to_report), ("report_to_image", found.report_to_image))
+    return {f"{name}_r{k}": round(way.recall[k].value, 5) for name, way in ways for k in KS}

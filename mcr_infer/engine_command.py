@@ -1,0 +1,127 @@
+"""`mcr-infer build-engine`, which `export/to_trt.py` fronts in a checkout: parse, build, measure, print.
+
+Light to import: the command line registers it at every start.
+"""
+
+import json as codec
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mcr_infer.backends.engines import EngineRecord
+    from mcr_infer.bundle import Bundle
+
+_MEBIBYTE = 2**20
+
+
+class FlavorName(StrEnum):
+    """Which TensorRT builds."""
+
+    TENSORRT = "tensorrt"
+    RTX = "rtx"
+
+
+class TowerName(StrEnum):
+    """Which tower is built."""
+
+    IMAGE = "image"
+    TEXT = "text"
+
+
+def build_engine(
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
+    flavor: Annotated[
+        FlavorName, typer.Option(help="tensorrt builds on the GPU that serves; rtx ahead of time, without a GPU.")
+    ] = FlavorName.TENSORRT,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several; without it all that the bundle has for TensorRT.")
+    ] = None,
+    tower: Annotated[list[TowerName] | None, typer.Option(help="image or text; without it both.")] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="rtx: architectures to build for; without it sm80, sm86 and sm89.")
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Smallest:usual:largest of an axis, as batch=1:8:32, patches=1:196:196 or tokens=1:32:128."),
+    ] = None,
+    workspace: Annotated[int | None, typer.Option(min=1, help="Most scratch memory on the GPU, in MiB.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="File that speeds up the next build.")] = None,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Run on every GPU from Ampere on; slower.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Run on later versions of TensorRT; slower.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")] = False,
+) -> None:
+    """Build TensorRT engines into a bundle. With a GPU they are measured at once; without one they are marked unverified."""
+    from mcr_infer.backends import engine_build
+    from mcr_infer.backends.profile import Profile
+    from mcr_infer.bundle import Bundle
+
+    chosen = Bundle.open(bundle)
+    for name in precision or _for_tensorrt(chosen):
+        for side in tower or list(TowerName):
+            record = engine_build.build_engine(
+                chosen,
+                side.value,
+                precision=name,
+                flavor=flavor.value,
+                architectures=[one.lower() for text in arch or () for one in text.split(",") if one],
+                profile=Profile.of(chosen, profile or ()),
+                workspace_bytes=None if workspace is None else workspace * _MEBIBYTE,
+                timing_cache=timing_cache,
+                hardware_compatible=hardware_compatible,
+                version_compatible=version_compatible,
+            )
+            _show(chosen, *_measured(chosen, record), as_json=json)
+
+
+def _for_tensorrt(bundle: "Bundle") -> list[str]:
+    return [bundle.precision, *(name for name, one in bundle.precisions.items() if "tensorrt" in one.runtimes)]
+
+
+def _measured(bundle: "Bundle", record: "EngineRecord") -> tuple["EngineRecord", str]:
+    """Run the gate where the engine fits the GPU of this machine; return the record and what came of it.
+
+    An engine that fails the gate is deleted, and its `BackendError` raised.
+    """
+    from mcr_infer.backends.cuda import find_gpu
+    from mcr_infer.backends.engines import discard
+    from mcr_infer.errors import BackendError
+
+    try:
+        gpu = find_gpu()
+    except BackendError as error:
+        return record, f"unverified ({error})"
+    if gpu is None:
+        return record, "unverified (no GPU here)"
+    if gpu.sm not in record.architectures:
+        return record, f"unverified (the GPU here is {gpu.sm})"
+    from mcr_infer.engine_gate import gate
+
+    try:
+        admitted = gate(bundle, record, sm=gpu.sm)
+    except BackendError:
+        discard(bundle, record)
+        raise
+    return admitted, f"verified on {gpu.name}: max abs difference {admitted.parity[gpu.sm]['max_abs']:.1e}"
+
+
+def _show(bundle: "Bundle", record: "EngineRecord", state: str, *, as_json: bool) -> None:
+    import shlex
+
+    from mcr_infer.backends.engines import FOLDER
+    from mcr_infer.backends.flavor import DEVICES
+    from mcr_infer.console import note
+
+    if as_json:
+        print(codec.dumps(record.to_dict()))
+    else:
+        print(f"{bundle.path / FOLDER / record.file}  {record.bytes / _MEBIBYTE:.1f} MiB  {state}")
+    if not record.parity:
+        options = f"--device {DEVICES[record.flavor]} --precision {record.precision}"
+        note(f"before {record.file} serves: mcr-infer verify {shlex.quote(str(bundle.path))} {options}")
