@@ -166,7 +166,7 @@ def test_the_heads_of_the_report_decoder_are_judged_by_the_pretrained_width(bert
 
 def test_a_pretrained_tower_brings_its_vocabulary_or_is_refused(bert, tmp_path):
     config = tiny_config(
-        model=cfg.Model(text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16)),
+        model=cfg.Model(image=tiny_model().image, text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16)),
         data=cfg.Data(cache=str(tmp_path / "cache"), phantoms=cfg.Phantoms(size=48, train_count=50, validation_count=50)),
         run=cfg.Run(workers=0),
     )  # fmt: skip
