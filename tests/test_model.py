@@ -1,16 +1,21 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from batches import ALONE, PATCHES, make_batch, tiny_config, tiny_model
 from mcr_infer.errors import ConfigError
+from mcr_infer.phantom import make as make_phantom
+from mcr_infer.phantom import render_stored
+from mcr_infer.preprocess import Preprocess
 from train import config as cfg
 from train.checkpoint import tower_state
 from train.loop import make_learner
 from train.model import MCR
 from train.space import Aggregator, TokenMap
 from train.step import train_step
+from train.towers import frequency_basis
 
 
 def make(framework="mcr", text_mode="mask", **space) -> MCR:
@@ -91,6 +96,56 @@ def test_the_patch_projection_is_that_of_the_vit():
     tower = model.image_tower
     expected = tower.vit.forward_features((picture - tower.mean) / tower.std)
     assert torch.allclose(tower(patches, positions(2)), expected, atol=1e-5)
+
+
+def test_coefficients_are_those_of_a_cosine_transform_raised_by_their_frequency():
+    basis = frequency_basis(8, 0.5)
+    assert torch.allclose(torch.ones(64) @ basis, 8.0 * torch.eye(64)[0], atol=1e-5)
+    slope = torch.cos(torch.pi * (torch.arange(8) + 0.5) / 8).repeat(8)
+    # 8 rows of 1/sqrt(8) times the sum 4 of squared cosines times sqrt(2/8), raised by 1 + 0.5
+    assert torch.allclose(slope @ basis, 6.0 * 2.0**0.5 * torch.eye(64)[1], atol=1e-5)
+    assert torch.allclose(frequency_basis(8, 0.0) @ frequency_basis(8, 0.0).T, torch.eye(64), atol=1e-6)
+
+
+def test_raised_frequencies_are_another_basis_of_the_same_projection():
+    raised, plain = make(), make()
+    raised.image_tower.basis = frequency_basis(8, 0.06)
+    weight = plain.image_tower.vit.patch_embed.proj.weight
+    with torch.no_grad():
+        weight.copy_((weight.flatten(1) @ raised.image_tower.basis.T).reshape(weight.shape))
+    patches = torch.rand(2, PATCHES, 64)
+    assert torch.allclose(
+        raised.image_tower(patches, positions(2)), plain.image_tower(patches, positions(2)), atol=1e-5
+    )
+
+
+def test_raised_frequencies_vary_alike_in_radiographs():
+    preprocess = Preprocess(image_size=160, patch_size=16)
+    patches = np.concatenate(
+        [preprocess.patches(render_stored(make_phantom(seed, 160).stored))[0] for seed in range(8)]
+    )
+    pixels = torch.from_numpy(patches[patches.std(axis=1) > 0])
+    spread = {gain: (pixels @ frequency_basis(16, gain)).std(dim=0) for gain in (0.0, 1.0)}
+    assert (spread[0.0].max() / spread[0.0].min()).item() > 300
+    assert (spread[1.0].max() / spread[1.0].min()).item() < 30
+
+
+def test_half_precision_does_not_round_raised_frequencies_away():
+    tower = make().image_tower
+    tower.basis = frequency_basis(8, 0.06)
+    projection = tower.vit.patch_embed.proj
+    faint = 0.9 + 0.001 * torch.rand(1, PATCHES, 64)
+    with torch.no_grad():
+        # The projection shows one coefficient that bfloat16 pixels, 1/128 apart near 0.9 / 0.34, could not hold.
+        projection.weight.copy_(torch.eye(64)[35].reshape(1, 1, 8, 8).expand_as(projection.weight))
+        projection.bias.zero_()
+        tower.vit.pos_embed.zero_()
+    seen = []
+    tower.vit.norm_pre.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    tower(faint, positions(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        tower(faint, positions(1))
+    assert torch.corrcoef(torch.stack([each.float()[0, :, 0] for each in seen]))[0, 1].item() > 0.999
 
 
 def test_hidden_patches_change_nothing_but_the_target():
@@ -290,3 +345,12 @@ def test_towers_export_with_dynamic_axes():
     text = torch.export.export(Text(), (batch.input_ids, batch.attention_mask), dynamic_shapes=shapes).module()
     some = (batch.input_ids[:3, :4], batch.attention_mask[:3, :4])
     assert torch.allclose(text(*some)[0], model.encode_text(*some)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"frequency_gain": -0.1}, "at least 0"), ({"frequency_gain": 1.0, "pretrained": "hub"}, "which read pixels")],
+)
+def test_a_gain_that_fits_nothing_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        cfg.ImageTower(**values)

@@ -29,10 +29,18 @@ class ImageTower:
     pixel_mean: float = 0.45
     """Of pixels in [0, 1]; mean and deviation are applied inside the tower."""
     pixel_std: float = 0.34
+    frequency_gain: float = 0.0
+    """How much louder fine detail enters the patch projection: coefficient (u, v) of a patch's cosine transform is
+    multiplied by 1 + gain (u^2 + v^2). 0 = pixels as they are."""
 
     def __post_init__(self) -> None:
         Preprocess(image_size=self.image_size, patch_size=self.patch_size)
         require(self.pixel_std > 0, "model.image.pixel_std", self.pixel_std, "more than 0")
+        require(self.frequency_gain >= 0, "model.image.frequency_gain", self.frequency_gain, "at least 0")
+        plain = self.pretrained is None or self.frequency_gain == 0
+        require(
+            plain, "model.image.frequency_gain", self.frequency_gain, "0 with pretrained weights, which read pixels"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,17 +40,38 @@ class ImageEncoder(nn.Module):
         # Buffers, not numbers: they change what an embedding means, so they belong to the weights that are fingerprinted.
         self.register_buffer("mean", torch.tensor(config.pixel_mean))
         self.register_buffer("std", torch.tensor(config.pixel_std))
+        raised = frequency_basis(config.patch_size, config.frequency_gain) if config.frequency_gain else None
+        self.register_buffer("basis", raised)
 
     def forward(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Encode visible patches [N, K, P*P] at positions [N, K] to tokens [N, K, W]."""
         projection = self.vit.patch_embed.proj
+        pixels = (patches - self.mean) / self.std
+        if self.basis is not None:
+            # In full precision: what is raised here is smaller than the rounding of half precision beside the mean.
+            with torch.autocast(patches.device.type, enabled=False):
+                pixels = pixels @ self.basis
         # A convolution whose stride is its size: over cut patches it is a matrix product.
-        tokens = F.linear((patches - self.mean) / self.std, projection.weight.flatten(1), projection.bias)
+        tokens = F.linear(pixels, projection.weight.flatten(1), projection.bias)
         tokens = self.vit.norm_pre(tokens + F.embedding(positions, self.vit.pos_embed[0]))
         for block in self.vit.blocks:
             recompute = self.vit.grad_checkpointing and self.training
             tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
         return self.vit.norm(tokens)
+
+
+def frequency_basis(side: int, gain: float) -> Tensor:
+    """Return the matrix [P*P, P*P] that takes the pixels of a patch to its cosine transform (DCT-II), fine detail raised.
+
+    The variance of radiographs falls by orders of magnitude from one frequency to the next, and a linear projection learns
+    directions of little variance last: catheters and tubes among them. Raising them helps as whitening does (compare
+    arXiv 2404.00498), without statistics of a data set.
+    """
+    order = torch.arange(side, dtype=torch.float64)
+    waves = torch.cos(torch.pi * (order[None, :] + 0.5) * order[:, None] / side) * (2.0 / side) ** 0.5
+    waves[0] /= 2.0**0.5
+    gains = 1.0 + gain * (order[:, None] ** 2 + order[None, :] ** 2)
+    return (torch.kron(waves, waves) * gains.reshape(-1, 1)).T.float().contiguous()
 
 
 class TextEncoder(nn.Module):
