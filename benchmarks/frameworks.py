@@ -4,9 +4,9 @@
 
 Both frameworks take the same random batch through the same model; each is measured in processes of its own, in turn, so
 that a busy machine slows both alike. Seconds are those of the processor, which on one thread are what the step takes on an
-idle machine; what a neighbour takes away does not count. Memory is the peak during a step minus the level between steps, when model and
-optimiser exist and nothing else: activations, gradients and what the optimiser needs for a moment. It has processes of its
-own, because giving freed memory back at once, without which there is no level, costs time.
+idle machine; what a neighbour takes away does not count. Memory is the peak during a step minus the level between steps,
+when model and optimiser exist and nothing else: activations, gradients and what the optimiser needs for a moment. It has
+processes of its own, because giving freed memory back at once, without which there is no level, costs time.
 """
 
 import argparse
