@@ -26,6 +26,7 @@ def config(root, source="mimic_cxr_jpg", **told):
         model=cfg.Model(image=cfg.ImageTower(image_size=32, patch_size=8)),
         augment=STILL,
         data=cfg.Data(source=source, cache=str(root / "cache"), radiographs=cfg.Radiographs(**told)),
+        optim=cfg.Optim(batch_size=2),
         run=cfg.Run(workers=0),
     )
 
@@ -113,14 +114,38 @@ def test_images_of_one_study_are_positives_of_each_other(tmp_path):
     assert [by_findings.patient(index) for index in (0, 1, 4)] == ["10000001", "10000001", "10000004"]
 
 
-def test_findings_as_positives_need_labels(tmp_path):
-    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", split=s) for i, s in enumerate(("train", "validate"))]
+def test_findings_as_positives_need_labels_before_anything_is_decoded(tmp_path):
+    splits = ("train", "train", "validate")
+    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", split=s) for i, s in enumerate(splits)]
     write_mimic(tmp_path, studies, labels=False)
     settings = dataclasses.replace(config(tmp_path), loss=cfg.Loss(positives="findings"))
-    with pytest.raises(ConfigError, match=r'loss\.positives is "findings" and the data set has no labels'):
-        open_pairs(settings, tmp_path)
-    facts = json.loads((tmp_path / SURVEY).read_text())
-    assert [(fault["kind"], fault["count"], fault["action"]) for fault in facts["faults"]] == [("no_labels", 2, "kept")]
+    with pytest.raises(ConfigError, match=r'positives is "findings" and no training pair has labels') as refused:
+        open_records(settings, tmp_path / "run", Console(quiet=True))
+    assert "\n  3 pairs without findings: kept, such as s50000000/" in str(refused.value)
+    assert not (tmp_path / "cache").exists()
+    open_pairs(config(tmp_path), tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / SURVEY).read_text())
+    assert [(fault["kind"], fault["count"], fault["action"]) for fault in facts["faults"]] == [("no_labels", 3, "kept")]
+
+
+def test_findings_as_positives_need_a_label_that_is_left_after_decoding(tmp_path):
+    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", present=None) for i in range(2)]
+    studies += [Study(patient="10000003", study="50000003", present=("Edema",))]
+    write_mimic(tmp_path, [*studies, Study(patient="10000004", study="50000004", split="validate")])
+    (tmp_path / studies[2].folder / f"{studies[2].images[0]}.jpg").write_bytes(b"no image at all")
+    settings = dataclasses.replace(config(tmp_path, missing_files="skip"), loss=cfg.Loss(positives="findings"))
+    with pytest.raises(
+        ConfigError, match=r"no training pair has labels(?s:.*)1 images that cannot be decoded: left out"
+    ):
+        open_records(settings, tmp_path / "run", Console(quiet=True))
+
+
+def test_labels_of_the_training_pairs_alone_are_enough(tmp_path):
+    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", present=("Edema",)) for i in range(2)]
+    write_mimic(tmp_path, [*studies, Study(patient="10000003", study="50000003", split="validate", present=None)])
+    settings = dataclasses.replace(config(tmp_path), loss=cfg.Loss(positives="findings"))
+    pairs, held_out, _ = open_pairs(settings, tmp_path / "run")
+    assert ([pairs.labels(0), pairs.labels(1)], held_out.labels(0)) == (["edema", "edema"], None)
 
 
 def test_uncertain_labels_are_no_findings(tmp_path):

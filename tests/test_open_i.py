@@ -132,6 +132,7 @@ def test_open_i_is_opened_as_pairs(folder):
         data=cfg.Data(
             source="open_i", cache=str(folder / "cache"), radiographs=told(folder, cached_side=64, validation_share=0.5)
         ),
+        optim=cfg.Optim(batch_size=2),
         run=cfg.Run(workers=0),
     )
     training, validation = open_records(settings, folder / "run", Console(quiet=True))

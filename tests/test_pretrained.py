@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from transformers import BertConfig, BertModel
 
@@ -95,6 +96,63 @@ def test_what_does_not_fit_is_named(source, tmp_path):
         tower(tmp_path / "absent.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "damage", "why"),
+    [
+        ("cut.pth", lambda whole: whole[: len(whole) // 2], "RuntimeError: PytorchStreamReader failed"),
+        ("empty.pth", lambda _: b"", "EOFError"),
+        ("text.pth", lambda _: b"hello world", "KeyError"),
+        ("page.pth", lambda _: b"<html>not found</html>", "RuntimeError: weights_only=True blocked"),
+        ("cut.safetensors", lambda whole: whole[: len(whole) // 2], "SafetensorError"),
+    ],
+)
+def test_a_checkpoint_that_is_damaged_is_named_with_what_to_do(source, tmp_path, name, damage, why):
+    path = tmp_path / name
+    if path.suffix == ".pth":
+        torch.save(source.state_dict(), path)
+    else:
+        save_file(source.state_dict(), path)
+    tower(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match=rf"image\.pretrained '.*{name}' cannot be read \({why}.*fetch it again"):
+        tower(path)
+
+
+def test_what_is_no_checkpoint_of_weights_is_refused(source, tmp_path):
+    weights, path = source.state_dict(), tmp_path / "vit.pth"
+    for content, why in (
+        (torch.zeros(3), "cannot be read .AttributeError"),
+        (source, "cannot be read .RuntimeError.*save its state_dict alone"),
+        (weights | {"norm.weight": 5}, "TypeError: it names something else than tensors"),
+        (
+            weights | {"patch_embed.proj.weight": torch.zeros(32, 192)},
+            r"has shape \(32, 192\), expected \(width, 1 or 3",
+        ),
+        (weights | {"pos_embed": torch.zeros(3)}, r"pos_embed has shape \(3,\), expected \(1, patches, width\)"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ConfigError, match=why):
+            tower(path)
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_without_a_network_the_hub_is_named_with_the_way_around_it(no_network):
+    config = cfg.ImageTower(
+        vit="vit_small_patch16_224", image_size=224, patch_size=16, width=None, depth=None, heads=None, pretrained="hub"
+    )
+    with pytest.raises(
+        ConfigError, match=r"'hub' of 'vit_small_patch16_224' cannot be read .*without a network.*\.pth"
+    ):
+        ImageEncoder(config)
+    with pytest.raises(ConfigError, match=r"'somebody/a-bert' cannot be read .*no local folder, .*give a folder"):
+        TextEncoder(cfg.TextTower(pretrained="somebody/a-bert"))
+
+
 @pytest.fixture
 def bert(tmp_path):
     torch.manual_seed(0)
@@ -154,6 +212,50 @@ def test_a_bert_that_does_not_fit_is_named(bert, tmp_path):
         TextEncoder(cfg.TextTower(pretrained=str(bert[1]), max_tokens=64))
     with pytest.raises(ConfigError, match="cannot be read"):
         TextEncoder(cfg.TextTower(pretrained=str(tmp_path / "absent")))
+
+
+def test_weights_of_a_bert_that_are_damaged_or_missing_are_named(bert):
+    model, folder = bert
+    path, text = folder / "model.safetensors", cfg.TextTower(pretrained=str(folder), max_tokens=16)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"the weights of model\.text\.pretrained '.*SafetensorError.*fetch again"):
+        TextEncoder(text)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"the weights of model\.text\.pretrained '.*OSError"):
+        TextEncoder(text)
+    lost = "encoder.layer.1.output.dense.weight"
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name != lost}
+    save_file(kept, path, {"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"lacks 1 weights of its tower \['{lost}'\]"):
+        TextEncoder(text)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(
+        ConfigError, match=r"model\.text\.pretrained '.*' cannot be read \(OSError.*valid JSON.*fetch again"
+    ):
+        TextEncoder(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("vocab.txt", b"\xff\xfe\x00"), ("tokenizer.json", b"{"), ("tokenizer.json", b"{}")]
+)
+def test_a_vocabulary_that_is_damaged_is_named(bert, tmp_path, name, content):
+    (bert[1] / name).write_bytes(content)
+    model = cfg.Model(image=tiny_model().image, text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16))
+    with pytest.raises(
+        ConfigError, match=r"the tokenizer of model\.text\.pretrained '.*' cannot be read \(.*fetch again"
+    ):
+        open_pairs(tiny_config(model=model), tmp_path / "run", Console(quiet=True))
+
+
+def test_a_damaged_checkpoint_of_a_run_is_named(tmp_path):
+    config, run = tiny_config(), tmp_path / "run"
+    with checkpoint.open_run(run, config):
+        checkpoint.save_state(run, make_tiny_learner(config), None, 1)
+    path = run / checkpoint.MODEL
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"the checkpoint in .*run is damaged \(SafetensorError.*from a copy"):
+        checkpoint.load_model(run)
 
 
 def test_the_heads_of_the_report_decoder_are_judged_by_the_pretrained_width(bert):

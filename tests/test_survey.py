@@ -27,6 +27,7 @@ def config(root, **told):
     return Config(
         model=cfg.Model(image=cfg.ImageTower(image_size=32, patch_size=8)),
         data=cfg.Data(source="mimic_cxr_jpg", cache=str(root / "cache"), radiographs=cfg.Radiographs(**told)),
+        optim=cfg.Optim(batch_size=2),
         run=cfg.Run(workers=0),
     )
 
@@ -134,10 +135,11 @@ def test_only_five_examples_are_named(tmp_path):
 
 def test_leakage_leaves_training_pairs_out(tmp_path):
     pairs = [("10000001", "train"), ("10000002", "train"), ("10000002", "validate"), ("10000002", "train")]
+    pairs.append(("10000003", "train"))
     write_mimic(tmp_path, [Study(patient=p, study=f"5000000{i}", split=s) for i, (p, s) in enumerate(pairs)])
     assert "2 training images of patients who are also in validation" in refusal(config(tmp_path), tmp_path / "run")
     training, validation, _, _ = opened(config(tmp_path, leakage="skip"), tmp_path / "run")
-    assert [training.patient(i) for i in range(len(training))] == ["10000001"]
+    assert [training.patient(i) for i in range(len(training))] == ["10000001", "10000003"]
     assert [validation.patient(i) for i in range(len(validation))] == ["10000002"]
     assert [training.labels(0), validation.labels(0)] == ["no finding", "no finding"]
 
@@ -164,6 +166,7 @@ def test_the_text_that_is_asked_for(tmp_path):
         Study(patient="10000001", study="50000001", report=report),
         Study(patient="10000002", study="50000002", report="IMPRESSION: A normal chest without any finding."),
         Study(patient="10000003", study="50000003", split="validate", report=report),
+        Study(patient="10000004", study="50000004", report=report),
     ])  # fmt: skip
     for text, expected in {
         "both": ["A small left effusion is seen. Effusion.", "A normal chest without any finding."],
@@ -171,10 +174,11 @@ def test_the_text_that_is_asked_for(tmp_path):
         "impression": ["Effusion.", "A normal chest without any finding."],
         "longest": ["A small left effusion is seen.", "A normal chest without any finding."],
     }.items():
+        expected = [*expected, expected[0]]
         training, _, _, kept = opened(config(tmp_path, text=text), tmp_path / text)
         assert [training.text(index) for index in range(len(training))] == expected
         assert kept["text"] == text
-    assert kept["parts"] == {"findings": 2, "impression": 1}
+    assert kept["parts"] == {"findings": 3, "impression": 1}
 
 
 def test_a_run_goes_on_with_the_pairs_that_it_began_with(tmp_path):
@@ -189,6 +193,24 @@ def test_a_run_goes_on_with_the_pairs_that_it_began_with(tmp_path):
     assert "the training pairs are not those that" in message
     assert "(12 then, 12 now" in message
     assert (run / SURVEY).read_bytes() == before
+
+
+def test_a_batch_that_the_pairs_do_not_fill_is_refused_before_anything_is_decoded(faulty):
+    root, _ = faulty
+    settings = dataclasses.replace(config(root, **SKIP), optim=cfg.Optim(batch_size=6))
+    message = refusal(settings, root / "run")
+    assert "optim.batch_size 6 is larger than the training set of 5: lower it or train on more\n" in message
+    assert "\n  2 images whose report has no text for data.radiographs.text: left out, such as" in message
+    assert not (root / "cache").exists()
+
+
+def test_a_batch_that_needed_what_cannot_be_decoded_is_refused(faulty):
+    root, names = faulty
+    settings = dataclasses.replace(config(root, **SKIP), optim=cfg.Optim(batch_size=5))
+    message = refusal(settings, root / "run")
+    assert "optim.batch_size 5 is larger than the training set of 3: lower it or train on more\n" in message
+    assert f"\n  2 images that cannot be decoded: left out, such as {names[14]} (truncated)" in message
+    assert not (root / "run").exists()
 
 
 def test_an_image_that_is_listed_again_is_taken_once(tmp_path):

@@ -157,6 +157,7 @@ def test_a_table_is_opened_as_pairs(tmp_path):
     settings = cfg.Config(
         model=cfg.Model(image=cfg.ImageTower(image_size=32, patch_size=8)),
         data=cfg.Data(source="table", cache=str(tmp_path / "cache"), radiographs=told(path, cached_side=40)),
+        optim=cfg.Optim(batch_size=2),
         run=cfg.Run(workers=0),
     )
     training, validation = open_records(settings, tmp_path / "run", Console(quiet=True))

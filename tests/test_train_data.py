@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from mcr_infer.errors import ConfigError
@@ -13,6 +14,7 @@ from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.augment import augment
 from train.data import Draw, Sample, Schedule, collate
+from train.data.opening import open_pairs
 from train.data.phantoms import SHARD, TEXTS, PhantomPairs, open_store, write_text
 
 FIRST = 1_000_030
@@ -229,3 +231,11 @@ def test_black_borders_stay_black():
     pixels[:10] = 0.0
     bright = augment(pixels, cfg.Augment(crop=0, rotation=0, brightness=0.3), np.random.default_rng(1))
     assert float(bright[:10].max()) == 0.0
+
+
+def test_phantoms_that_fill_no_batch_are_refused_before_one_is_made(tmp_path):
+    data = cfg.Data(cache=str(tmp_path / "cache"), phantoms=cfg.Phantoms(size=48, train_count=20, validation_count=5))
+    config = dataclasses.replace(CONFIG, data=data, optim=cfg.Optim(batch_size=32))
+    with pytest.raises(ConfigError, match="batch_size 32 is larger than the training set of 20"):
+        open_pairs(config, tmp_path / "run", Console(quiet=True))
+    assert not (tmp_path / "cache").exists()

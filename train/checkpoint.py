@@ -161,9 +161,16 @@ def load_model(run: Path) -> tuple[MCR, Config]:
     if not path.exists():
         raise ConfigError(f"{run} holds no {MODEL}: the run has not saved a checkpoint yet")
     pretrained = config.model.text.pretrained is not None
-    settings = BertConfig.from_json_file(run / TEXT_TOWER) if pretrained else None
+    try:
+        settings = BertConfig.from_json_file(run / TEXT_TOWER) if pretrained else None
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise ConfigError(
+            f"the checkpoint in {run} is damaged ({type(exc).__name__}: {exc}): put its files back from "
+            "a copy, or let the run go on to its next checkpoint, which writes them again"
+        ) from exc
     model = MCR(config, fill=False, text_settings=settings)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(weights)
     return model.eval(), config
 
 

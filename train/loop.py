@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train.config import Config
-from train.data import Pairs, Schedule, collate
+from train.data import Pairs, Schedule, collate, require_even_shares
 from train.data.opening import open_pairs
 from train.distributed import World, open_world
 from train.held_out import embed_pairs, recall_figures
@@ -44,6 +44,7 @@ def train(config: Config, run: Path, *, console: Console) -> None:
 
 def _train(config: Config, run: Path, world: World, console: Console) -> None:
     # ---- Model and optimisers: first, so that a mistake in them does not wait for hours of decoding -----------------
+    require_even_shares(config.optim.batch_size, size=world.size)
     learner, average = make_learner(config, world)
 
     # ---- The pairs and the tokenizer: made by the first process, found by the others --------------------------------

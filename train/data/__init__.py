@@ -126,12 +126,8 @@ class Schedule(Sampler[list[Draw]]):
         self, count: int, *, batch_size: int, seed: int, first_step: int, steps: int, unmasked_steps: int,
         rank: int = 0, size: int = 1,
     ) -> None:  # fmt: skip
-        if count < batch_size:
-            raise ConfigError(
-                f"optim.batch_size {batch_size} is larger than the training set of {count}: lower it or train on more"
-            )
-        if batch_size % size:
-            raise ConfigError(f"optim.batch_size {batch_size} cannot be shared evenly by {size} processes")
+        require_pairs_for(batch_size, count=count)
+        require_even_shares(batch_size, size=size)
         self._count, self._batch, self._seed = count, batch_size, seed
         self._first, self._steps, self._masked_steps = first_step, steps, steps - unmasked_steps
         self._part = slice(rank * batch_size // size, (rank + 1) * batch_size // size)
@@ -148,6 +144,20 @@ class Schedule(Sampler[list[Draw]]):
                 current, order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._count)
             chosen = order[place * self._batch : (place + 1) * self._batch][self._part]
             yield [Draw(int(index), epoch, step < self._masked_steps) for index in chosen]
+
+
+def require_pairs_for(batch_size: int, *, count: int, details: str = "") -> None:
+    """Raise `ConfigError`, with `details` at its end, unless `count` training pairs fill a batch."""
+    if count < batch_size:
+        raise ConfigError(
+            f"optim.batch_size {batch_size} is larger than the training set of {count}: lower it or train on more{details}"
+        )
+
+
+def require_even_shares(batch_size: int, *, size: int) -> None:
+    """Raise `ConfigError` unless `size` processes get equal parts of a batch."""
+    if batch_size % size:
+        raise ConfigError(f"optim.batch_size {batch_size} cannot be shared evenly by {size} processes")
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

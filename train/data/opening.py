@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoTokenizer
 from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train.config import Config
-from train.data import Pairs
+from train.data import Pairs, require_pairs_for
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
 from train.data.radiographs import RadiographPairs, open_records
 from train.files import replace_file
+from train.pretrained import reading, remedy_for
 from train.progress import progress_bar
 
 TOKENIZER = "tokenizer.json"
@@ -28,6 +29,7 @@ def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pair
         # First, so that a vocabulary that is not there does not wait for hours of decoding.
         replace_file(run / TOKENIZER, _pretrained_tokenizer(config.model.text.pretrained))
     if config.data.source == "phantoms":
+        require_pairs_for(config.optim.batch_size, count=config.data.phantoms.train_count)
         training, held_out = _open_phantoms(config, console, training=True), _open_phantoms(config, console)
         shares = config.data.phantoms.shares
         tokenizer = _open_tokenizer(run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng))
@@ -70,11 +72,9 @@ def _open_phantoms(config: Config, console: Console, *, training: bool = False) 
 
 def _pretrained_tokenizer(where: str) -> bytes:
     """Return the tokenizer.json of a pretrained text tower; raises `ConfigError` where it is missing or not the tower's."""
-    try:
+    with reading(f"the tokenizer of model.text.pretrained {where!r}", remedy_for(where)):
         made = AutoTokenizer.from_pretrained(where).backend_tokenizer
         embeddings = AutoConfig.from_pretrained(where).vocab_size
-    except (OSError, ValueError, AttributeError) as exc:
-        raise ConfigError(f"model.text.pretrained {where!r} has no tokenizer that can be read: {exc}") from exc
     size = made.get_vocab_size()
     # Of a folder without a vocabulary transformers makes a tokenizer of special tokens, to which every word is unknown.
     if not embeddings // 2 <= size <= embeddings:

@@ -14,7 +14,7 @@ from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
-from train.data import Draw, Sample
+from train.data import Draw, Sample, require_pairs_for
 from train.data.faults import Faults
 from train.data.mimic import open_mimic
 from train.data.open_i import open_open_i
@@ -22,7 +22,7 @@ from train.data.picture_cache import Pictures, open_pictures
 from train.data.records import Source
 from train.data.samples import SampleMaker
 from train.data.selection import Selection
-from train.data.survey import Survey, require_pairs, survey
+from train.data.survey import Survey, Surveyed, require_pairs, survey
 from train.data.tables import open_table
 from train.files import replace_file
 from train.progress import progress_bar
@@ -68,24 +68,14 @@ class RecordStore:
         for place in rng.permutation(len(self._selection.texts)):
             yield self._selection.texts[int(place)] or ""
 
-    def has_labels(self) -> bool:
-        """Tell whether any pair is labelled."""
-        return any(labels is not None for labels in self._selection.labels)
-
 
 class RadiographPairs(Dataset[Sample]):
     """Draws of real pairs as samples: cached picture -> augment -> the preprocessing of inference -> masks; text.
 
-    With `loss.positives = "findings"`, pairs without labels are positives of pairs with the same text alone. Raises
-    `ConfigError` where no pair has any.
+    With `loss.positives = "findings"`, pairs without labels are positives of pairs with the same text alone.
     """
 
     def __init__(self, config: Config, store: RecordStore, tokenizer: ReportTokenizer) -> None:
-        if config.loss.positives == "findings" and not store.has_labels():
-            raise ConfigError(
-                'loss.positives is "findings" and the data set has no labels: set it to "report", or give the table '
-                "of labels (MIMIC: chexpert or negbio; a table: data.radiographs.labels_column)"
-            )
         self._config, self._store = config, store
         self._samples = SampleMaker(config, tokenizer)
 
@@ -140,8 +130,9 @@ def open_source(config: Config) -> Source:
 def open_records(config: Config, run: Path, console: Console) -> tuple[RecordStore, RecordStore]:
     """Survey the data set, decode what is not in the cache yet, and return the training and the validation pairs.
 
-    The survey is printed and written to RUN/data.json. Raises `ConfigError` for faults that are refused, and where the data
-    set is no longer the one that the run began with.
+    The survey is printed and written to RUN/data.json. Raises `ConfigError` for faults that are refused, where the training
+    pairs are not enough for a batch or lack the labels that the loss asks for, and where the data set is no longer the one
+    that the run began with.
     """
     told = config.data.radiographs
     detail = config.model.image.image_size * config.model.decoders.super_resolution
@@ -153,16 +144,31 @@ def open_records(config: Config, run: Path, console: Console) -> tuple[RecordSto
     source = open_source(config)
     console.print(f"surveying {source.kind}", highlight=False)
     surveyed = survey(source, told)
+    # Now, because decoding takes hours, and again after it, because what cannot be decoded may be what was needed.
+    _require_trainable(config, surveyed)
     training, training_pictures = _decode(config, surveyed.training, surveyed.faults, "training", console)
     validation, validation_pictures = _decode(config, surveyed.validation, surveyed.faults, "validation", console)
     surveyed.faults.refuse(source.origin)
     surveyed = surveyed._replace(training=training, validation=validation)
     require_pairs(surveyed, told)
+    _require_trainable(config, surveyed)
     found = surveyed.summary(source, told)
     for line in found.lines():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     _keep(found, run)
     return RecordStore(training, training_pictures), RecordStore(validation, validation_pictures)
+
+
+def _require_trainable(config: Config, surveyed: Surveyed) -> None:
+    """Raise `ConfigError`, with what was left out, where a run could not train on the training pairs."""
+    training = surveyed.training
+    details = "".join(f"\n  {fault}" for fault in surveyed.faults.listed())
+    require_pairs_for(config.optim.batch_size, count=len(training.names), details=details)
+    if config.loss.positives == "findings" and all(labels is None for labels in training.labels):
+        raise ConfigError(
+            'loss.positives is "findings" and no training pair has labels: set it to "report", or give the table '
+            f"of labels (MIMIC: chexpert or negbio; a table: data.radiographs.labels_column){details}"
+        )
 
 
 def _decode(
