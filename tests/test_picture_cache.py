@@ -1,6 +1,8 @@
 import dataclasses
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +21,7 @@ from mcr_infer.preprocess import Preprocess
 from train.data import picture_cache
 from train.data.picture_cache import open_pictures, rendering_digest, stored_picture
 from train.data.strings import Strings
+from train.data.workers import Job, run_jobs
 from trees import write_png
 
 SIDE = 64
@@ -31,7 +34,7 @@ def opened(cache, paths, *, side=SIDE, workers=0, **told):
     pictures, failures = open_pictures(
         cache, Strings.of(map(str, paths)), np.array([s.st_size for s in status], dtype=np.int64),
         np.array([s.st_mtime_ns for s in status], dtype=np.int64), side=side, workers=workers,
-        progress=lambda done, total: progress.append((done, total)), **told,
+        progress=lambda done, total: progress.append((done, total)), **{"say": lambda _: None} | told,
     )  # fmt: skip
     return pictures, failures, progress
 
@@ -166,22 +169,63 @@ def test_a_cache_of_failures_alone(tmp_path):
     assert len(opened(tmp_path / "cache", [])[0]) == 0
 
 
-def test_a_shard_whose_pictures_are_cut_is_made_again(tmp_path):
-    paths = images(tmp_path, 3)
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("end", "damage"),
+    [
+        ("pictures", lambda path: flip(path, 64 * 64 + 1000)),  # a pixel of the second picture
+        ("pictures", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+        ("pictures", lambda path: path.write_bytes(b"")),
+        ("pictures", lambda path: path.unlink()),
+        ("index", lambda path: flip(path, 36)),  # where the first picture begins
+        ("index", lambda path: flip(path, 3)),  # the name of the first picture
+        ("index", lambda path: path.write_bytes(path.read_bytes()[:-1])),
+    ],
+)
+def test_a_damaged_shard_is_noticed_and_made_again(tmp_path, end, damage):
+    paths, told = images(tmp_path, 3), []
+    opened(tmp_path / "cache", paths, say=told.append)
+    assert told == []
+    (index,), (pictures,) = tmp_path.glob("cache/*/*.index"), tmp_path.glob("cache/*/*.pictures")
+    whole = index.read_bytes(), pictures.read_bytes()
+    damage(pictures.with_suffix(f".{end}"))
+    again, failures, progress = opened(tmp_path / "cache", paths, say=told.append)
+    assert told[0] == "checking 1 cached shards"
+    assert told[1:] == [f"{pictures} is not what was written; the disk may be failing. What was in it is decoded again"]
+    assert (failures, progress) == ([], [(3, 3)])
+    assert (index.read_bytes(), pictures.read_bytes()) == whole
+    for seed, path in enumerate(paths):
+        assert np.array_equal(again[seed], read_image(path).pixels)
+    assert opened(tmp_path / "cache", paths, say=told.append)[2] == []
+    assert told[2:] == ["checking 1 cached shards"]
+
+
+def test_only_shards_that_are_asked_for_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_cache, "SHARD", 2)
+    paths, told = images(tmp_path, 6, size=32), []
     opened(tmp_path / "cache", paths)
-    (shard,) = tmp_path.glob("cache/*/*.pictures")
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-1])
-    pictures, _, progress = opened(tmp_path / "cache", paths)
-    assert progress == [(3, 3)]
-    assert shard.read_bytes() == whole
-    assert np.array_equal(pictures[2], read_image(paths[2]).pixels)
+    shards = {}
+    for path in tmp_path.glob("cache/*/*.pictures"):
+        flip(path, 5)
+        shards[path.stem] = path.stat().st_mtime_ns
+    pictures, _, progress = opened(tmp_path / "cache", paths[2:4], say=told.append)
+    assert told[0] == "checking 1 cached shards"
+    assert progress == [(2, 2)]
+    assert np.array_equal(pictures[0], read_image(paths[2]).pixels)
+    made = [path for path in tmp_path.glob("cache/*/*.pictures") if path.stat().st_mtime_ns != shards[path.stem]]
+    assert len(made) == 1
+    assert made[0].stem in told[1]
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     paths = images(tmp_path, 1)
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ConfigError, match=r"pictures cannot be stored in .*make room or set data\.cache"):
+    with pytest.raises(ConfigError, match=r"pictures cannot be kept in .*make room or set data\.cache"):
         opened(tmp_path / "cache", paths)
 
 
@@ -207,6 +251,67 @@ def test_a_decoder_that_dies_costs_its_file_alone(tmp_path, monkeypatch):
     assert list(tmp_path.glob("cache/*/.*")) == []
 
 
+def read_or_hang(path: str) -> Radiograph:
+    if Path(path).read_bytes() == b"endless":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        time.sleep(3600)
+    return read_image(path)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_cache, "SHARD", 3)
+    paths = images(tmp_path, 9, size=32)
+    for place in (1, 2, 7):
+        paths[place].write_bytes(b"endless")
+    started, told = time.monotonic(), []
+    pictures, failures, progress = opened(
+        tmp_path / "cache", paths, workers=2, read=read_or_hang, seconds=1.0, say=told.append
+    )
+    assert time.monotonic() - started < 60
+    assert [(failure.place, failure.reason) for failure in failures] == [
+        (1, "decoder_hung"), (2, "decoder_hung"), (7, "decoder_hung"),
+    ]  # fmt: skip
+    assert failures[0].error == "nothing came of it in 1 seconds, and the process that decoded it was killed"
+    assert progress[-1] == (9, 9)
+    for seed in (0, 3, 4, 5, 6, 8):
+        assert np.array_equal(pictures[seed], read_image(paths[seed]).pixels)
+    assert multiprocessing.active_children() == []
+
+
+class Slow:
+    """Takes less than a second an item, and longer for the shard; what it made is a line of a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def item(self, item: tuple[int, str, str]) -> str:
+        time.sleep(0.6)
+        return item[2]
+
+    def finish(self, job: Job, made: list[str]) -> None:
+        time.sleep(2.5)
+        (self.folder / job.name).write_text(" ".join(made))
+
+
+@pytest.mark.slow
+def test_many_slow_items_and_slow_storage_are_no_hanging_decoder(tmp_path):
+    job = Job("all", ((0, "", "a"), (1, "", "b"), (2, "", "c")))
+    assert list(run_jobs(Slow(tmp_path), [job], workers=1, seconds=1.5)) == [(job, ())]
+    assert (tmp_path / "all").read_text() == "a b c"
+
+
+class Doomed(Slow):
+    def finish(self, _: Job, __: list[str]) -> None:
+        os._exit(9)
+
+
+@pytest.mark.slow
+def test_processes_that_die_at_no_item_are_no_fault_of_a_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"die although they are at no picture.*set run\.workers lower"):
+        list(run_jobs(Doomed(tmp_path), [Job("all", ((0, "", "a"),))], workers=1))
+
+
 @pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_finished_shard(tmp_path):
     paths = images(tmp_path, 24, size=128)
@@ -224,19 +329,19 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(tmp_path):
         status = [path.stat() for path in paths]
         picture_cache.open_pictures(
             folder / "cache", Strings.of(map(str, paths)), np.array([s.st_size for s in status]),
-            np.array([s.st_mtime_ns for s in status]), side=64, workers=0, progress=lambda *told: None)
+            np.array([s.st_mtime_ns for s in status]), side=64, workers=0, progress=lambda *told: None, say=print)
         """)
     )
     finished = 0
     for wanted in (1, 6):
         job = subprocess.Popen([sys.executable, str(script), str(tmp_path), "24"])
         deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("cache/*/*.npy"))) < wanted and job.poll() is None:
+        while len(list(tmp_path.glob("cache/*/*.index"))) < wanted and job.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         job.kill()
         job.wait()
-        shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*.npy")}
+        shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/*.index")}
         assert len(shards) >= max(wanted, finished)
         finished = len(shards)
     pictures, failures, progress = opened(tmp_path / "cache", paths)

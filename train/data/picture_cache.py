@@ -4,20 +4,22 @@
 
 A picture is found by a digest of its path, size and time of change, in a folder that is named after what the rendering
 gives now; a changed file or another rendering is decoded again. Some hundreds of pictures make a shard of two files, which
-appear whole or not at all: a kill loses what the workers were at. What no run asks for any more stays until the folder is
-deleted.
+appear whole or not at all: a kill loses what the workers were at. A shard is named after a digest of all its bytes, which
+are read again when a run opens it: what a disk has changed is decoded again, not trained on. What no run asks for any more
+stays until the folder is deleted.
 
 Grey levels: 8 bits from an 8-bit PNG or JPEG, 16 bits from anything deeper once it is made smaller, so that the error is at
 most half a level (1/510 or 1/131070). A picture that need not be made smaller is kept without any loss: 8-bit ones as
 they are, others as float32. Pixels that are not square are made so here, because a cut to patches would need to know.
 """
 
+import errno
 import hashlib
-import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,25 @@ from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
 from mcr_infer.images.rendering import Rendering, Window, render
 from train.data.strings import Strings
-from train.data.workers import Failure, Job, run_jobs
+from train.data.workers import ITEM_SECONDS, Failure, Job, run_jobs
 from train.files import replace_file
 
 SHARD = 256
 """Pictures a shard: about 25 MB of 8-bit pictures at a shorter side of 288."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Of shards and index; another one gets another folder."""
+
+_INDEX, _PICTURES = ".index", ".pictures"
 
 _DEPTHS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 _ENTRY = np.dtype(
     [("key", "S32"), ("offset", np.int64), ("height", np.int32), ("width", np.int32), ("depth", np.uint8)]
 )
+
+_READERS = 4
+"""Threads that compare shards with their names: a disk, or two or three cores, are what they wait for."""
 
 _ABANDONED = 24 * 3600
 """Seconds after which the unfinished file of a killed worker is removed: its writer cannot be at it any more."""
@@ -92,13 +99,15 @@ def open_pictures(
     side: int,
     workers: int,
     progress: Callable[[int, int], None],
+    say: Callable[[str], None],
     read: Callable[[str], Radiograph] = read_image,
+    seconds: float = ITEM_SECONDS,
 ) -> tuple[Pictures, list[Failure]]:
     """Open the pictures of files with their sizes in bytes and times of change in nanoseconds, decoding what is not there.
 
-    `workers` processes decode (0 = this one); `progress` is called with files done and wanted. Returns what could not be
-    decoded, named by its place in `files`; that is tried again in the next run. Raises `ConfigError` where the folder
-    cannot be written.
+    `workers` processes decode (0 = this one), none of them one file for more than `seconds`; `progress` is called with files
+    done and wanted, `say` with what a person should know. Returns what could not be decoded, named by its place in `files`;
+    that is tried again in the next run. Raises `ConfigError` where the folder cannot be written.
     """
     folder = cache / f"pictures-{side}-{rendering_digest(side)}"
     keys = np.array(
@@ -109,15 +118,15 @@ def open_pictures(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
-        index = _Index(folder)
+        index = _checked(folder, keys, say)
         missing = np.flatnonzero(index.places(keys) < 0)
         parts = [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)]
         jobs = [
-            Job(name=_shard_name(keys[part]), items=tuple((int(i), keys[i].decode(), files[i] or "") for i in part))
-            for part in parts
+            Job(name=str(number), items=tuple((int(i), keys[i].decode(), files[i] or "") for i in part))
+            for number, part in enumerate(parts)
         ]
         done = len(keys) - len(missing)
-        for job, failed in run_jobs(_Maker(folder, side, read), jobs, marks=folder, workers=workers):
+        for job, failed in run_jobs(_Maker(folder, side, read), jobs, workers=workers, seconds=seconds):
             failures += failed
             done += len(job.items)
             progress(done, len(keys))
@@ -125,7 +134,7 @@ def open_pictures(
             index = _Index(folder)
     except OSError as exc:
         raise ConfigError(
-            f"pictures cannot be stored in {folder}: {exc.strerror}; make room or set data.cache"
+            f"pictures cannot be kept in {folder}: {exc.strerror} ({exc.filename}); make room or set data.cache"
         ) from exc
     return index.pictures(keys), sorted(failures)
 
@@ -136,17 +145,12 @@ class _Index:
     def __init__(self, folder: Path) -> None:
         self._shards: list[Path] = []
         entries, shard_of = [np.empty(0, dtype=_ENTRY)], [np.empty(0, dtype=np.int32)]
-        for path in sorted(folder.glob("*.npy")):
-            pictures, part = path.with_suffix(".pictures"), np.load(path)
-            last = part[-1]
-            whole = int(last["offset"]) + int(last["height"]) * int(last["width"]) * _DEPTHS[last["depth"]].itemsize
-            if not pictures.is_file() or pictures.stat().st_size < whole:
-                # Somebody removed or cut the pictures: without its index the shard is made again.
-                path.unlink()
-                continue
+        for path in sorted(folder.glob(f"*{_INDEX}")):
+            content = path.read_bytes()
+            part = np.frombuffer(content[: len(content) // _ENTRY.itemsize * _ENTRY.itemsize], dtype=_ENTRY)
             entries.append(part)
             shard_of.append(np.full(len(part), len(self._shards), dtype=np.int32))
-            self._shards.append(pictures)
+            self._shards.append(path.with_suffix(_PICTURES))
         joined, shards = np.concatenate(entries), np.concatenate(shard_of)
         order = np.argsort(joined["key"], kind="stable")
         self._entries, self._shard_of = joined[order], shards[order]
@@ -158,6 +162,11 @@ class _Index:
         places = np.searchsorted(self._entries["key"], keys)
         there = self._entries["key"][np.minimum(places, len(self._entries) - 1)] == keys
         return np.where(there, places, -1).astype(np.int64)
+
+    def shards(self, keys: NDArray[np.bytes_]) -> list[Path]:
+        """Return the shards that hold some of the pictures of keys [N]."""
+        places = self.places(keys)
+        return [self._shards[shard] for shard in np.unique(self._shard_of[places[places >= 0]])]
 
     def pictures(self, keys: NDArray[np.bytes_]) -> Pictures:
         """Return the pictures of keys [N]."""
@@ -180,8 +189,11 @@ class _Maker:
         _, key, path = item
         return key, stored_picture(self._read(path), self._side)
 
-    def finish(self, job: Job, made: Sequence[tuple[str, NDArray[Any]]]) -> None:
-        """Write the shard; its index is written last and marks it complete."""
+    def finish(self, _: Job, made: Sequence[tuple[str, NDArray[Any]]]) -> None:
+        """Write the shard; its index is written last and marks it complete.
+
+        Two runs that make the same shard replace it by itself.
+        """
         if not made:
             return
         content, entries = bytearray(), np.zeros(len(made), dtype=_ENTRY)
@@ -191,10 +203,40 @@ class _Maker:
             entry["height"], entry["width"] = stored.shape
             entry["depth"] = _DEPTHS.index(stored.dtype)
             content += np.ascontiguousarray(stored).tobytes()
-        replace_file(self._folder / f"{job.name}.pictures", bytes(content))
-        index = io.BytesIO()
-        np.save(index, entries)
-        replace_file(self._folder / f"{job.name}.npy", index.getvalue())
+        index = entries.tobytes()
+        digest = hashlib.sha256(index)
+        digest.update(content)
+        shard = self._folder / digest.hexdigest()
+        replace_file(shard.with_suffix(_PICTURES), bytes(content))
+        replace_file(shard.with_suffix(_INDEX), index)
+
+
+def _checked(folder: Path, keys: NDArray[np.bytes_], say: Callable[[str], None]) -> _Index:
+    """Open the index of a folder without those shards of the pictures of keys [N] that are damaged."""
+    index = _Index(folder)
+    shards = index.shards(keys)
+    if not shards:
+        return index
+    say(f"checking {len(shards)} cached shards")
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="check") as pool:
+        damaged = [shard for shard, whole in zip(shards, pool.map(_is_whole, shards), strict=True) if not whole]
+    for shard in damaged:
+        say(f"{shard} is not what was written; the disk may be failing. What was in it is decoded again")
+        # Without its index a shard does not exist. Its pictures stay for runs that map them, until they are replaced.
+        shard.with_suffix(_INDEX).unlink(missing_ok=True)
+    return _Index(folder) if damaged else index
+
+
+def _is_whole(pictures: Path) -> bool:
+    """Tell whether a shard has the bytes after which it is named."""
+    try:
+        digest = hashlib.sha256(pictures.with_suffix(_INDEX).read_bytes())
+        with pictures.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: digest).hexdigest() == pictures.stem
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.EIO):
+            raise
+        return False
 
 
 def stored_picture(radiograph: Radiograph, side: int) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]:
@@ -242,11 +284,6 @@ def rendering_digest(side: int) -> str:
 def _key(path: str, size: int, changed: int) -> bytes:
     text = f"{os.path.abspath(path)}\0{size}\0{changed}".encode("utf-8", "surrogateescape")  # noqa: PTH100
     return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
-
-
-def _shard_name(keys: NDArray[np.bytes_]) -> str:
-    """Name a shard after what it holds: two runs that make the same one replace it by itself."""
-    return hashlib.blake2b(b"".join(keys.tolist()), digest_size=12).hexdigest()
 
 
 def _sweep(folder: Path) -> None:

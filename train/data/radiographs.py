@@ -189,6 +189,9 @@ def _decode(
         pictures, failures = open_pictures(
             Path(config.data.cache), selection.images, selection.sizes, selection.changed,
             side=config.data.radiographs.cached_side, workers=config.run.workers, progress=tell,
+            say=lambda words: console.print(
+                f"{what} pictures: {words}", highlight=False, markup=False, soft_wrap=True
+            ),
         )  # fmt: skip
     if not failures:
         return selection, pictures

@@ -1,13 +1,24 @@
-"""Jobs over worker processes that may die: a decoder that takes its process down costs its file, not the run."""
+"""Jobs over worker processes that may die or hang: a decoder that takes its process down costs its file, not the run."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mcr_infer.errors import ImageError
+from mcr_infer.errors import ConfigError, ImageError
+
+ITEM_SECONDS = 300.0
+"""Longest that one item may take. The largest image that is read, 100 megapixels of JPEG 2000, takes about 12 seconds of a
+core; the rest is for cores that are shared and network shares that are slow."""
+
+_FINISHING = -1
+"""Place of a job whose items are made and which is being written: storage is slow, no decoder hangs."""
 
 
 class Failure(NamedTuple):
@@ -15,7 +26,7 @@ class Failure(NamedTuple):
 
     place: int
     reason: str
-    """A stable word as in `ImageError`, or `decoder_died`."""
+    """A stable word as in `ImageError`, or `decoder_died` or `decoder_hung`."""
     error: str
 
 
@@ -39,74 +50,158 @@ class Maker(Protocol):
 
 
 def run_jobs(
-    maker: Maker, jobs: Sequence[Job], *, marks: Path, workers: int
+    maker: Maker, jobs: Sequence[Job], *, workers: int, seconds: float = ITEM_SECONDS
 ) -> Iterator[tuple[Job, tuple[Failure, ...]]]:
     """Run jobs in `workers` spawned processes (0 = in this one), and yield each with its failures as it ends.
 
-    A process that dies takes the whole pool with it. Files in the folder `marks` tell which items were being made: the jobs
-    of these are run again alone, without the item at which a process dies a second time.
+    A process that is at one item for more than `seconds` is killed, and the item is left out. A process that dies by itself
+    takes the whole pool with it, and nobody knows which it was: the jobs whose items were being made are run again alone,
+    without the item at which a process dies a second time. In this process itself nothing can be stopped or survived.
+    Raises `ConfigError` where processes die without being at an item.
     """
     if workers == 0:
         yield from ((job, _run(maker, job, None)) for job in jobs)
         return
+    # Of this machine and this run alone: the marks hold numbers of processes.
+    with tempfile.TemporaryDirectory(prefix="mcr-jobs-") as folder:
+        watch = _Watch(Path(folder), seconds)
+        yield from _run_all(maker, jobs, defaultdict(list), watch, workers, alone=False)
+
+
+def _run_all(
+    maker: Maker, jobs: Sequence[Job], lost: dict[str, list[Failure]], watch: "_Watch", workers: int, *, alone: bool
+) -> Iterator[tuple[Job, tuple[Failure, ...]]]:
+    """Run jobs in pools, a new one whenever one breaks; `lost` holds what is left out of each job by its name."""
     waiting = {job.name: job for job in jobs}
     while waiting:
-        for name in waiting:
-            _mark(marks, name).unlink(missing_ok=True)
+        count = len(waiting)
+        rest = [_without(job, lost[name]) for name, job in waiting.items()]
+        watch.begin()
         try:
-            for job, failures in _in_pool(maker, list(waiting.values()), marks, workers):
-                del waiting[job.name]
-                yield job, failures
-        except BrokenProcessPool:
-            for name in [name for name in waiting if _mark(marks, name).exists()]:
-                job = waiting.pop(name)
-                yield job, _run_alone(maker, job, marks)
+            for name, failures in _in_pool(maker, rest, watch, workers):
+                yield waiting.pop(name), (*lost[name], *failures)
+        except BrokenProcessPool as exc:
+            places = watch.places()
+            if watch.killed:
+                error = f"nothing came of it in {watch.seconds:g} seconds, and the process that decoded it was killed"
+                for name, place in watch.killed.items():
+                    if places.get(name) == place:  # else it ended in the last moment
+                        lost[name].append(Failure(place, "decoder_hung", error))
+            elif not alone and places:
+                for name in places:
+                    yield from _run_all(maker, [waiting.pop(name)], lost, watch, 1, alone=True)
+            elif alone and max(places.values(), default=_FINISHING) != _FINISHING:
+                ((name, place),) = places.items()
+                lost[name].append(Failure(place, "decoder_died", "the process that decoded the file died"))
+            elif len(waiting) == count:
+                raise ConfigError(
+                    "the processes that decode pictures die although they are at no picture; they may have been killed for "
+                    "lack of memory: set run.workers lower"
+                ) from exc
 
 
-def _in_pool(maker: Maker, jobs: Sequence[Job], marks: Path, workers: int) -> Iterator[tuple[Job, tuple[Failure, ...]]]:
+def _in_pool(
+    maker: Maker, jobs: Sequence[Job], watch: "_Watch", workers: int
+) -> Iterator[tuple[str, tuple[Failure, ...]]]:
+    """Run jobs in one pool and yield their names and failures; raises `BrokenProcessPool` when a process ends."""
     # Spawned, not forked: the training process may already run threads, whose locks a fork would copy.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(_run, maker, job, _mark(marks, job.name)): job for job in jobs}
+        names = {pool.submit(_run, maker, job, watch.mark(job.name)): job.name for job in jobs}
+        pending = set(names)
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while pending:
+                done, pending = wait(pending, timeout=watch.interval, return_when=FIRST_COMPLETED)
+                # What was finished before the pool broke is not run again.
+                for future in sorted(done, key=lambda future: future.exception() is not None):
+                    yield names[future], future.result()
+                watch.look(names[future] for future in pending if future.running())
         finally:
             # An error or an interrupt here must not wait for hours of jobs that nobody will read.
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run_alone(maker: Maker, job: Job, marks: Path) -> tuple[Failure, ...]:
-    """Run a job in processes of its own, leaving out each item at which one dies."""
-    died: list[Failure] = []
-    while True:
-        lost = {failure.place for failure in died}
-        rest = job._replace(items=tuple(item for item in job.items if item[0] not in lost))
-        try:
-            ((_, failures),) = _in_pool(maker, [rest], marks, 1)
-            return (*died, *failures)
-        except BrokenProcessPool:
-            mark = _mark(marks, job.name)
-            if not mark.exists():
-                raise  # it died before the first item: the machine, not a file
-            index = int(mark.read_text(encoding="ascii"))
-            died.append(Failure(index, "decoder_died", "the process that decoded the file died"))
+class _Watch:
+    """Sees by marks, one file a job, what the processes of a pool are at, and kills the one that is at it for too long."""
+
+    def __init__(self, marks: Path, seconds: float) -> None:
+        self.seconds, self.interval = seconds, min(1.0, seconds / 4)
+        self._marks = marks
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last pool."""
+        for mark in self._marks.iterdir():
+            mark.unlink()
+        self.killed: dict[str, int] = {}
+        """Jobs whose processes were killed in this pool, with the place of the item that they were at."""
+        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
+        self._looked = time.monotonic()
+
+    def mark(self, job: str) -> Path:
+        """Return where the process of a job says what it is at."""
+        return self._marks / job
+
+    def places(self) -> dict[str, int]:
+        """Return the jobs that were being run, with the place of the item that was being made or `_FINISHING`."""
+        found = {path.name: _read(path) for path in self._marks.iterdir()}
+        return {name: mark[0] for name, mark in found.items() if mark is not None}
+
+    def look(self, jobs: Iterable[str]) -> None:
+        """Count the time since the last look for items that are still being made."""
+        now = time.monotonic()
+        # A machine that slept, or a run that was stopped as a whole and went on, is no decoder that hangs.
+        passed = min(now - self._looked, 2 * self.interval)
+        self._looked = now
+        for job in jobs:
+            mark = _read(self.mark(job))
+            if mark is None or mark[0] == _FINISHING:
+                continue
+            before, seconds = self._seen.get(job, (mark, 0.0))
+            seconds = seconds + passed if mark == before else 0.0
+            self._seen[job] = mark, seconds
+            if seconds > self.seconds and job not in self.killed:
+                self._kill(job, *mark)
+
+    def _kill(self, job: str, place: int, process: int) -> None:
+        for child in multiprocessing.active_children():
+            if child.pid == process:
+                self.killed[job] = place
+                child.kill()
 
 
 def _run(maker: Maker, job: Job, mark: Path | None) -> tuple[Failure, ...]:
     made, failures = [], []
     for item in job.items:
-        if mark is not None:
-            mark.write_text(str(item[0]), encoding="ascii")
+        _write(mark, item[0])
         try:
             made.append(maker.item(item))
         except ImageError as error:
             failures.append(Failure(item[0], error.reason, str(error)))
+    _write(mark, _FINISHING)
     maker.finish(job, made)
     if mark is not None:
-        mark.unlink(missing_ok=True)  # another run may make the same job
+        mark.unlink()
     return tuple(failures)
 
 
-def _mark(marks: Path, name: str) -> Path:
-    return marks / f".{name}.mark"
+def _without(job: Job, lost: Sequence[Failure]) -> Job:
+    places = {failure.place for failure in lost}
+    return job._replace(items=tuple(item for item in job.items if item[0] not in places))
+
+
+def _write(mark: Path | None, place: int) -> None:
+    if mark is not None:
+        mark.write_text(f"{place} {os.getpid()}\n", encoding="ascii")
+
+
+def _read(mark: Path) -> tuple[int, int] | None:
+    """Return place and process of a mark; None where there is none or it is being written."""
+    try:
+        text = mark.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    if not text.endswith("\n"):
+        return None
+    place, process = text.split()
+    return int(place), int(process)
