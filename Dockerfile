@@ -1,5 +1,5 @@
-# mcr-infer on a CPU. Not built by us yet: there was no Docker engine where this was written. Each command of it was run by
-# hand, outside of Docker.
+# mcr-infer on a CPU. Not built by us yet: there was no Docker engine where this was written. Its commands but for apt-get were
+# run by hand on Debian 12.
 #
 #   docker build --tag mcr-infer .
 #   docker run --rm --network none --user "$(id -u):$(id -g)" --volume /archive:/archive:ro --volume "$PWD:/work" \
