@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mcr_infer.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, Bundle, fingerprint_of
 from mcr_infer.errors import BundleError
 from mcr_infer.preprocess import Preprocess
+from mcr_infer.tokenizer import Padding
 
 IMAGE, TEXT, TOKENIZER = "image.onnx", "text.onnx", "tokenizer.json"
 ENGINES = "engines"
@@ -88,8 +89,13 @@ def write_manifest(
     notice: str | None,
     parity: object,
     training: object,
+    padding: Padding | None = None,
+    extras: Mapping[str, object] | None = None,
 ) -> Bundle:
-    """Describe the files that lie in `folder` in its manifest and SHA256SUMS, and open it as the bundle it now is."""
+    """Describe the files that lie in `folder` in its manifest and SHA256SUMS, and open it as the bundle it now is.
+
+    `extras` are keys beyond those that every bundle has; no reader needs them.
+    """
     files = _described(folder)
     missing = [one for one in (IMAGE, TEXT, TOKENIZER, GOLDEN) if one not in files]
     if missing:
@@ -103,16 +109,23 @@ def write_manifest(
             preprocess=preprocess,
             tokenizer_sha256=str(files[TOKENIZER]["sha256"]),
             max_tokens=max_tokens,
+            padding=padding,
         ),
         "weights_sha256": weights_sha256,
         "embedding_dim": embedding_dim,
         "notice": notice,
         "precision": "fp32",
-        "image": {"input": "patches", **preprocess.to_dict(), "file": IMAGE},
-        "text": {"max_tokens": max_tokens, "file": TEXT, "tokenizer": TOKENIZER},
+        "image": {"input": preprocess.input, **preprocess.to_dict(), "file": IMAGE},
+        "text": {
+            "max_tokens": max_tokens,
+            **({} if padding is None else {"padding": padding.to_dict()}),
+            "file": TEXT,
+            "tokenizer": TOKENIZER,
+        },
         "files": files,
         "parity": parity,
         "training": training,
+        **(extras or {}),
     }
     return _write_manifest(folder, manifest)
 

@@ -1,10 +1,11 @@
 """The parity gate: an exported tower must give what the torch model gives, or there is no bundle.
 
 Each tower runs as the wheel will run it, over batch sizes, lengths, paddings and patch counts; the table of what was
-measured goes into the manifest.
+measured goes into the manifest. A model from elsewhere is asked as well, as its authors run it: its own preprocessing in
+RGB, its own tokenizer, its own forward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -13,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcr_infer import phantom
 from mcr_infer.backends import Side, Tower
-from mcr_infer.bundle import TOWER_INPUTS, TOWER_OUTPUTS
+from mcr_infer.bundle import TEXT_INPUTS, TOWER_OUTPUTS
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.verify import MIN_COSINE_ROWS, Parity, compare, invariance, parity
+from mcr_infer.preprocess import INPUT_NAMES, Preprocess
+from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.verify import EXACT, MIN_COSINE_ROWS, Parity, compare, invariance, parity
 
 BATCHES = (1, 2, 5)
 SHORT_TEXTS = (3, 17)
@@ -26,17 +29,48 @@ SHORT_TEXTS = (3, 17)
 _FIRST_WORD = 5
 """Ids below are special tokens: [PAD] [UNK] [CLS] [SEP] [MASK]."""
 
+PICTURES = ((512, 512), (512, 387), (301, 512), (61, 47))
+"""Rows and columns cut out of phantoms for a model from elsewhere: square, tall, wide, and smaller than most towers take."""
+
+ORIGIN_REPORTS = range(40)
+"""Seeds of phantoms whose reports a tokenizer from elsewhere has to split as its own library does."""
+
+ORIGIN_SENTENCES = (
+    "Bilateral pleural effusion",
+    "NO ACUTE CARDIOPULMONARY ABNORMALITY.",
+    "A 5 mm nodule in the right upper lobe; follow-up CT in 3-6 months (see above).",
+    "Heart size: 52% of the thorax.\nLungs: clear\tPleura: no effusion, no pneumothorax",
+    "Röntgenaufnahme, œdème, 37 °C, 2 µm, ±, ½",
+    "ET tube's tip 4.5cm above the carina -- it's well positioned",
+    '___ year old woman with "chest pain" & dyspnoea',
+    "x",
+)
+
 Arrays = dict[str, NDArray[Any]]
 
 
 class DualEncoder(Protocol):
     """What can be exported: a torch model with the two encoders, each giving embedding, local and weights."""
 
-    def encode_image(self, patches: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed patches [N, K, P*P] at positions [N, K]: [N, D] of unit length, [N, K, D], [N, K]."""
+    def encode_image(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed patches [N, K, P*P] at positions [N, K], or pixels [N, S, S]: [N, D] of unit length, [N, K, D], [N, K]."""
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embed tokens [N, T]: [N, D] of unit length, [N, T, D], [N, T] with 0 at padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A model from elsewhere as its own library runs it: the other side of the comparison."""
+
+    embed_pictures: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
+    """Grey pictures [H, W] to embeddings [N, D], through its own preprocessing and three channels."""
+
+    embed_texts: Callable[[Sequence[str]], NDArray[np.float32]]
+    """Texts to embeddings [N, D], through its own tokenizer."""
+
+    token_ids: Callable[[Sequence[str]], NDArray[np.int64]]
+    """Texts to token ids [N, T], filled up to the most that the tower takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +118,55 @@ def gate(
     return [_rounded(row) for row in rows]
 
 
+def gate_origin(
+    origin: Origin, towers: dict[Side, Tower], *, preprocess: Preprocess, tokenizer: ReportTokenizer
+) -> dict[str, dict[str, object]]:
+    """Compare pictures and sentences, all the way to their embeddings, with a model from elsewhere; return the figures.
+
+    Raises `BundleError` where the tokenizer splits a sentence differently or an embedding strays beyond the limits of fp32.
+    """
+    made = [phantom.make(seed) for seed in ORIGIN_REPORTS]
+    texts = [*ORIGIN_SENTENCES, *(one.report.text for one in made), " ".join(one.report.text for one in made)]
+    ids, mask = tokenizer.encode(texts)
+    wanted = origin.token_ids(texts)
+    filled = np.full_like(wanted, tokenizer.pad_id)
+    filled[:, : ids.shape[1]] = ids
+    for text, row, expected in zip(texts, filled, wanted, strict=True):
+        if not np.array_equal(row, expected):
+            raise BundleError(
+                f"the tokenizer of the bundle would give {row.tolist()[:24]} for {text[:80]!r}, the model's own gives "
+                f"{expected.tolist()[:24]}: no bundle was written"
+            )
+    pictures = [
+        np.round(one.radiograph().pixels * 255).astype(np.uint8)[:rows, :columns]
+        for one, (rows, columns) in zip(made, PICTURES, strict=False)
+    ]
+    cut = [preprocess.patches(picture.astype(np.float32) / np.float32(255)) for picture in pictures]
+    image = preprocess.tower_inputs(np.stack([one for one, _ in cut]), np.stack([one for _, one in cut]))
+    got = {
+        "image": towers["image"].run(image, ("embedding",))["embedding"],
+        "text": towers["text"].run({"input_ids": ids, "attention_mask": mask}, ("embedding",))["embedding"],
+    }
+    expected_vectors = {"image": origin.embed_pictures(pictures), "text": origin.embed_texts(texts)}
+    found: dict[str, dict[str, object]] = {}
+    for side, vectors in expected_vectors.items():
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        worst, cosine = compare(got[side], unit)
+        if not (worst <= EXACT.max_abs and cosine >= EXACT.min_cosine):
+            raise BundleError(
+                f"the {side} tower does not give what the model gives as its own library runs it, no bundle was written: "
+                f"max abs difference {worst:.1e}, limit {EXACT.max_abs:.0e}; cosine {cosine:.6f}, limit {EXACT.min_cosine}"
+            )
+        found[side] = {"items": len(unit), "max_abs": float(f"{worst:.1e}"), "min_cosine": round(cosine, 7)}
+    return found
+
+
 def reference(model: DualEncoder, side: Side, inputs: Arrays) -> Arrays:
     """Run the torch model: what the towers have to give."""
     encode = model.encode_image if side == "image" else model.encode_text
+    names = TEXT_INPUTS if side == "text" else INPUT_NAMES["pixels" if "pixels" in inputs else "patches"]
     with torch.inference_mode():
-        outputs = encode(*(torch.from_numpy(inputs[name]) for name in TOWER_INPUTS[side]))
+        outputs = encode(*(torch.from_numpy(inputs[name]) for name in names))
     return {name: value.numpy() for name, value in zip(TOWER_OUTPUTS, outputs, strict=True)}
 
 
@@ -99,7 +177,7 @@ def _cases(preprocess: Preprocess, *, max_tokens: int, vocab_size: int) -> Itera
         for length in sorted({1, max(1, every // 2), every}):
             patches = rng.random((batch, length, preprocess.patch_size**2), dtype=np.float32)
             chosen = [np.sort(rng.permutation(every)[:length]) for _ in range(batch)]
-            yield "image", {"patches": patches, "positions": np.stack(chosen).astype(np.int64)}
+            yield "image", preprocess.tower_inputs(patches, np.stack(chosen).astype(np.int64))
         for length in sorted({min(length, max_tokens) for length in (*SHORT_TEXTS, max_tokens)}):
             # The first row is full, the others end earlier and earlier.
             ends = np.maximum(2, length - np.arange(batch) * max(1, length // 4))

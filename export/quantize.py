@@ -25,11 +25,10 @@ from export.to_onnx import write_graph
 from mcr_infer.backends import Side, Tower
 from mcr_infer.backends.one_item import OneItemTower
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.bundle import TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BundleError, ConfigError, McrError
 from mcr_infer.phantom import FIRST_TRAINING_SEED
-from mcr_infer.tokenizer import ReportTokenizer
-from mcr_infer.verify import compare, invariance, parity
+from mcr_infer.verify import compare, golden_inputs, invariance, parity
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -135,20 +134,19 @@ def _cases(bundle: Bundle, items: HeldOut) -> Iterator[tuple[Side, Arrays]]:
     """Give batches of pictures, whole and in part, and of texts of several lengths, padded and not."""
     rng = np.random.default_rng(0)
     every = bundle.preprocess.patch_count
-    tokenizer = bundle.verified(bundle.tokenizer_file)
     # Three reports together fill the longest text that the tower takes.
     long = [" ".join(items.texts[row : row + 3]) for row in range(max(BATCHES))]
     for batch in BATCHES:
         for length in sorted({1, max(1, every // 2), every}):
             chosen = np.stack([np.sort(rng.permutation(every)[:length]) for _ in range(batch)])
             patches = np.take_along_axis(items.patches[:batch], chosen[:, :, None], axis=1)
-            yield "image", {"patches": patches, "positions": chosen.astype(np.int64)}
+            yield "image", bundle.preprocess.tower_inputs(patches, chosen.astype(np.int64))
         for length in sorted({min(length, bundle.max_tokens) for length in (*SHORT_TEXTS, bundle.max_tokens)}):
             input_ids = np.zeros((batch, length), dtype=np.int64)
             attention_mask = np.zeros_like(input_ids)
             for row in range(batch):
                 end = max(3, length - row * max(1, length // 4))
-                ids, there = ReportTokenizer.from_file(tokenizer, end).encode([long[row]])
+                ids, there = bundle.tokenizer(end).encode([long[row]])
                 input_ids[row, : ids.shape[1]], attention_mask[row, : ids.shape[1]] = ids[0], there[0]
             longest = int(attention_mask.sum(axis=1).max())
             yield "text", {"input_ids": input_ids[:, :longest], "attention_mask": attention_mask[:, :longest]}
@@ -197,7 +195,7 @@ def _tolerance(bundle: Bundle, towers: Towers) -> dict[str, dict[str, float]]:
     golden = bundle.golden()
     limits = {}
     for side in SIDES:
-        inputs = {name: golden[f"{side}.{name}"] for name in TOWER_INPUTS[side]}
+        inputs = golden_inputs(bundle, golden, side)
         expected = {name: golden[f"{side}.{name}"] for name in TOWER_OUTPUTS}
         found = parity(towers[side].run(inputs), expected, inputs.get("attention_mask"))
         limits[side] = {

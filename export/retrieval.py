@@ -18,8 +18,8 @@ from mcr_infer.bundle import Bundle
 from mcr_infer.evaluate import evaluate_pairs
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.findings import finding_set
+from mcr_infer.preprocess import Preprocess
 from mcr_infer.reports import embed_text
-from mcr_infer.tokenizer import ReportTokenizer
 
 FIRST_SEED = 100_000
 """Training, validation and the demo use other seeds."""
@@ -36,6 +36,7 @@ Towers = Mapping[Side, Tower]
 class HeldOut:
     """Phantoms as the towers take them, row i of everything from phantom i."""
 
+    preprocess: Preprocess
     patches: Vectors
     """[N, K, P*P]"""
 
@@ -57,9 +58,9 @@ def held_out(bundle: Bundle, count: int) -> HeldOut:
     made = [phantom.make(seed) for seed in range(FIRST_SEED, FIRST_SEED + count)]
     cut = [bundle.preprocess.patches(one.radiograph().pixels) for one in made]
     texts = [embed_text(one.report.text) for one in made]
-    tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
-    input_ids, attention_mask = tokenizer.encode(texts)
+    input_ids, attention_mask = bundle.tokenizer().encode(texts)
     return HeldOut(
+        preprocess=bundle.preprocess,
         patches=np.stack([one for one, _ in cut]),
         positions=np.stack([one for _, one in cut]),
         texts=texts,
@@ -77,7 +78,9 @@ def embed(towers: Towers, items: HeldOut) -> tuple[Vectors, Vectors]:
     count = len(items.pairs)
     images = [
         towers["image"].run(
-            {"patches": items.patches[start : start + _BATCH], "positions": items.positions[start : start + _BATCH]},
+            items.preprocess.tower_inputs(
+                items.patches[start : start + _BATCH], items.positions[start : start + _BATCH]
+            ),
             ("embedding",),
         )["embedding"]
         for start in range(0, count, _BATCH)

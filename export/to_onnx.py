@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
-from export.parity import DualEncoder, gate, reference
+from export.parity import DualEncoder, Origin, gate, gate_origin, reference
 from mcr_infer import phantom
 from mcr_infer.backends import Side
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, Bundle
+from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, Bundle
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.tokenizer import Padding, ReportTokenizer
 from train import checkpoint
 
 OPSET = 20
@@ -67,8 +67,9 @@ class _Tower(nn.Module):
         self.model = model
         self.encode = {"image": "encode_image", "text": "encode_text"}[side]
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        embedding, local, weights = getattr(self.model, self.encode)(first, second)
+    def forward(self, first: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = (first,) if second is None else (first, second)
+        embedding, local, weights = getattr(self.model, self.encode)(*inputs)
         return embedding, local, weights
 
 
@@ -78,13 +79,21 @@ def export_tower(model: nn.Module, side: Side, *, preprocess: Preprocess, max_to
     Raises `BundleError` when a LayerNorm or GELU was taken apart.
     """
     # Traced at lengths that are no special case: an axis of length 1 would be taken for a constant.
+    example: tuple[Tensor, ...]
+    axes = {0: Dim("batch")}
     if side == "image":
+        names = preprocess.input_names
         length = min(3, preprocess.patch_count)
-        example = (torch.rand(2, length, preprocess.patch_size**2), torch.arange(length).repeat(2, 1))
-        axes = {0: Dim("batch"), 1: Dim("patches", max=preprocess.patch_count)}
+        given = preprocess.tower_inputs(
+            np.zeros((2, length, preprocess.patch_size**2), dtype=np.float32), np.arange(length)[None].repeat(2, axis=0)
+        )
+        example = tuple(torch.from_numpy(given[name]) for name in names)
+        if preprocess.input == "patches":
+            axes[1] = Dim("patches", max=preprocess.patch_count)
     else:
+        names = TEXT_INPUTS
         example = (torch.full((2, 3), 5), torch.tensor([[1, 1, 1], [1, 1, 0]]))
-        axes = {0: Dim("batch"), 1: Dim("tokens", max=max_tokens)}
+        axes[1] = Dim("tokens", max=max_tokens)
     with warnings.catch_warnings():
         # Both inputs share their axes on purpose.
         warnings.filterwarnings("ignore", message="# The axis name")
@@ -93,8 +102,8 @@ def export_tower(model: nn.Module, side: Side, *, preprocess: Preprocess, max_to
             example,
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=(axes, axes),
-            input_names=list(TOWER_INPUTS[side]),
+            dynamic_shapes=(axes,) * len(example),
+            input_names=list(names),
             output_names=[f"{name}_output" for name in TOWER_OUTPUTS],
             verbose=False,
         )
@@ -124,16 +133,26 @@ def export_bundle(
     notice: str | None = None,
     training: Mapping[str, object] | None = None,
     extra_files: Mapping[str, Path] | None = None,
+    padding: Padding | None = None,
+    origin: Origin | None = None,
+    architecture: Mapping[str, object] | None = None,
+    extras: Mapping[str, object] | None = None,
 ) -> Bundle:
     """Export a model in eval mode, gate it and write its bundle to `out`, replacing a bundle that is there.
 
-    `extra_files` are copied under the names given. Raises `BundleError` when the gate refuses the towers or `out` is
-    something else than a bundle; nothing is written then.
+    `extra_files` are copied under the names given, `extras` stand in the manifest beside what every bundle has. `padding`,
+    `origin` and `architecture`, which is fingerprinted with the weights, belong to models from elsewhere. Raises
+    `BundleError` when a gate refuses the towers or `out` is something else than a bundle; nothing is written then.
     """
-    reader = ReportTokenizer.from_file(tokenizer, max_tokens)
+    reader = ReportTokenizer.from_file(tokenizer, max_tokens, padding=padding)
+    extras = dict(extras or {})
     with new_bundle(out) as folder:
         shutil.copyfile(tokenizer, folder / TOKENIZER)
         weights: dict[str, NDArray[Any]] = {}
+        if architecture is not None:
+            # The same weights under another activation or another pooling are another space.
+            text = json.dumps(architecture, sort_keys=True, default=str)
+            weights["architecture"] = np.frombuffer(text.encode(), dtype=np.uint8)
         towers: dict[Side, OnnxTower] = {}
         for side, file in (("image", IMAGE), ("text", TEXT)):
             graph = export_tower(model, side, preprocess=preprocess, max_tokens=max_tokens)
@@ -141,6 +160,8 @@ def export_bundle(
             towers[side] = OnnxTower(folder / file, device="cpu")
             weights |= graph.weights
         parity = gate(model, towers, preprocess=preprocess, max_tokens=max_tokens, vocab_size=_vocab_size(tokenizer))
+        if origin is not None:
+            extras["origin_parity"] = gate_origin(origin, towers, preprocess=preprocess, tokenizer=reader)
         golden = golden_arrays(model, preprocess, reader)
         np.savez(folder / GOLDEN, **golden)
         for target, source in (extra_files or {}).items():
@@ -156,6 +177,8 @@ def export_bundle(
             notice=notice,
             parity=parity,
             training=training or {},
+            padding=padding,
+            extras=extras,
         )
     return Bundle.open(out)
 
@@ -179,13 +202,17 @@ def golden_arrays(model: DualEncoder, preprocess: Preprocess, tokenizer: ReportT
     cut = [preprocess.patches(image.astype(np.float32) / np.float32(255)) for image in pixels]
     sentences = [*GOLDEN_SENTENCES, *(one.report.text for one in phantoms)]
     input_ids, attention_mask = tokenizer.encode(sentences)
-    inputs: dict[Side, dict[str, NDArray[Any]]] = {
-        "image": {"patches": np.stack([one for one, _ in cut]), "positions": np.stack([one for _, one in cut])},
-        "text": {"input_ids": input_ids, "attention_mask": attention_mask},
+    patches, positions = np.stack([one for one, _ in cut]), np.stack([one for _, one in cut])
+    text = {"input_ids": input_ids, "attention_mask": attention_mask}
+    # Patches for towers of whole pictures, too: one a picture.
+    image = {"patches": patches, "positions": positions}
+    outputs = {
+        "image": image | reference(model, "image", preprocess.tower_inputs(patches, positions)),
+        "text": text | reference(model, "text", text),
     }
     arrays: dict[str, NDArray[Any]] = {"image.pixels": pixels, "text.sentences": np.array(sentences)}
-    for side, given in inputs.items():
-        arrays |= {f"{side}.{key}": value for key, value in (given | reference(model, side, given)).items()}
+    for side, values in outputs.items():
+        arrays |= {f"{side}.{key}": value for key, value in values.items()}
     return arrays
 
 
@@ -239,13 +266,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except McrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    report(bundle)
+    return 0
+
+
+def today() -> str:
+    """Return the day that a bundle is made on, YYYY-MM-DD.
+
+    SOURCE_DATE_EPOCH is the convention of reproducible builds: https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return (datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)).date().isoformat()
+
+
+def report(bundle: Bundle) -> None:
+    """Print what was written and how equal it is to the model."""
     size = sum(record.bytes for record in bundle.files.values())
     print(f"{bundle.path}: {bundle.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
     for side in ("image", "text"):
         rows = [row for row in bundle.manifest["parity"] if row["tower"] == side]
         worst, cosine = max(row["max_abs"] for row in rows), min(row["min_cosine"] for row in rows)
         print(f"{side} tower: {len(rows)} parity cases, max abs difference {worst:.1e}, min cosine {cosine:.7f}")
-    return 0
 
 
 def _export_run(options: argparse.Namespace) -> Bundle:
@@ -261,9 +302,6 @@ def _export_run(options: argparse.Namespace) -> Bundle:
     training.get("data", {}).pop("cache", None)
     for name in ("images", "reports", "table"):
         training.get("data", {}).get("radiographs", {}).pop(name, None)
-    # The convention of reproducible builds: https://reproducible-builds.org/specs/source-date-epoch/
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    day = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     return export_bundle(
         model,
         options.out,
@@ -271,7 +309,7 @@ def _export_run(options: argparse.Namespace) -> Bundle:
         tokenizer=options.run / checkpoint.TOKENIZER,
         max_tokens=config.model.text.max_tokens,
         name=options.name or options.out.resolve().name,
-        created=day.date().isoformat(),
+        created=today(),
         notice=options.notice,
         training=training,
         extra_files=extras,

@@ -1,11 +1,11 @@
 """The bundle: the folder that export writes and inference reads.
 
     manifest.json   what the towers are, and the digest of every other file
-    image.onnx      patches, positions -> embedding, local, weights
+    image.onnx      patches, positions (or pixels) -> embedding, local, weights
     text.onnx       input_ids, attention_mask -> embedding, local, weights
     *-int8.onnx ..  the same towers in other precisions, where export made them
     *.onnx.data     the weights of the graph of that name, which the runtime maps into memory
-    tokenizer.json  the WordPiece of the text tower
+    tokenizer.json  the tokenizer of the text tower
     golden.npz      inputs and outputs of the model that was exported
 
 Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used.
@@ -15,20 +15,19 @@ the preprocessing are not, because an unknown one would change what the tower se
 
 import hashlib
 import json
-import math
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.preprocess import INPUT_NAMES, Preprocess
+from mcr_infer.section import WORD, Section
+from mcr_infer.tokenizer import Padding, ReportTokenizer
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -38,19 +37,15 @@ WEIGHTS_SUFFIX = ".data"
 CHECKSUMS = "SHA256SUMS"
 """The digests of all files, the manifest included, as `sha256sum --check` reads them; nothing but `verify` opens it."""
 
-TOWER_INPUTS = {"image": ("patches", "positions"), "text": ("input_ids", "attention_mask")}
+TEXT_INPUTS = ("input_ids", "attention_mask")
+SIDES = ("image", "text")
 TOWER_OUTPUTS = ("embedding", "local", "weights")
 
 _MANIFEST_LIMIT = 4 * 2**20
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHIPPED = Path(__file__).parent / "bundles" / "phantom"
 
 FULL = "fp32"
 """The precision that every bundle has."""
-
-_PRECISION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +120,9 @@ class Bundle:
     """What the bundle has beside fp32, by name."""
 
     tokenizer_file: str
+    padding: Padding | None
+    """How texts shorter than others are filled up; None: with [PAD], which the attention mask hides."""
+
     files: Mapping[str, FileRecord]
     manifest: Mapping[str, object]
     """The manifest as it was read: parity table, training facts."""
@@ -137,7 +135,7 @@ class Bundle:
         the manifest contradicts itself.
         """
         folder = _SHIPPED if path is None else Path(path)
-        return _parse(_Section(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
+        return _parse(Section(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
 
     def verified(self, name: str) -> Path:
         """Return the path of one file after its size and digest have matched the manifest; call it right before use.
@@ -186,6 +184,16 @@ class Bundle:
             self.verified(f"{name}{WEIGHTS_SUFFIX}")
         return self.verified(name)
 
+    @property
+    def tower_inputs(self) -> dict[str, tuple[str, ...]]:
+        """What the towers take, by `image` and `text`."""
+        return {"image": self.preprocess.input_names, "text": TEXT_INPUTS}
+
+    def tokenizer(self, max_tokens: int | None = None) -> ReportTokenizer:
+        """Open the tokenizer, its file verified; `max_tokens` None is the most that the text tower takes."""
+        path = self.verified(self.tokenizer_file)
+        return ReportTokenizer.from_file(path, max_tokens or self.max_tokens, padding=self.padding)
+
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Read the golden inputs and outputs, verified: arrays by `image.patches`, `text.embedding` and so on."""
         path = self.verified(GOLDEN)
@@ -196,14 +204,23 @@ class Bundle:
             raise BundleError(f"{path} is not a file of arrays: {exc}") from exc
 
 
-def fingerprint_of(*, weights_sha256: str, preprocess: Preprocess, tokenizer_sha256: str, max_tokens: int) -> str:
+def fingerprint_of(
+    *,
+    weights_sha256: str,
+    preprocess: Preprocess,
+    tokenizer_sha256: str,
+    max_tokens: int,
+    padding: Padding | None = None,
+) -> str:
     """Digest everything that decides which vector an input gets; runtimes and precisions are not part of it."""
-    parts = {
+    parts: dict[str, object] = {
         "max_tokens": max_tokens,
         "preprocess": preprocess.to_dict(),
         "tokenizer": tokenizer_sha256,
         "weights": weights_sha256,
     }
+    if padding is not None:
+        parts["padding"] = padding.to_dict()
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -227,79 +244,7 @@ def _read_manifest(folder: Path) -> dict[str, object]:
     return values
 
 
-class _Section:
-    """One object of the manifest; every value taken from it is checked, and named in the error."""
-
-    def __init__(self, values: dict[str, object], path: Path, where: str = "") -> None:
-        self._values, self._path, self._where = values, path, where
-
-    def refuse(self, key: str, expected: str) -> BundleError:
-        got = repr(self._values[key])[:80] if key in self._values else "nothing"
-        return BundleError(f"{self._path}: {self._where}{key} must be {expected}, got {got}")
-
-    def take(self, key: str, kind: type[T], expected: str) -> T:
-        value = self._values.get(key)
-        # JSON's true is an int to isinstance.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.refuse(key, expected)
-        return value
-
-    def section(self, key: str) -> "_Section":
-        return _Section(self.take(key, dict, "an object"), self._path, f"{self._where}{key}.")
-
-    def line(self, key: str) -> str:
-        """Text that may be printed on a terminal: one line without control characters."""
-        expected = "one line of at most 500 printable characters"
-        text = self.take(key, str, expected)
-        if not text.isprintable() or not 0 < len(text) <= 500:
-            raise self.refuse(key, expected)
-        return text
-
-    def count(self, key: str) -> int:
-        number = self.take(key, int, "a whole number from 1 to 2^40")
-        if not 1 <= number <= 2**40:
-            raise self.refuse(key, "a whole number from 1 to 2^40")
-        return number
-
-    def number(self, key: str) -> float:
-        value = self._values.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.refuse(key, "a number")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        value = self._values.get(key)
-        if not isinstance(value, bool):
-            raise self.refuse(key, "true or false")
-        return value
-
-    def words(self, key: str) -> tuple[str, ...]:
-        values = self.take(key, list, "a list of words")
-        if not values or not all(isinstance(one, str) and _PRECISION.fullmatch(one) for one in values):
-            raise self.refuse(key, "a list of words")
-        return tuple(values)
-
-    def digest(self, key: str) -> str:
-        text = self.take(key, str, "64 hexadecimal digits")
-        if not _DIGEST.fullmatch(text):
-            raise self.refuse(key, "64 hexadecimal digits")
-        return text
-
-    def file(self, key: str, files: Mapping[str, FileRecord]) -> str:
-        name = self.take(key, str, "a name among files")
-        if name not in files:
-            raise self.refuse(key, "a name among files")
-        return name
-
-    def rest(self, *known: str) -> dict[str, object]:
-        return {key: value for key, value in self._values.items() if key not in known}
-
-    @property
-    def keys(self) -> list[str]:
-        return list(self._values)
-
-
-def _parse(manifest: _Section, folder: Path, *, shipped: bool) -> Bundle:
+def _parse(manifest: Section, folder: Path, *, shipped: bool) -> Bundle:
     version = manifest.take("format_version", int, f"{FORMAT_VERSION}")
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -313,19 +258,21 @@ def _parse(manifest: _Section, folder: Path, *, shipped: bool) -> Bundle:
         raise manifest.refuse("created", "a day as YYYY-MM-DD") from exc
     files = _parse_files(manifest)
     image, text = manifest.section("image"), manifest.section("text")
-    if image.line("input") != "patches":
-        raise image.refuse("input", "'patches', the only image input that this release knows")
+    if image.line("input") not in INPUT_NAMES:
+        raise image.refuse("input", f"one of {', '.join(INPUT_NAMES)}, the image inputs that this release knows")
     try:
-        preprocess = Preprocess.from_dict(image.rest("input", "file"))
+        preprocess = Preprocess.from_dict(image.rest("file"))
     except ConfigError as exc:
         raise BundleError(f"{folder / MANIFEST}: image: {exc}") from exc
     tokenizer, max_tokens = text.file("tokenizer", files), text.count("max_tokens")
+    padding = _parse_padding(text)
     fingerprint = manifest.digest("fingerprint")
     expected = fingerprint_of(
         weights_sha256=manifest.digest("weights_sha256"),
         preprocess=preprocess,
         tokenizer_sha256=files[tokenizer].sha256,
         max_tokens=max_tokens,
+        padding=padding,
     )
     if fingerprint != expected:
         raise manifest.refuse("fingerprint", f"that of the weights, preprocessing and tokenizer it names, {expected}")
@@ -343,25 +290,36 @@ def _parse(manifest: _Section, folder: Path, *, shipped: bool) -> Bundle:
         tower_files={"image": image.file("file", files), "text": text.file("file", files)},
         precisions=_parse_precisions(manifest, files),
         tokenizer_file=tokenizer,
+        padding=padding,
         files=files,
         manifest=manifest.rest(),
     )
 
 
-def _parse_precisions(manifest: _Section, files: Mapping[str, FileRecord]) -> dict[str, Precision]:
+def _parse_padding(text: Section) -> Padding | None:
+    if "padding" not in text.keys:
+        return None
+    section = text.section("padding")
+    try:
+        return Padding(token_id=section.count("token_id", least=0), seen=section.line("seen"))
+    except ConfigError as exc:
+        raise text.refuse("padding", f"a rule of filling up ({exc})") from exc
+
+
+def _parse_precisions(manifest: Section, files: Mapping[str, FileRecord]) -> dict[str, Precision]:
     if "precisions" not in manifest.keys:
         return {}
     section = manifest.section("precisions")
     found: dict[str, Precision] = {}
     for name in section.keys:
-        if not _PRECISION.fullmatch(name) or name == FULL:
+        if not WORD.fullmatch(name) or name == FULL:
             raise section.refuse(name, f"named in lower case, and not {FULL}")
         one = section.section(name)
         limits = one.section("tolerance")
-        sides = {side: limits.section(side) for side in TOWER_INPUTS}
+        sides = {side: limits.section(side) for side in SIDES}
         found[name] = Precision(
             name=name,
-            tower_files={side: one.file(side, files) for side in TOWER_INPUTS},
+            tower_files={side: one.file(side, files) for side in SIDES},
             runtimes=one.words("runtimes"),
             one_item=one.flag("one_item"),
             tolerance={
@@ -378,7 +336,7 @@ def _parse_precisions(manifest: _Section, files: Mapping[str, FileRecord]) -> di
     return found
 
 
-def _parse_files(manifest: _Section) -> dict[str, FileRecord]:
+def _parse_files(manifest: Section) -> dict[str, FileRecord]:
     section = manifest.section("files")
     files: dict[str, FileRecord] = {}
     for name in section.keys:

@@ -17,7 +17,6 @@ from mcr_infer.backends import Purpose, Side, Tower, open_tower
 from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.tokenizer import ReportTokenizer
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Patches [K, P*P] and their positions [K] of one radiograph."""
@@ -104,11 +103,16 @@ class ImageEncoder(_Encoder):
             raise BackendError(f"one batch takes radiographs of one patch count, got {sorted(c[0] for c in counts)}")
         patches = np.stack([patches for patches, _ in batch])
         positions = np.stack([positions for _, positions in batch])
+        if self.preprocess.input == "pixels" and patches.shape[1] != 1:
+            raise BackendError(
+                f"the image tower of the bundle {self._bundle.name} takes whole pictures, not {patches.shape[1]} patches: "
+                "it has no patch budget"
+            )
         if positions.size and not 0 <= positions.min() <= positions.max() < self.preprocess.patch_count:
             raise BackendError(
                 f"positions must lie in [0, {self.preprocess.patch_count}), got {positions.min()} to {positions.max()}"
             )
-        return self._embed({"patches": patches, "positions": positions})
+        return self._embed(self.preprocess.tower_inputs(patches, positions))
 
     def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
         """Embed one batch of radiographs, with all their patches, to unit vectors [N, D]."""
@@ -129,7 +133,7 @@ class TextEncoder(_Encoder):
     ) -> None:
         """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does."""
         super().__init__(bundle, "text", device=device, precision=precision, threads=threads, purpose=purpose)
-        self._tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
+        self._tokenizer = bundle.tokenizer()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches."""

@@ -11,9 +11,9 @@ from mcr_infer.backends import Side, cuda
 from mcr_infer.backends.engines import EngineManifest, EngineRecord, admit, find_record
 from mcr_infer.backends.flavor import Flavor, import_flavor
 from mcr_infer.backends.tensorrt import TensorRTTower
-from mcr_infer.bundle import FULL, TOWER_INPUTS, TOWER_OUTPUTS, Bundle
+from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BackendError, McrError
-from mcr_infer.verify import EXACT, MIN_COSINE_ROWS, Check, invariance, parity, verify
+from mcr_infer.verify import EXACT, MIN_COSINE_ROWS, Check, golden_inputs, invariance, parity, verify
 
 
 def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
@@ -26,7 +26,7 @@ def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
         EngineManifest.read(bundle).path(record), flavor=record.flavor, host_code=record.version_compatible
     )
     golden, variant = bundle.golden(), bundle.variant(record.precision)
-    inputs = {name: golden[f"{record.tower}.{name}"] for name in TOWER_INPUTS[record.tower]}
+    inputs = golden_inputs(bundle, golden, record.tower)
     expected = {name: golden[f"{record.tower}.{name}"] for name in TOWER_OUTPUTS}
     found = parity(tower.run(inputs), expected, inputs.get("attention_mask"))
     rows = invariance(tower, inputs)

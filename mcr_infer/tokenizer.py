@@ -1,6 +1,7 @@
 """The tokenizer of reports: texts become token ids [N, T] for the text tower."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,18 +17,52 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Their ids are their places in this tuple."""
 
 
-class ReportTokenizer:
-    """Lower-case WordPiece: texts become token ids, [CLS] first and [SEP] last, at most `max_tokens`."""
+SEEN = ("none", "later", "all")
 
-    def __init__(self, tokenizer: "Tokenizer", max_tokens: int) -> None:
-        """Take over a tokenizer: its own truncation and padding are switched off, this class does both."""
-        pad = tokenizer.token_to_id(SPECIAL_TOKENS[0])
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Padding:
+    """How the text tower of a model from elsewhere was trained to see texts of different lengths."""
+
+    token_id: int
+    """What fills a text up."""
+
+    seen: str
+    """Who sees the filling: `none`, the attention mask hides it; `later`, only the filling itself, in a tower in which no
+    word sees the next; `all`, every word: each text is filled up to `max_tokens`, as it was in training, by the tower."""
+
+    def __post_init__(self) -> None:
+        if self.token_id < 0 or self.seen not in SEEN:
+            raise ConfigError(
+                f"padding needs a token_id from 0 on and seen as one of {', '.join(SEEN)}; got {self.token_id} and "
+                f"{self.seen!r}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the rule as it stands in a manifest."""
+        return asdict(self)
+
+
+class ReportTokenizer:
+    """Texts become token ids with the special tokens that the tower wants, at most `max_tokens`.
+
+    The tokenizer of our own towers is a lower-case WordPiece, [CLS] first and [SEP] last; others bring theirs.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", max_tokens: int, *, padding: Padding | None = None) -> None:
+        """Take over a tokenizer: its own truncation and padding are switched off, this class does both.
+
+        `padding` None fills up with [PAD].
+        """
+        pad = tokenizer.token_to_id(SPECIAL_TOKENS[0]) if padding is None else padding.token_id
         if pad is None or max_tokens < 3:
             raise BundleError(f"a tokenizer needs the token [PAD] and max_tokens >= 3, got {pad} and {max_tokens}")
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # A report that spells a special token means its letters.
+        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._pad: int = pad
+        self.pad_id: int = pad
         self.max_tokens = max_tokens
 
     @property
@@ -39,7 +74,7 @@ class ReportTokenizer:
         return found
 
     @classmethod
-    def from_file(cls, path: Path, max_tokens: int) -> "ReportTokenizer":
+    def from_file(cls, path: Path, max_tokens: int, *, padding: Padding | None = None) -> "ReportTokenizer":
         """Load tokenizer.json; raises `BundleError` when it cannot be read as one."""
         from tokenizers import Tokenizer
 
@@ -47,16 +82,17 @@ class ReportTokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:  # the library raises nothing narrower
             raise BundleError(f"{path} cannot be read as a tokenizer.json: {exc}") from exc
-        return cls(tokenizer, max_tokens)
+        return cls(tokenizer, max_tokens, padding=padding)
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Turn texts into input_ids [N, T] and attention_mask [N, T], padded to the longest of them.
 
-        What goes beyond `max_tokens` is cut off before [SEP]; `lengths` tells beforehand which texts that are.
+        What goes beyond `max_tokens` is cut off before the last token, [SEP] or its like; `lengths` tells beforehand which
+        texts that are.
         """
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         rows = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]] for ids in rows]
-        return _padded(rows, self._pad), _padded([[1] * len(ids) for ids in rows], 0)
+        return _padded(rows, self.pad_id), _padded([[1] * len(ids) for ids in rows], 0)
 
     def word_ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return the number of the word that each token of `encode` is part of [N, T]; -1 for special tokens and padding."""

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.backends import Side, Tower, open_tower
-from mcr_infer.bundle import CHECKSUMS, FULL, MANIFEST, TOWER_INPUTS, TOWER_OUTPUTS, Bundle, Tolerance
+from mcr_infer.bundle import CHECKSUMS, FULL, MANIFEST, SIDES, TEXT_INPUTS, TOWER_OUTPUTS, Bundle, Tolerance
 from mcr_infer.errors import BundleError, McrError
-from mcr_infer.tokenizer import ReportTokenizer
 
 MAX_ABS_DIFF = 1e-4
 """Largest difference of any embedding value between two runtimes in fp32."""
@@ -115,6 +114,13 @@ def parity(
     )
 
 
+def golden_inputs(bundle: Bundle, golden: Mapping[str, NDArray[Any]], side: Side) -> dict[str, NDArray[Any]]:
+    """Take the golden inputs of one tower, by the names of its inputs; those of images lie in patches always."""
+    if side == "image":
+        return bundle.preprocess.tower_inputs(golden["image.patches"], golden["image.positions"])
+    return {name: golden[f"text.{name}"] for name in TEXT_INPUTS}
+
+
 def invariance(tower: Tower, inputs: Mapping[str, NDArray[Any]]) -> float:
     """Return the smallest cosine between the rows of a batch and the same rows alone, their padding taken off."""
     together = tower.run(inputs, ("embedding",))["embedding"]
@@ -164,7 +170,7 @@ def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Chec
         try:
             tower = open_tower(bundle, side, device=device, precision=precision)
             variant = bundle.variant(precision)
-            inputs = {name: golden[f"{side}.{name}"] for name in TOWER_INPUTS[side]}
+            inputs = golden_inputs(bundle, golden, side)
             expected = {name: golden[f"{side}.{name}"] for name in TOWER_OUTPUTS}
             found = parity(tower.run(inputs), expected, inputs.get("attention_mask"))
             broken = found.beyond(EXACT if variant is None else variant.tolerance[side])
@@ -186,8 +192,9 @@ def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Chec
 
 
 def _golden_keys() -> list[str]:
-    arrays = [f"{side}.{name}" for side, inputs in TOWER_INPUTS.items() for name in (*inputs, *TOWER_OUTPUTS)]
-    return [*arrays, "image.pixels", "text.sentences"]
+    outputs = [f"{side}.{name}" for side in SIDES for name in TOWER_OUTPUTS]
+    texts = [f"text.{name}" for name in (*TEXT_INPUTS, "sentences")]
+    return ["image.pixels", "image.patches", "image.positions", *texts, *outputs]
 
 
 def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
@@ -200,8 +207,7 @@ def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Che
 
 
 def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
-    tokenizer = ReportTokenizer.from_file(bundle.verified(bundle.tokenizer_file), bundle.max_tokens)
-    input_ids, _ = tokenizer.encode([str(text) for text in golden["text.sentences"]])
+    input_ids, _ = bundle.tokenizer().encode([str(text) for text in golden["text.sentences"]])
     same = np.array_equal(input_ids, golden["text.input_ids"])
     return Check(
         name="golden tokens",

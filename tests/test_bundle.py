@@ -141,7 +141,30 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path):
         ({"fingerprint": "0" * 64}, "fingerprint must be that of the weights"),
         ({"weights_sha256": "A" * 64}, "weights_sha256 must be 64 hexadecimal digits"),
         ({"image": []}, r"image must be an object, got \[\]"),
-        ({"image": {"input": "pixels"}}, "image.input must be 'patches'"),
+        ({"image": {"input": "voxels"}}, "image.input must be one of patches, pixels, the image inputs"),
+        (
+            {"image": {"input": "pixels", "image_size": 16, "patch_size": 4, "file": "image.onnx"}},
+            "image: a tower of whole pictures has one patch: patch_size must be 16, got 4",
+        ),
+        (
+            {"image": {"input": "patches", "image_size": 16, "patch_size": 4, "fit": "zoom", "file": "image.onnx"}},
+            "image: fit of the preprocessing must be one of .*, got 'zoom'",
+        ),
+        (
+            {"text": {"max_tokens": 24, "padding": 0, "file": "text.onnx", "tokenizer": "tokenizer.json"}},
+            r"text\.padding must be an object, got 0",
+        ),
+        (
+            {
+                "text": {
+                    "max_tokens": 24,
+                    "padding": {"token_id": 0, "seen": "some"},
+                    "file": "text.onnx",
+                    "tokenizer": "tokenizer.json",
+                }
+            },
+            r"text\.padding must be a rule of filling up .padding needs a token_id from 0 on and seen as one of none",
+        ),
         (
             {"image": {"input": "patches", "image_size": 16, "patch_size": 5, "file": "image.onnx"}},
             "image: image_size must be a positive multiple of patch_size",

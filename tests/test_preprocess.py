@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.preprocess import Preprocess
@@ -48,6 +49,96 @@ def test_values_never_leave_their_range():
 def test_sizes_that_do_not_divide_are_refused(image_size: int, patch_size: int):
     with pytest.raises(ConfigError, match="multiple"):
         Preprocess(image_size=image_size, patch_size=patch_size)
+
+
+SHAPES = ((64, 64), (97, 61), (61, 98), (33, 200), (20, 17), (3, 150))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("resize_mode", "fit"), [("shortest", "crop"), ("longest", "pad"), ("squash", "stretch")])
+def test_a_preset_sees_what_open_clip_sees_to_the_bit(resize_mode: str, fit: str, interpolation: str):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    cfg = PreprocessCfg(size=32, resize_mode=resize_mode, interpolation=interpolation, **plain)
+    transform = image_transform_v2(cfg, is_train=False)
+    preprocess = Preprocess(image_size=32, patch_size=8, fit=fit, interpolation=interpolation, bits=8)
+    for seed, shape in enumerate(SHAPES):
+        picture = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        got = preprocess.image(picture.astype(np.float32) / np.float32(255))
+        for channel in transform(Image.fromarray(picture)).numpy():
+            assert np.array_equal(got, channel)
+
+
+@pytest.mark.parametrize(("short", "fit"), [(32, "crop_floor"), (37, "crop_floor"), (None, "stretch")])
+def test_a_preset_sees_what_transformers_sees_to_the_bit(short: int | None, fit: str):
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+
+    if short is None:
+        processor = SiglipImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False)
+    else:
+        sizes = {"size": {"shortest_edge": short}, "crop_size": {"height": 32, "width": 32}}
+        processor = CLIPImageProcessorPil(**sizes, do_normalize=False)
+    resize = None if short in (None, 32) else short
+    preprocess = Preprocess(image_size=32, patch_size=8, fit=fit, interpolation="bicubic", resize=resize, bits=8)
+    for seed, shape in enumerate(SHAPES):
+        picture = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        got = preprocess.image(picture.astype(np.float32) / np.float32(255))
+        wanted = processor(images=Image.fromarray(picture).convert("RGB"), return_tensors="np")["pixel_values"][0]
+        assert np.abs(wanted - got).max() < 1e-6
+
+
+def test_a_preset_knows_pixels_that_are_not_square():
+    preprocess = Preprocess(image_size=32, patch_size=8, fit="crop", bits=8)
+    # Rows twice as far apart as columns: 10 x 20 stored pixels show a square, of which nothing is cut off.
+    pixels = np.linspace(0, 1, 200, dtype=np.float32).reshape(10, 20)
+    square = preprocess.image(pixels, aspect=2.0)
+    assert (square[:, 0] < square[:, -1]).all()
+    assert square[0, 0] < 0.03
+    assert square[-1, -1] > 0.97
+
+
+def test_a_bicubic_filter_leaves_the_range_no_more_than_a_triangle():
+    sharp = np.zeros((20, 20), dtype=np.float32)
+    sharp[:, 10:] = 1  # beside the step a bicubic goes below 0 and above 1
+    for bits in (None, 8):
+        image = Preprocess(image_size=32, patch_size=8, interpolation="bicubic", bits=bits).image(sharp)
+        assert (image.min(), image.max()) == (0, 1)
+
+
+def test_a_tower_of_whole_pictures_has_one_patch():
+    preprocess = Preprocess(image_size=8, patch_size=8, input="pixels")
+    pixels = np.random.default_rng(0).random((8, 8), dtype=np.float32)
+    patches, positions = preprocess.patches(pixels)
+    assert (patches.shape, positions.tolist(), preprocess.input_names) == ((1, 64), [0], ("pixels",))
+    given = preprocess.tower_inputs(patches[None], positions[None])
+    assert list(given) == ["pixels"]
+    assert np.array_equal(given["pixels"], pixels[None])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"input": "pixels"}, "one patch: patch_size must be 32, got 8"),
+        ({"input": "voxels"}, "input of the preprocessing must be one of"),
+        ({"fit": "pad", "resize": 40}, "resize goes with a fit that crops"),
+        ({"fit": "crop", "resize": 31}, "at least image_size 32, got 31"),
+        ({"interpolation": "nearest"}, "interpolation of the preprocessing must be one of"),
+        ({"bits": 16}, "bits of the preprocessing must be one of"),
+    ],
+)
+def test_presets_that_make_no_sense_are_refused(values: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        Preprocess(image_size=32, patch_size=8, **values)
+
+
+def test_presets_of_others_survive_the_manifest_and_ours_stay_as_they_were():
+    assert Preprocess(image_size=160, patch_size=16).to_dict() == {"image_size": 160, "patch_size": 16}
+    other = Preprocess(
+        image_size=224, patch_size=224, input="pixels", fit="crop", resize=256, interpolation="bicubic", bits=8
+    )
+    assert Preprocess.from_dict(other.to_dict()) == other
+    assert set(other.to_dict()) == {"image_size", "patch_size", "input", "fit", "resize", "interpolation", "bits"}
 
 
 def test_parameters_survive_the_manifest():

@@ -18,7 +18,7 @@ from mcr_infer.backends.engine_build import build_engine
 from mcr_infer.backends.engines import EngineManifest
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.backends.tensorrt import CAPTURED, TensorRTTower, open_engine
-from mcr_infer.bundle import TOWER_INPUTS, Bundle
+from mcr_infer.bundle import TEXT_INPUTS, Bundle
 from mcr_infer.engine_command import FlavorName, TowerName
 from mcr_infer.engine_command import build_engine as build_command
 from mcr_infer.engine_gate import gate, verify_engines
@@ -244,7 +244,7 @@ def test_verify_measures_the_engines_and_admits_them(bundle: Bundle, driver: Dri
         assert record.parity["sm86"]["rows_min_cosine"] >= 0.99999
     golden = bundle.golden()
     tower = open_engine(bundle, "text", flavor="rtx")
-    got = tower.run({name: golden[f"text.{name}"] for name in TOWER_INPUTS["text"]})
+    got = tower.run({name: golden[f"text.{name}"] for name in TEXT_INPUTS})
     assert np.abs(got["embedding"] - golden["text.embedding"]).max() <= 1e-6
 
 

@@ -117,3 +117,15 @@ def test_the_mask_has_an_id_where_there_is_one(tokenizer):
     without = ReportTokenizer(Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")), 8)
     with pytest.raises(BundleError, match=r"no token \[MASK\]"):
         _ = without.mask_id
+
+
+def test_padding_of_others_fills_up_with_their_token_and_is_cut_before_theirs(tokenizer):
+    from mcr_infer.tokenizer import Padding
+
+    other = ReportTokenizer(train_tokenizer(TEXTS * 5, 400), 5, padding=Padding(token_id=77, seen="all"))
+    ids, mask = other.encode(["effusion", "small left pleural effusion no pneumothorax"])
+    assert ids[0, mask[0] == 0].tolist() == [77, 77]
+    assert mask.sum(axis=1).tolist() == [3, 5]
+    assert ids[1, -1] == 3
+    with pytest.raises(ConfigError, match="seen as one of none, later, all; got 1 and 'most'"):
+        Padding(token_id=1, seen="most")

@@ -9,7 +9,7 @@ from onnx.parser import parse_model
 
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TOWER_INPUTS, Bundle
+from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, Bundle
 from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 
@@ -91,8 +91,8 @@ def tiny_bundle(out: Path, *, notice: str | None = None, text_graph: str = TEXT_
         cut = [PREPROCESS.patches(one.astype(np.float32) / np.float32(255)) for one in pixels]
         ids, mask = ReportTokenizer.from_file(folder / TOKENIZER, MAX_TOKENS).encode(SENTENCES)
         given = {
-            "image": dict(zip(TOWER_INPUTS["image"], (np.stack(part) for part in zip(*cut, strict=True)), strict=True)),
-            "text": dict(zip(TOWER_INPUTS["text"], (ids, mask), strict=True)),
+            "image": dict(zip(PREPROCESS.input_names, map(np.stack, zip(*cut, strict=True)), strict=True)),
+            "text": dict(zip(TEXT_INPUTS, (ids, mask), strict=True)),
         }
         golden = {"image.pixels": pixels, "text.sentences": np.array(SENTENCES)}
         for side, file in (("image", IMAGE), ("text", TEXT)):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import FULL, TOWER_INPUTS, TOWER_OUTPUTS, Bundle, Precision
+from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle, Precision
 from mcr_infer.errors import BackendError, BundleError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -81,19 +81,23 @@ def open_tower(
         if variant is not None:
             device = _device_for(variant, device)
         tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
-    dim, area = bundle.embedding_dim, bundle.preprocess.patch_size**2
+    dim, size, area = bundle.embedding_dim, bundle.preprocess.image_size, bundle.preprocess.patch_size**2
+    # A tower of whole pictures has one part in each.
+    parts = 1 if side == "image" and bundle.preprocess.input == "pixels" else None
     expected = {
         "patches": TensorSpec(dtype="float32", shape=(None, None, area)),
+        "pixels": TensorSpec(dtype="float32", shape=(None, size, size)),
         "positions": TensorSpec(dtype="int64", shape=(None, None)),
         "input_ids": TensorSpec(dtype="int64", shape=(None, None)),
         "attention_mask": TensorSpec(dtype="int64", shape=(None, None)),
         "embedding": TensorSpec(dtype="float32", shape=(None, dim)),
-        "local": TensorSpec(dtype="float32", shape=(None, None, dim)),
-        "weights": TensorSpec(dtype="float32", shape=(None, None)),
+        "local": TensorSpec(dtype="float32", shape=(None, parts, dim)),
+        "weights": TensorSpec(dtype="float32", shape=(None, parts)),
     }
     found = {**tower.inputs, **tower.outputs}
-    wanted = {name: expected[name] for name in (*TOWER_INPUTS[side], *TOWER_OUTPUTS)}
-    if set(tower.inputs) != set(TOWER_INPUTS[side]) or found != wanted:
+    inputs = bundle.tower_inputs[side]
+    wanted = {name: expected[name] for name in (*inputs, *TOWER_OUTPUTS)}
+    if set(tower.inputs) != set(inputs) or found != wanted:
         raise BundleError(
             f"{path} is not the {side} tower that the manifest describes: it has {found}, expected {wanted}; "
             "export the bundle again"

@@ -1,0 +1,444 @@
+"""Models of public classes become bundles: small ones with random weights, from folders, against their own libraries."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, BertConfig, CLIPImageProcessorPil, CLIPVisionConfig, RobertaConfig
+
+import foreigners
+from conftest import json_lines, run_cli
+from export import from_open_clip, from_transformers
+from export.foreign import Foreign, export_foreign
+from export.parity import gate_origin
+from export.patch_towers import PatchProjection
+from mcr_infer.backends import open_tower
+from mcr_infer.bundle import Bundle
+from mcr_infer.encoder import ImageEncoder, TextEncoder
+from mcr_infer.errors import BackendError, BundleError
+from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.verify import verify
+
+KINDS = {
+    "clip": (foreigners.clip, from_transformers),
+    "siglip": (foreigners.siglip, from_transformers),
+    "dual_encoder": (foreigners.dual_encoder, from_transformers),
+    "open_clip_vit": (foreigners.open_clip_vit, from_open_clip),
+    "open_clip_siglip": (foreigners.open_clip_siglip, from_open_clip),
+    "biomed_clip": (foreigners.biomed_clip, from_open_clip),
+    "open_clip_resnet": (foreigners.open_clip_resnet, from_open_clip),
+}
+SLOW = ("dual_encoder", "open_clip_vit", "open_clip_siglip")
+"""Left out where slow tests are: what they have beyond the others is one class each."""
+
+EACH = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
+SENTENCES = ["No acute disease.", "there is a large left pneumothorax, and the heart is enlarged " * 4, "Effusion"]
+
+Made = Callable[[str], tuple[Path, Bundle]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Save a model of a kind and make its bundle, once."""
+    known: dict[str, tuple[Path, Bundle]] = {}
+
+    def make(kind: str) -> tuple[Path, Bundle]:
+        if kind not in known:
+            save, importer = KINDS[kind]
+            root = tmp_path_factory.mktemp(kind)
+            model = save(root / "someones-model")
+            card = root / "card.md"
+            card.write_text("# Theirs\n")
+            given = [str(model), "--out", str(root / "bundle"), "--licence", "MIT", "--licence-file", str(card)]
+            assert importer.main(given) == 0
+            known[kind] = (model, Bundle.open(root / "bundle"))
+        return known[kind]
+
+    return make
+
+
+def radiographs() -> list[Radiograph]:
+    """Noise on a slope, of several shapes; 8 bits, as their libraries read them."""
+    found = []
+    for seed, (height, width) in enumerate(((70, 50), (45, 91), (64, 64))):
+        noise = np.random.default_rng(seed).integers(0, 100, (height, width)) + np.arange(width)
+        found.append(Radiograph(pixels=noise.astype(np.float32) / np.float32(255), source="png"))
+    return found
+
+
+def pictures() -> list[Image.Image]:
+    return [Image.fromarray(np.round(one.pixels * 255).astype(np.uint8)).convert("RGB") for one in radiographs()]
+
+
+def unit(vectors: torch.Tensor) -> np.ndarray:
+    return nn.functional.normalize(vectors, dim=-1).numpy()
+
+
+def load(kind: str, model: Path) -> Foreign:
+    return KINDS[kind][1].load(argparse.Namespace(model=str(model), pretrained=None, text_model=None))
+
+
+# ---- What a bundle of each kind is -------------------------------------------------------------------------------------
+
+FACTS = {
+    # image input, patches, longest text, filling, what weights the image tower gives
+    "clip": ("patches", 16, 30, "later", "uniform"),
+    "siglip": ("patches", 16, 24, "all", "attention of the pooling head, mean of its heads"),
+    "dual_encoder": ("patches", 16, 40, "none", "uniform"),
+    "open_clip_vit": ("patches", 16, 20, "later", "uniform"),
+    "open_clip_siglip": ("patches", 100, 24, "all", "attention of the pooling head, mean of its heads"),
+    "biomed_clip": ("patches", 100, 32, "none", "uniform"),
+    "open_clip_resnet": ("pixels", 1, 20, "later", "1"),
+}
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_a_bundle_says_what_it_is_and_verifies(made: Made, kind: str):
+    model, bundle = made(kind)
+    image_input, patches, longest, seen, weights = FACTS[kind]
+    assert bundle.preprocess.input == image_input
+    assert (bundle.preprocess.patch_count, bundle.max_tokens, bundle.preprocess.bits) == (patches, longest, 8)
+    assert bundle.padding is not None
+    assert bundle.padding.seen == seen
+    assert bundle.manifest["outputs"]["image"]["weights"] == weights
+    assert bundle.notice == (
+        "the towers of this bundle are those of someones-model; mcr-infer has not evaluated them on radiographs; "
+        "licence: MIT"
+    )
+    assert bundle.verified("LICENSE").read_text() == "# Theirs\n"
+    failed = [check for check in verify(bundle) if not check.ok]
+    assert failed == []
+    for path in bundle.path.iterdir():
+        assert str(model.parent).encode() not in path.read_bytes(), f"{path.name} names a path of this machine"
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_the_gates_measured_every_case(made: Made, kind: str):
+    _, bundle = made(kind)
+    image_input, patches, longest, *_ = FACTS[kind]
+    rows = bundle.manifest["parity"]
+    lengths = (1,) if image_input == "pixels" else (1, patches // 2, patches)
+    cases = {(row["tower"], row["batch"], row["length"]) for row in rows}
+    assert cases == {("image", n, k) for n in (1, 2, 5) for k in lengths} | {
+        ("text", n, t) for n in (1, 2, 5) for t in (3, 17, longest)
+    }
+    assert max(row["max_abs"] for row in rows) < 1e-5
+    assert min(row["rows_min_cosine"] for row in rows) > 0.99999
+    origin = bundle.manifest["origin_parity"]
+    assert (origin["image"]["items"], origin["text"]["items"]) == (4, 49)
+    assert max(one["max_abs"] for one in origin.values()) < 1e-5
+
+
+@pytest.mark.parametrize("kind", EACH)
+def test_a_batch_is_its_rows(made: Made, kind: str):
+    _, bundle = made(kind)
+    images, texts = ImageEncoder(bundle, device="cpu", threads=1), TextEncoder(bundle, device="cpu", threads=1)
+    given = radiographs()
+    together = images.encode_radiographs(given)
+    alone = np.concatenate([images.encode_radiographs([one]) for one in given])
+    assert (together * alone).sum(axis=1).min() > 0.99999
+    words = texts.encode(SENTENCES)
+    apart = np.concatenate([texts.encode([one]) for one in SENTENCES])
+    assert (words * apart).sum(axis=1).min() > 0.99999
+    # The checks would not notice a model that maps everything to one point.
+    assert (together @ together.T).min() < 0.999
+    assert (words @ words.T).min() < 0.999
+
+
+# ---- Against the libraries, without the gate ---------------------------------------------------------------------------
+
+
+def test_clip_of_transformers_gives_what_transformers_gives(made: Made):
+    folder, bundle = made("clip")
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=pictures(), return_tensors="pt").pixel_values
+    ids = tokenizer(SENTENCES, padding=True, truncation=True, max_length=30, return_tensors="pt")
+    with torch.inference_mode():
+        image = unit(model.get_image_features(pixel_values=pixels).pooler_output)
+        text = unit(model.get_text_features(**ids).pooler_output)
+    assert np.abs(ImageEncoder(bundle, device="cpu").encode_radiographs(radiographs()) - image).max() < 1e-5
+    assert np.abs(TextEncoder(bundle, device="cpu").encode(SENTENCES) - text).max() < 1e-5
+
+
+def test_siglip_sees_its_filling_and_no_mask_as_in_training(made: Made):
+    folder, bundle = made("siglip")
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(SENTENCES, padding="max_length", truncation=True, max_length=24, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        right = unit(model.get_text_features(input_ids=ids).pooler_output)
+        short = tokenizer(SENTENCES[:1], return_tensors="pt").input_ids
+        wrong = unit(model.get_text_features(input_ids=short).pooler_output)
+    got = TextEncoder(bundle, device="cpu").encode(SENTENCES)
+    assert np.abs(got - right).max() < 1e-5
+    # Unfilled, the same sentence is another vector: the rule matters.
+    assert (wrong[0] * right[0]).sum() < 0.99
+
+
+@pytest.mark.parametrize("kind", ["biomed_clip", "open_clip_resnet"])
+def test_open_clip_gives_what_open_clip_gives(made: Made, kind: str):
+    folder, bundle = made(kind)
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with torch.inference_mode():
+        image = unit(model.eval().encode_image(torch.stack([transform(one) for one in pictures()])))
+        text = unit(model.encode_text(tokenizer(SENTENCES)))
+    assert np.abs(ImageEncoder(bundle, device="cpu").encode_radiographs(radiographs()) - image).max() < 1e-5
+    assert np.abs(TextEncoder(bundle, device="cpu").encode(SENTENCES) - text).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("save", "settings"),
+    [
+        (foreigners.open_clip_vit, {"pool_type": "avg"}),
+        (foreigners.open_clip_vit, {"pool_type": "avg", "final_ln_after_pool": True}),
+        (foreigners.biomed_clip, {"pooler": "mean_pooler"}),
+        (foreigners.biomed_clip, {"pooler": "cls_pooler"}),
+        (foreigners.dual_encoder, {"vision": CLIPVisionConfig, "text": RobertaConfig}),
+    ],
+)
+def test_other_poolings_and_parts_pass_both_gates(save: Callable[..., Path], settings: dict, tmp_path: Path):
+    importer = from_transformers if save is foreigners.dual_encoder else from_open_clip
+    assert importer.main([str(save(tmp_path / "model", **settings)), "--out", str(tmp_path / "bundle")]) == 0
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.preprocess.input == "patches"
+    assert max(one["max_abs"] for one in bundle.manifest["origin_parity"].values()) < 1e-5
+
+
+def test_an_architecture_of_the_list_takes_weights_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "weights.pt").write_bytes(b"no weights")
+    given = ["ViT-B-32", "--pretrained", str(tmp_path / "weights.pt"), "--out", str(tmp_path / "out")]
+    assert from_open_clip.main(given) == 1
+    assert "ViT-B-32 cannot be loaded by open_clip" in capsys.readouterr().err
+
+
+def test_an_rgb_convolution_folds_to_grey():
+    convolution = nn.Conv2d(3, 7, kernel_size=4, stride=4).double()
+    mean, std = torch.tensor(foreigners.MEAN).double(), torch.tensor(foreigners.STD).double()
+    grey = torch.rand(2, 8, 12, dtype=torch.float64)
+    rgb = (grey[:, None].expand(-1, 3, -1, -1) - mean[:, None, None]) / std[:, None, None]
+    wanted = convolution(rgb).flatten(2).transpose(1, 2)
+    cut = grey.unflatten(1, (2, 4)).unflatten(3, (3, 4)).transpose(2, 3).flatten(3).flatten(1, 2)
+    got = PatchProjection(convolution, mean=mean, std=std)(cut.float())
+    assert (got - wanted).abs().max() < 1e-5
+
+
+# ---- Local vectors, weights, patches, filling --------------------------------------------------------------------------
+
+
+def test_the_weights_of_attention_pooling_are_those_of_the_pooling(made: Made):
+    folder, bundle = made("siglip")
+    head = AutoModel.from_pretrained(folder).eval().vision_model.head
+    patches, positions = bundle.preprocess.patches(radiographs()[0].pixels)
+    got = open_tower(bundle, "image", device="cpu").run({"patches": patches[None], "positions": positions[None]})
+    assert got["weights"].sum() == pytest.approx(1, abs=1e-5)
+    assert got["weights"].std() > 1e-3
+    assert head.attention.num_heads == 2
+    # Alone, a patch has all the weight, and its local vector is the embedding before it has length 1.
+    one = open_tower(bundle, "image", device="cpu").run(
+        {"patches": patches[None, 5:6], "positions": positions[None, 5:6]}
+    )
+    assert one["weights"].tolist() == [[1.0]]
+    local = one["local"][0, 0]
+    assert np.abs(local / np.linalg.norm(local) - one["embedding"][0]).max() < 1e-5
+
+
+def test_a_class_token_says_nothing_of_where(made: Made):
+    _, bundle = made("clip")
+    patches, positions = bundle.preprocess.patches(radiographs()[0].pixels)
+    got = open_tower(bundle, "image", device="cpu").run(
+        {"patches": patches[None, ::4], "positions": positions[None, ::4]}
+    )
+    assert got["local"].shape == (1, 4, 16)
+    assert got["weights"].tolist() == [[0.25] * 4]
+
+
+def test_a_tower_of_whole_pictures_has_one_part_and_no_budget(made: Made):
+    _, bundle = made("open_clip_resnet")
+    graph = onnx.load(bundle.verified("image.onnx")).graph
+    shapes = {
+        one.name: [axis.dim_param or axis.dim_value for axis in one.type.tensor_type.shape.dim]
+        for one in (*graph.input, *graph.output)
+    }
+    assert shapes == {
+        "pixels": ["batch", 32, 32], "embedding": ["batch", 16], "local": ["batch", 1, 16], "weights": ["batch", 1],
+    }  # fmt: skip
+    got = open_tower(bundle, "image", device="cpu").run({"pixels": np.zeros((2, 32, 32), dtype=np.float32)})
+    assert np.array_equal(got["local"][:, 0], got["embedding"])
+    assert got["weights"].tolist() == [[1.0], [1.0]]
+    halves = (np.zeros((2, 512), dtype=np.float32), np.arange(2))
+    with pytest.raises(BackendError, match="takes whole pictures, not 2 patches: it has no patch budget"):
+        ImageEncoder(bundle, device="cpu").encode([halves])
+
+
+def test_special_tokens_cannot_be_typed(made: Made):
+    _, bundle = made("clip")
+    ids, mask = bundle.tokenizer().encode(["a <|endoftext|> b"])
+    end = ids[0, -1]
+    assert mask.all()
+    assert (ids[0] == end).sum() == 1
+
+
+# ---- The gate against the original refuses -----------------------------------------------------------------------------
+
+
+def judge(kind: str, made: Made, change: Callable[[Foreign], Foreign]) -> None:
+    model, bundle = made(kind)
+    foreign = change(load(kind, model))
+    towers = {side: open_tower(bundle, side, device="cpu") for side in ("image", "text")}
+    gate_origin(foreign.origin, towers, preprocess=foreign.preprocess, tokenizer=bundle.tokenizer())
+
+
+def test_other_pictures_than_the_library_makes_are_refused(made: Made):
+    judge("clip", made, lambda foreign: foreign)
+    with pytest.raises(BundleError, match=r"the image tower does not give what the model gives .*max abs difference"):
+        judge("clip", made, lambda one: replace(one, preprocess=replace(one.preprocess, interpolation="bilinear")))
+    with pytest.raises(BundleError, match=r"the image tower does not give what the model gives"):
+        judge("clip", made, lambda one: replace(one, preprocess=replace(one.preprocess, fit="stretch")))
+
+
+@pytest.mark.slow
+def test_other_texts_than_the_library_makes_are_refused(made: Made):
+    model, bundle = made("dual_encoder")
+    foreign = load("dual_encoder", model)
+    towers = {side: open_tower(bundle, side, device="cpu") for side in ("image", "text")}
+    cased = json.loads(bundle.verified("tokenizer.json").read_text())
+    cased["normalizer"]["lowercase"] = False
+    (model / "cased.json").write_text(json.dumps(cased))
+    wrong = ReportTokenizer.from_file(model / "cased.json", bundle.max_tokens, padding=bundle.padding)
+    with pytest.raises(
+        BundleError, match=r"the tokenizer of the bundle would give .* for 'Bilateral pleural effusion'"
+    ):
+        gate_origin(foreign.origin, towers, preprocess=foreign.preprocess, tokenizer=wrong)
+    swapped = replace(foreign.origin, embed_texts=lambda texts: foreign.origin.embed_texts(texts)[::-1])
+    with pytest.raises(BundleError, match="the text tower does not give what the model gives"):
+        gate_origin(swapped, towers, preprocess=foreign.preprocess, tokenizer=bundle.tokenizer())
+
+
+# ---- The fingerprint ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_same_model_has_the_same_fingerprint_and_another_activation_has_not(made: Made, tmp_path: Path):
+    folder, bundle = made("open_clip_vit")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    assert from_open_clip.main([str(other), "--out", str(tmp_path / "same")]) == 0
+    assert Bundle.open(tmp_path / "same").fingerprint == bundle.fingerprint
+    config = json.loads((other / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = False
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    assert from_open_clip.main([str(other), "--out", str(tmp_path / "gelu")]) == 0
+    # The weights are the same to the bit.
+    assert Bundle.open(tmp_path / "gelu").fingerprint != bundle.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("image", "interpolation", "lanczos"),
+        ("image", "fit", "pad"),
+        ("image", "bits", None),
+        ("text", "padding", {"token_id": 5, "seen": "later"}),
+        ("text", "padding", {"token_id": 441, "seen": "all"}),
+        ("text", "padding", None),
+    ],
+)
+def test_whatever_decides_a_vector_is_fingerprinted(made: Made, tmp_path: Path, section: str, key: str, value: object):
+    _, bundle = made("clip")
+    values = json.loads((bundle.path / "manifest.json").read_text())
+    values[section][key] = value
+    if value is None:
+        del values[section][key]
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(BundleError, match="fingerprint must be that of the weights, preprocessing and tokenizer"):
+        Bundle.open(tmp_path)
+
+
+# ---- What is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_models_of_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    BertConfig(**foreigners.TEXT, vocab_size=50).save_pretrained(tmp_path / "bert")
+    assert from_transformers.main([str(tmp_path / "bert"), "--out", str(tmp_path / "out")]) == 1
+    assert "is of type 'bert', supported are clip, siglip, vision-text-dual-encoder" in capsys.readouterr().err
+    assert from_transformers.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
+    assert "cannot be loaded by transformers" in capsys.readouterr().err
+    assert from_open_clip.main([str(tmp_path / "bert"), "--out", str(tmp_path / "out")]) == 1
+    assert "cannot be loaded by open_clip" in capsys.readouterr().err
+    assert from_open_clip.main(["ViT-Z-99", "--out", str(tmp_path / "out")]) == 1
+    assert "open_clip knows no model 'ViT-Z-99'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_weights_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, _ = made("open_clip_resnet")
+    shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "open_clip_model.safetensors").unlink()
+    assert from_open_clip.main([str(tmp_path / "bare"), "--out", str(tmp_path / "out")]) == 1
+    assert "cannot be loaded by open_clip: Required pretrained weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_text_tower_that_lies_elsewhere_is_named(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, bundle = made("biomed_clip")
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    config = json.loads((moved / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = str(tmp_path / "gone")
+    (moved / "open_clip_config.json").write_text(json.dumps(config))
+    given = [str(moved), "--out", str(tmp_path / "out")]
+    assert from_open_clip.main(given) == 1
+    assert "--text-model where there is no network" in capsys.readouterr().err
+    assert from_open_clip.main([*given, "--text-model", str(moved / "bert")]) == 0
+    assert Bundle.open(tmp_path / "out").fingerprint == bundle.fingerprint
+
+
+def test_notices_and_licences_are_checked_before_anything_is_written(made: Made, tmp_path: Path):
+    folder, _ = made("clip")
+    plain = {"model": str(folder), "out": tmp_path / "out", "name": None, "notice": None, "licence": None,
+             "licence_file": None, "model_card": None}  # fmt: skip
+    foreign = load("clip", folder)
+    with pytest.raises(BundleError, match="one line of at most 500 printable characters, got 613: "):
+        export_foreign(foreign, argparse.Namespace(**{**plain, "licence": "x" * 500}))
+    with pytest.raises(BundleError, match=r"nowhere\.txt cannot be read: the bundle carries it along"):
+        export_foreign(foreign, argparse.Namespace(**{**plain, "licence_file": tmp_path / "nowhere.txt"}))
+    assert not (tmp_path / "out").exists()
+
+
+# ---- End to end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["biomed_clip", "siglip", "open_clip_resnet"])
+def test_phantoms_are_embedded_and_found(made: Made, kind: str, phantom_folder: Path, tmp_path: Path):
+    _, bundle = made(kind)
+    index = tmp_path / "index"
+    done = run_cli("embed-images", phantom_folder, "--bundle", bundle.path, "--index", index, "--json")
+    assert json_lines(done.stdout)[0]["embedded"] == 24
+    assert "licence: MIT" in done.stderr
+    run_cli("embed-reports", phantom_folder / "truth.csv", "--index", index)
+    hits = json_lines(run_cli("query", "left pneumothorax", "--index", index, "-k", "3", "--json").stdout)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    # The score is the cosine that the encoders give.
+    text = TextEncoder(bundle, device="cpu").encode(["left pneumothorax"])[0]
+    from mcr_infer.images import read_image
+
+    image = ImageEncoder(bundle, device="cpu").encode_radiographs([read_image(hits[0]["path"])])[0]
+    assert hits[0]["score"] == pytest.approx(float(text @ image), abs=1e-4)
+    same = phantom_folder / Path(hits[1]["path"]).name
+    assert (
+        json_lines(run_cli("query", "--image", same, "--index", index, "-k", "1", "--json").stdout)[0]["score"] > 0.999
+    )
+    checks = json_lines(run_cli("verify", bundle.path, "--json").stdout)[0]
+    assert checks["ok"]
