@@ -8,7 +8,8 @@
     tokenizer.json  the tokenizer of the text tower
     golden.npz      inputs and outputs of the model that was exported
 
-Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used.
+Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used (a
+single query may remember the digest of a large file, see `mcr_infer.digests`).
 Keys that the manifest has beyond those read here are ignored, so that a later release may add files and tables; keys of
 the preprocessing are not, because an unknown one would change what the tower sees.
 """
@@ -24,6 +25,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.digests import sha256_against, sha256_of
 from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.preprocess import INPUT_NAMES, Preprocess
 from mcr_infer.section import WORD, Section
@@ -137,8 +139,11 @@ class Bundle:
         folder = _SHIPPED if path is None else Path(path)
         return _parse(Section(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
 
-    def verified(self, name: str) -> Path:
+    def verified(self, name: str, *, remembered: bool = False) -> Path:
         """Return the path of one file after its size and digest have matched the manifest; call it right before use.
+
+        `remembered` takes the digest of a large file that has not changed since this user hashed it from memory, see
+        `mcr_infer.digests`; it is for single calls, which would wait for the digest longer than for their answer.
 
         Raises `BundleError`, which names the file.
         """
@@ -152,9 +157,8 @@ class Bundle:
             # Before opening: a pipe or a device would block.
             if not stat.S_ISREG(path.stat().st_mode):
                 raise BundleError(f"{path} is not a regular file")
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                size = stream.tell()
+            size = path.stat().st_size
+            digest = sha256_against(path, record.sha256) if remembered else sha256_of(path)
         except OSError as exc:
             raise BundleError(f"{path} cannot be read: {exc.strerror}; copy or export the bundle again") from exc
         if (size, digest) != (record.bytes, record.sha256):
@@ -176,13 +180,13 @@ class Bundle:
             )
         return self.precisions[precision]
 
-    def verified_tower(self, side: str, precision: str = FULL) -> Path:
-        """Return the path of the graph of `image` or `text` in a precision, it and its weights verified."""
+    def verified_tower(self, side: str, precision: str = FULL, *, remembered: bool = False) -> Path:
+        """Return the path of the graph of `image` or `text` in a precision, it and its weights verified as in `verified`."""
         variant = self.variant(precision)
         name = (self.tower_files if variant is None else variant.tower_files)[side]
         if f"{name}{WEIGHTS_SUFFIX}" in self.files:
-            self.verified(f"{name}{WEIGHTS_SUFFIX}")
-        return self.verified(name)
+            self.verified(f"{name}{WEIGHTS_SUFFIX}", remembered=remembered)
+        return self.verified(name, remembered=remembered)
 
     @property
     def tower_inputs(self) -> dict[str, tuple[str, ...]]:

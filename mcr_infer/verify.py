@@ -3,7 +3,6 @@
 Export asks the first time, `mcr-infer verify` again on the machine that serves.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Side, Tower, open_tower
 from mcr_infer.bundle import CHECKSUMS, FULL, MANIFEST, SIDES, TEXT_INPUTS, TOWER_OUTPUTS, Bundle, Tolerance
+from mcr_infer.digests import sha256_of
 from mcr_infer.errors import BundleError, McrError
 
 MAX_ABS_DIFF = 1e-4
@@ -141,17 +141,26 @@ def _file_checks(bundle: Bundle) -> Iterator[Check]:
             yield Check(name=f"file {name}", ok=True, detail=f"{record.bytes} bytes, SHA-256 {record.sha256}")
         except BundleError as error:
             yield Check(name=f"file {name}", ok=False, detail=str(error))
+    yield _checksums_check(bundle)
+
+
+def _checksums_check(bundle: Bundle) -> Check:
+    """Only the manifest has no other digest; the rest of the list has to say what the manifest says."""
     path = bundle.path / CHECKSUMS
-    if path.is_file():
-        # Only the manifest has no other digest; the rest of the list has to say what the manifest says.
-        lines = {name: f"{record.sha256}  {name}" for name, record in bundle.files.items()}
-        manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-        lines[MANIFEST] = f"{manifest}  {MANIFEST}"
-        listed = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        wrong = sorted(name for name, line in lines.items() if line not in listed)
-        wrong += [repr(line[:80]) for line in listed if line not in lines.values()]
-        detail = f"{len(lines)} files" if not wrong else f"{path} does not agree on {', '.join(wrong)}"
-        yield Check(name=CHECKSUMS, ok=not wrong, detail=detail)
+    try:
+        content = path.read_bytes()
+        manifest = sha256_of(bundle.path / MANIFEST)
+    except OSError as exc:
+        why = f"{path} cannot be read ({exc.strerror}): nothing vouches for {MANIFEST}; copy or export the bundle again"
+        return Check(name=CHECKSUMS, ok=False, detail=why)
+    lines = {name: f"{record.sha256}  {name}" for name, record in bundle.files.items()}
+    lines[MANIFEST] = f"{manifest}  {MANIFEST}"
+    # Not splitlines: a flipped bit makes another kind of line break of a newline.
+    listed = content.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    wrong = sorted(name for name, line in lines.items() if line not in listed)
+    wrong += [repr(line[:80]) for line in listed if line not in lines.values()]
+    detail = f"{len(lines)} files" if not wrong else f"{path} does not agree on {', '.join(wrong)}"
+    return Check(name=CHECKSUMS, ok=not wrong, detail=detail)
 
 
 def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Check]:

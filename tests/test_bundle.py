@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from export.folder import new_bundle
 from mcr_infer.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
+from mcr_infer.cli import app
 from mcr_infer.errors import BundleError
 from mcr_infer.verify import verify
 from tiny import DIM, MAX_TOKENS, PREPROCESS, tiny_bundle
@@ -104,7 +107,9 @@ def test_verify_sees_a_tower_that_computes_something_else(tmp_path: Path):
     digest = subprocess.run(["sha256sum", bundle.path / GOLDEN], capture_output=True, text=True, check=True).stdout[:64]
     values["files"][GOLDEN] = {"sha256": digest, "bytes": record.bytes}
     (bundle.path / MANIFEST).write_text(json.dumps(values))
-    (bundle.path / CHECKSUMS).unlink()
+    listed = [path for path in sorted(bundle.path.iterdir()) if path.name != CHECKSUMS]
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in listed]
+    (bundle.path / CHECKSUMS).write_text("".join(lines))
     failed = {check.name for check in verify(Bundle.open(bundle.path)) if not check.ok}
     assert failed == {"golden preprocessing", "golden image", "golden text"}
 
@@ -115,6 +120,32 @@ def test_checksums_cover_the_manifest_and_sha256sum_reads_them(bundle: Bundle):
     failed = [check for check in verify(Bundle.open(bundle.path)) if not check.ok]
     assert [check.name for check in failed] == [CHECKSUMS]
     assert MANIFEST in failed[0].detail
+
+
+def test_without_checksums_nothing_vouches_for_the_manifest(bundle: Bundle):
+    (bundle.path / CHECKSUMS).unlink()
+    failed = [check for check in verify(bundle) if not check.ok]
+    assert [check.name for check in failed] == [CHECKSUMS]
+    assert "cannot be read (No such file or directory): nothing vouches for manifest.json" in failed[0].detail
+
+
+def test_a_flipped_bit_anywhere_in_the_folder_ends_verify_with_1_and_the_name_of_the_file(bundle: Bundle):
+    for name in (*FILES, MANIFEST, CHECKSUMS):
+        path = bundle.path / name
+        content = path.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            for bit in (1, 0x20):
+                changed = bytearray(content)
+                changed[place] ^= bit
+                path.write_bytes(changed)
+                arguments = ["verify", str(bundle.path), "--json"]
+                done = CliRunner().invoke(app, arguments)
+                told = json.loads(done.stdout)
+                assert (done.exit_code, told["ok"]) == (1, False), (name, place, bit)
+                failed = [check for check in told["checks"] if not check["ok"]]
+                assert any(name in f"{check['name']} {check['detail']}" for check in failed), (name, place, bit)
+        path.write_bytes(content)
+    assert json.loads(CliRunner().invoke(app, ["verify", str(bundle.path), "--json"]).stdout)["ok"]
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path):

@@ -71,7 +71,7 @@ def test_every_acknowledged_row_survives_kill_9(tmp_path: Path) -> None:
 
 def test_a_creation_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").touch()
-    (tmp_path / "index.json.tmp").write_bytes(b"{")
+    (tmp_path / ".index.json.4711.part").write_bytes(b"{")
     with pytest.raises(IndexNotFoundError):
         Index.open(tmp_path)
     with opened(tmp_path) as index:
@@ -184,7 +184,7 @@ def test_a_changed_manifest_is_noticed_and_a_lost_one_is_written_again(tmp_path:
     with opened(folder) as index:
         index.add([row(1)])
     manifest = json.loads((folder / "index.json").read_text())
-    assert manifest["kinds"]["image"] == {"generation": 1, "rows": 1, "graph": None}
+    assert manifest["kinds"]["image"] == {"generation": 1, "rows": 1, "graph": None, "vectors": None}
     (folder / "index.json").write_text(json.dumps({**manifest, "embedding_dim": 64}))
     with pytest.raises(IndexCorruptError, match="does not match its own digest"):
         Index.open(folder)

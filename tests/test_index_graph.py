@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     """An index of 300 images with a saved graph."""
     with opened(tmp_path / "index", notify=lambda _: None) as index:
         index.add(rows_of(units(300, seed=1)))
-        index.save_graphs()
+        index.save_snapshots()
     return tmp_path / "index"
 
 
@@ -67,7 +67,7 @@ def test_recall_of_the_graph_against_exact_search(tmp_path: Path) -> None:
     with Index.open_or_create(tmp_path / "index", **made_by, exact_limit=1000, notify=said.append) as index:  # type: ignore[arg-type]
         index.add(rows_of(clustered(3000, seed=4, dim=64)))
         approximate = search(index, queries, k=10)
-        index.save_graphs()
+        index.save_snapshots()
     with Index.open(tmp_path / "index") as index:
         exact = search(index, queries, k=10)
     hits = sum(len({a.id for a in ours} & {e.id for e in true}) for ours, true in zip(approximate, exact, strict=True))
@@ -82,15 +82,15 @@ def test_each_kind_has_its_own_graph_and_few_rows_have_none(tmp_path: Path) -> N
     images, reports = units(150, seed=1), units(120, seed=2)
     with opened(tmp_path / "index", notify=lambda _: None) as index:
         index.add(rows_of(images) + rows_of(reports[:90], kind="report"))
-        index.save_graphs()
+        index.save_snapshots()
         assert [path.name[:12] for path in (tmp_path / "index").glob("graph-*")] == ["graph-image-"]
         index.add(rows_of(reports[90:], first=90, kind="report"))
-        index.save_graphs()
+        index.save_snapshots()
         assert len(list((tmp_path / "index").glob("graph-*"))) == 2
         assert found(index, reports[:100], k=1, kind="report") == [[f"report-{i:05d}"] for i in range(100)]
         assert found(index, images[:100], k=1) == [[f"image-{i:05d}"] for i in range(100)]
         index.delete("report", [f"report-{i:05d}" for i in range(60)])
-        index.save_graphs()
+        index.save_snapshots()
         assert [path.name[:12] for path in (tmp_path / "index").glob("graph-*")] == ["graph-image-"]
 
 
@@ -100,7 +100,7 @@ def test_a_saved_graph_is_loaded_not_built(folder: Path) -> None:
         assert found(index, units(300, seed=1), k=1) == [[f"image-{i:05d}"] for i in range(300)]
     before = graph_file(folder).stat().st_mtime_ns
     with opened(folder) as index:
-        index.save_graphs()
+        index.save_snapshots()
     assert graph_file(folder).stat().st_mtime_ns == before
     assert said == []
 
@@ -114,7 +114,7 @@ def test_rows_newer_than_the_snapshot_are_replayed(folder: Path) -> None:
     with Index.open(folder, exact_limit=LIMIT, notify=said.append) as index:
         assert found(index, more, k=1) == [[f"image-{i:05d}"] for i in range(300, 340)]
     with opened(folder, notify=said.append) as index:
-        index.save_graphs()
+        index.save_snapshots()
     assert graph_file(folder).name != before
     assert said == []
 
@@ -136,7 +136,7 @@ def test_replaced_and_deleted_rows_are_found_once_or_never(folder: Path, saved: 
         index.add(rows_of(newer))
         index.delete("image", [f"image-{i:05d}" for i in range(30, 60)])
         if saved:
-            index.save_graphs()
+            index.save_snapshots()
     with Index.open(folder, exact_limit=LIMIT) as index:
         assert found(index, newer, k=1) == [[f"image-{i:05d}"] for i in range(30)]
         (everything,) = found(index, former[0], k=1000)
@@ -148,12 +148,12 @@ def test_replaced_and_deleted_rows_are_found_once_or_never(folder: Path, saved: 
 def test_a_graph_full_of_deleted_rows_is_made_anew(folder: Path) -> None:
     with opened(folder, notify=lambda _: None) as index:
         index.delete("image", [f"image-{i:05d}" for i in range(0, 300, 2)])
-        index.save_graphs()
+        index.save_snapshots()
         assert index.graph("image").element_count == 150
         index.delete("image", ["image-00001"])
-        index.save_graphs()
+        index.save_snapshots()
         assert index.graph("image").element_count == 150
-        index.save_graphs(rebuild=True)
+        index.save_snapshots(rebuild=True)
         assert index.graph("image").element_count == 149
     with Index.open(folder, exact_limit=LIMIT) as index:
         assert found(index, units(300, seed=1)[3], k=1) == [["image-00003"]]
@@ -184,7 +184,7 @@ def test_a_damaged_graph_is_said_and_made_again(folder: Path, how: str) -> None:
     assert len(said) == 1
     assert said[0].startswith("building the graph of 300 images from store.sqlite: graph-image-")
     with opened(folder, notify=said.append) as index:
-        index.save_graphs()
+        index.save_snapshots()
     assert len(said) == 2
     with Index.open(folder, exact_limit=LIMIT, notify=said.append) as index:
         assert found(index, queries, k=1) == [[f"image-{i:05d}"] for i in range(300)]
@@ -229,7 +229,7 @@ with opened(pathlib.Path(sys.argv[1])) as index:
     index.add(rows_of(units(50, seed=3), first=300))
     resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.RLIM_INFINITY))
     try:
-        index.save_graphs()
+        index.save_snapshots()
     except EmbeddingIndexError as error:
         print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -249,7 +249,7 @@ with opened(pathlib.Path(sys.argv[1]), notify=print) as index:
     for step in range(1000):
         index.add(rows_of(units(5, seed=step), first=int(sys.argv[2]) + 5 * step))
         print("added", index.count("image"), flush=True)
-        index.save_graphs()
+        index.save_snapshots()
 """
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     expected = 300

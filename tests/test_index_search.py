@@ -144,7 +144,7 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
 
     @rule(rebuild=st.booleans())
     def save(self, rebuild: bool) -> None:
-        self.index.save_graphs(rebuild=rebuild)
+        self.index.save_snapshots(rebuild=rebuild)
 
     @rule()
     def reopen(self) -> None:

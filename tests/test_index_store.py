@@ -155,7 +155,7 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
     try:
         with opened(tmp_path / "index", exact_limit=5) as index:
             index.add([row(number) for number in range(10)])
-            index.save_graphs()
+            index.save_snapshots()
             modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "index").iterdir()}
     finally:
         os.umask(old)

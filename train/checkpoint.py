@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import BertConfig
 
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
 from train.config import Config, load_config
-from train.files import replace_file
 from train.model import MCR
 from train.optim import Average
 from train.settings import differences, dump_toml

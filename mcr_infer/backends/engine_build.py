@@ -17,11 +17,11 @@ from mcr_infer.backends.engines import (
     changing,
     engine_file,
     source_digest,
-    write_engine_file,
 )
 from mcr_infer.backends.flavor import Flavor, import_flavor, keep_log
 from mcr_infer.backends.profile import Profile
 from mcr_infer.bundle import Bundle
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import BackendError
 
 RTX_ARCHITECTURES = ("sm80", "sm86", "sm89")
@@ -97,10 +97,10 @@ def build_engine(
         version_compatible=version_compatible,
     )
     with changing(bundle) as folder:
-        write_engine_file(folder / record.file, content)
+        replace_file(folder / record.file, content)
         EngineManifest.read(bundle).with_engine(record).write()
         if timing_cache is not None:
-            write_engine_file(timing_cache, bytes(config.get_timing_cache().serialize()))
+            replace_file(timing_cache, bytes(config.get_timing_cache().serialize()))
     return record
 
 

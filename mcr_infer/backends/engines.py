@@ -25,6 +25,7 @@ from mcr_infer.backends import Side
 from mcr_infer.backends.flavor import DEVICES, MODULES, Flavor
 from mcr_infer.backends.profile import Profile
 from mcr_infer.bundle import MANIFEST, WEIGHTS_SUFFIX, Bundle
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import BackendError, ConfigError
 
 FOLDER = "engines"
@@ -172,7 +173,7 @@ class EngineManifest:
         """Replace the manifest on disk, at once and durably. Raises `OSError`."""
         entries = [record.to_dict() for record in sorted(self.engines, key=lambda record: record.file)]
         values = {"format_version": FORMAT_VERSION, "engines": entries, "sha256": _digest_of(entries)}
-        write_engine_file(self.folder / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
+        replace_file(self.folder / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
 
     def with_engine(self, record: EngineRecord) -> "EngineManifest":
         """Return the manifest with one more engine; one of the same file is replaced."""
@@ -317,20 +318,6 @@ def changing(bundle: Bundle) -> Iterator[Path]:
             f"engines cannot be written to {folder} ({exc.strerror}): make room, or copy the bundle to a folder that is "
             "writable"
         ) from exc
-
-
-def write_engine_file(path: Path, content: bytes) -> None:
-    """Replace a file of the engines' folder: readers and crashes see the old one or the new one. Raises `OSError`."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _command(bundle: Path, side: str, precision: str, flavor: str, architectures: tuple[str, ...]) -> str:

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+from mcr_infer.durable import PARTIAL, sync_folder
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.index.durable import storage_errors, sync_folder
 from mcr_infer.index.lock import FILE_NAME as LOCK
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Identity, KindState, Manifest
 from mcr_infer.index.rows import KINDS
+from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
 
-_OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK, f"{MANIFEST}.tmp"}
+_OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK}
 
 
 def holds_index(place: Path) -> bool:
@@ -28,7 +29,9 @@ def create(place: Path, identity: Identity) -> None:
     """Make the files of an index in a new or empty folder, private to its owner."""
     with storage_errors(place):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        foreign = sorted({path.name for path in place.iterdir()} - _OWN_FILES)
+        foreign = sorted(
+            path.name for path in place.iterdir() if path.name not in _OWN_FILES and not path.match(PARTIAL)
+        )
         if foreign:
             raise EmbeddingIndexError(
                 f"{place} holds other files ({foreign[0]}) and no index: choose a new or empty folder with --index"
@@ -39,9 +42,9 @@ def create(place: Path, identity: Identity) -> None:
         try:
             if not holds_index(place):  # unless another process was faster
                 Store.create(place, identity)
-                Manifest(
-                    identity=identity, kinds={kind: KindState(generation=0, rows=0, graph=None) for kind in KINDS}
-                ).write(place)
+                Manifest(identity=identity, kinds={kind: KindState(generation=0, rows=0) for kind in KINDS}).write(
+                    place
+                )
                 sync_folder(place.absolute().parent)
         finally:
             lock.release()

@@ -5,24 +5,28 @@ One process writes, any number read: readers see what was committed without open
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
-from mcr_infer.index.durable import storage_errors
 from mcr_infer.index.folder import create, holds_index
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest, Snapshot
+from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest, Snapshot, VectorFile
 from mcr_infer.index.rows import KINDS, FileStamp, Row, check_kind
+from mcr_infer.index.snapshots import newest
+from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
+from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
@@ -51,7 +55,7 @@ class Index:
         self._lock = lock
         self._notify = notify or _log
         self._graphs: dict[str, Graph] = {}
-        self._vectors: dict[str, tuple[int, NDArray[np.int64], NDArray[np.float32]]] = {}
+        self._vectors: dict[str, Vectors] = {}
         manifest = Manifest.read(folder)
         self._store = Store(folder, writable=lock is not None)
         try:
@@ -144,25 +148,28 @@ class Index:
                 )
 
     def _tidy(self) -> None:
-        """Write a manifest that was lost, and remove what a crash may have left: graphs that no manifest names."""
-        graphs = self._snapshots()
-        self._write_manifest(graphs)
-        named = {graph.file_name(kind) for kind, graph in graphs.items()}
+        """Write a manifest that was lost, and remove what a crash may have left: snapshots that no manifest names."""
+        known = self._known()
+        self._write_manifest(known)
+        named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
-            for path in (*self.folder.glob("graph-*.hnsw"), *self.folder.glob("*.tmp")):
-                if path.name not in named:
-                    path.unlink(missing_ok=True)
+            for pattern in ("graph-*.hnsw", "vectors-*.bin", "*.tmp", PARTIAL):
+                for path in self.folder.glob(pattern):
+                    if path.name not in named:
+                        path.unlink(missing_ok=True)
 
-    def _snapshots(self) -> dict[str, Snapshot]:
-        """Return the graphs that the manifest names now."""
+    def _known(self) -> Mapping[str, KindState]:
+        """Return what the manifest says now: of every kind, or of none where it is lost."""
         manifest = Manifest.read(self.folder)
-        return {kind: state.graph for kind, state in manifest.kinds.items() if state.graph} if manifest else {}
+        return manifest.kinds if manifest else {}
 
-    def _write_manifest(self, graphs: Mapping[str, Snapshot]) -> None:
+    def _write_manifest(self, known: Mapping[str, KindState]) -> None:
+        """Name the snapshots in `known`, and what the store holds now."""
         kinds = {}
         for kind in KINDS:
             generation, rows = self._store.state(kind)
-            kinds[kind] = KindState(generation=generation, rows=rows, graph=graphs.get(kind))
+            state = known.get(kind, KindState(generation=generation, rows=rows))
+            kinds[kind] = replace(state, generation=generation, rows=rows)
         manifest = Manifest(identity=self._identity, kinds=kinds)
         if manifest != Manifest.read(self.folder):
             manifest.write(self.folder)
@@ -171,7 +178,7 @@ class Index:
         if identity != self._identity:
             self._store.set_identity(identity)
             self._identity = identity
-            self._write_manifest(self._snapshots())
+            self._write_manifest(self._known())
 
     def __enter__(self) -> "Index":
         return self
@@ -189,7 +196,7 @@ class Index:
         lock, self._lock = self._lock, None
         try:
             if lock:
-                self._write_manifest(self._snapshots())
+                self._write_manifest(self._known())
         finally:
             try:
                 self._store.close(truncate=lock is not None)
@@ -257,7 +264,8 @@ class Index:
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows and what is known about their files; return how many rows there were.
 
-        A graph file keeps the vector, unreachable, until `save_graphs(rebuild=True)`.
+        A graph file keeps the vector, unreachable, until `save_snapshots(rebuild=True)`, a file of vectors until
+        `save_snapshots`.
         """
         check_kind(kind)
         self._writing()
@@ -307,7 +315,7 @@ class Index:
         """Return the labels [N] and vectors [N, D] of a kind as they are now; only what has changed is read again."""
         with self.snapshot():
             generation, _ = self._store.state(kind)
-            former = self._vectors.get(kind)
+            former = self._vectors.get(kind) or self._load_vectors(kind)
             if former is None or former[0] != generation:
                 labels = self._store.labels(kind)
                 vectors = np.empty((len(labels), self.embedding_dim), dtype=np.float32)
@@ -325,7 +333,7 @@ class Index:
             generation, count = self._store.state(kind)
             graph = self._graphs.get(kind)
             if graph is None:
-                graph = self._load(kind) or Graph(dim=self.embedding_dim, capacity=count)
+                graph = self._load_graph(kind) or Graph(dim=self.embedding_dim, capacity=count)
             if graph.generation != generation:
                 labels = self._store.labels(kind)
                 graph.remove(np.setdiff1d(graph.labels, labels))
@@ -337,38 +345,56 @@ class Index:
         self._graphs[kind] = graph
         return graph
 
-    def _load(self, kind: str) -> Graph | None:
+    def _load_graph(self, kind: str) -> Graph | None:
         """Load the graph that the manifest names; None, and a word to the user, where it must be made."""
-        snapshot, tried = self._snapshots().get(kind), None
-        reason = "there is no graph yet"
-        while snapshot != tried and snapshot is not None:
-            try:
-                return Graph.load(self.folder, kind, snapshot, dim=self.embedding_dim)
-            except IndexCorruptError as error:
-                reason = str(error)
-            # A writer may just have put a newer graph in its place.
-            snapshot, tried = self._snapshots().get(kind), snapshot
-        self._notify(f"building the graph of {self.count(kind)} {kind}s from {STORE}: {reason}")
-        return None
+        graph, reason = newest(self.folder, kind, lambda state: state.graph, Graph.load, dim=self.embedding_dim)
+        if graph is None:
+            why = reason or "there is no graph yet"
+            self._notify(f"building the graph of {self.count(kind)} {kind}s from {STORE}: {why}")
+        return graph
 
-    def save_graphs(self, *, rebuild: bool = False) -> None:
-        """Bring the graph files up to date, so that a new process need not build them; to be called after adding.
+    def _load_vectors(self, kind: str) -> Vectors | None:
+        """Load the vectors that the manifest names; None where it names none or, with a word to the user, a damaged file."""
+        # A writer publishes what it loads again, under a new digest: it must have seen every byte.
+        load = partial(load_vectors, remembered=self._lock is None)
+        vectors, reason = newest(self.folder, kind, lambda state: state.vectors, load, dim=self.embedding_dim)
+        if reason is not None:
+            self._notify(f"reading the vectors of {self.count(kind)} {kind}s from {STORE}: {reason}")
+        return vectors
 
-        Kinds that exact search serves have none. `rebuild` makes them from nothing, which also forgets deleted vectors; so
-        does a graph in which more than a fifth of the nodes is deleted. Raises `EmbeddingIndexError` when the disk is full:
-        the former files are then still there.
+    def save_snapshots(self, *, rebuild: bool = False) -> None:
+        """Bring the files beside the store up to date, so that a new process starts fast; to be called after adding.
+
+        They are the graphs of kinds that have many rows, and the vectors of those that exact search serves. `rebuild` makes
+        graphs from nothing, which also forgets deleted vectors; so does a graph in which more than a fifth of the nodes is
+        deleted. Raises `EmbeddingIndexError` when the disk is full: the former files are then still there.
         """
         self._writing()
-        graphs = {}
+        saved = {}
         for kind in KINDS:
-            _, count = self._store.state(kind)
-            if count <= self.exact_limit:
+            generation, count = self._store.state(kind)
+            graph, vectors = None, None
+            if count > self.exact_limit:
+                graph = self._saved_graph(kind, count, rebuild=rebuild)
+            else:
                 self._graphs.pop(kind, None)
-                continue
-            graph = None if rebuild else self.graph(kind)
-            if graph is None or len(graph.labels) < 0.8 * graph.element_count:
-                self._graphs[kind] = Graph(dim=self.embedding_dim, capacity=count)
-                graph = self.graph(kind)
-            graphs[kind] = graph.saved or graph.save(self.folder, kind)
-        self._write_manifest(graphs)
+                vectors = self._saved_vectors(kind, generation) if count >= SAVED_FROM else None
+            saved[kind] = KindState(generation=generation, rows=count, graph=graph, vectors=vectors)
+        self._write_manifest(saved)
         self._tidy()
+
+    def _saved_graph(self, kind: str, count: int, *, rebuild: bool) -> Snapshot:
+        graph = None if rebuild else self.graph(kind)
+        if graph is None or len(graph.labels) < 0.8 * graph.element_count:
+            self._graphs[kind] = Graph(dim=self.embedding_dim, capacity=count)
+            graph = self.graph(kind)
+        return graph.saved or graph.save(self.folder, kind)
+
+    def _saved_vectors(self, kind: str, generation: int) -> VectorFile:
+        state = self._known().get(kind)
+        if state is not None and state.vectors is not None and state.vectors.generation == generation:
+            with suppress(IndexCorruptError):
+                load_vectors(self.folder, kind, state.vectors, dim=self.embedding_dim, remembered=False)
+                return state.vectors
+        self.vectors(kind)
+        return save_vectors(self.folder, kind, self._vectors[kind])

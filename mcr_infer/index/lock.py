@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from mcr_infer.errors import EmbeddingIndexError, IndexLockedError
-from mcr_infer.index.durable import storage_errors
+from mcr_infer.index.storage import storage_errors
 
 FILE_NAME = "writer.lock"
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.index.durable import storage_errors, write_file
 from mcr_infer.index.rows import KINDS
+from mcr_infer.index.storage import storage_errors
 
 FORMAT_VERSION = 1
 FILE_NAME = "index.json"
@@ -54,12 +55,31 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VectorFile:
+    """A file of vectors that is complete on disk, see `mcr_infer.index.vectors`."""
+
+    sha256: str
+    rows: int
+    generation: int
+    """Of the store, when the vectors were read from it."""
+
+    def file_name(self, kind: str) -> str:
+        """Return the name of the file, which follows from the content as that of a graph does."""
+        return f"vectors-{kind}-{self.sha256[:16]}.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KindState:
-    """How far one kind had come when the manifest was written."""
+    """How far one kind had come when the manifest was written, and the snapshots of it that lie beside the store."""
 
     generation: int
     rows: int
-    graph: Snapshot | None
+    graph: Snapshot | None = None
+    vectors: VectorFile | None = None
+
+    def file_names(self, kind: str) -> set[str]:
+        """Return the names of the snapshots."""
+        return {one.file_name(kind) for one in (self.graph, self.vectors) if one is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +98,7 @@ class Manifest:
         }
         values["digest"] = _digest(values)
         with storage_errors(folder):
-            write_file(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode())
+            replace_file(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode(), private=True)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
@@ -133,20 +153,28 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _kind_state(values: Mapping[str, Any]) -> KindState:
-    graph = values["graph"]
+    # Indexes from before there were files of vectors do not name any.
+    graph, vectors = values["graph"], values.get("vectors")
     return KindState(
         generation=_count(values["generation"]),
         rows=_count(values["rows"]),
-        graph=None if graph is None else _snapshot(graph),
+        graph=None
+        if graph is None
+        else Snapshot(
+            sha256=_sha256(graph),
+            **{name: _count(graph[name]) for name in ("bytes", "elements", "m", "ef_construction")},
+        ),
+        vectors=None
+        if vectors is None
+        else VectorFile(sha256=_sha256(vectors), **{name: _count(vectors[name]) for name in ("rows", "generation")}),
     )
 
 
-def _snapshot(values: Mapping[str, Any]) -> Snapshot:
+def _sha256(values: Mapping[str, Any]) -> str:
     sha256 = values["sha256"]
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError("sha256")
-    counts = ("bytes", "elements", "m", "ef_construction")
-    return Snapshot(sha256=sha256, **{name: _count(values[name]) for name in counts})
+    return sha256
 
 
 def _count(value: object) -> int:

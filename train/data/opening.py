@@ -7,13 +7,13 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train.config import Config
 from train.data import Pairs, require_pairs_for
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
 from train.data.radiographs import RadiographPairs, open_records
-from train.files import replace_file
 from train.pretrained import reading, remedy_for
 from train.progress import progress_bar
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from mcr_infer.durable import replace_file
 from mcr_infer.phantom import make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
@@ -28,7 +29,6 @@ from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
 from train.data.samples import SampleMaker
-from train.files import replace_file
 
 SHARD = 50
 """Phantoms a shard: about two seconds of work, the most that a kill can lose per worker."""

@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
 from mcr_infer.images.rendering import Rendering, Window, render
 from train.data.strings import Strings
 from train.data.workers import ITEM_SECONDS, Failure, Job, run_jobs
-from train.files import replace_file
 
 SHARD = 256
 """Pictures a shard: about 25 MB of 8-bit pictures at a shorter side of 288."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.data import Dataset
 
+from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
@@ -24,7 +25,6 @@ from train.data.samples import SampleMaker
 from train.data.selection import Selection
 from train.data.survey import Survey, Surveyed, require_pairs, survey
 from train.data.tables import open_table
-from train.files import replace_file
 from train.progress import progress_bar
 
 SURVEY = "data.json"
