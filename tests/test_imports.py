@@ -42,6 +42,8 @@ def test_a_text_query_reads_no_dicom_and_needs_no_graph(phantom_index):
     )
     assert "onnxruntime" in loaded
     assert not loaded & (HEAVY | {"pydicom", "hnswlib", "PIL"})
+    # Not heavy, and more than all the rest of a small query takes.
+    assert not loaded & {"email", "zipfile"}
 
 
 def test_the_public_names_are_these_and_no_others():

@@ -23,7 +23,7 @@ from mcr_infer.engine_command import FlavorName, TowerName
 from mcr_infer.engine_command import build_engine as build_command
 from mcr_infer.engine_gate import gate, verify_engines
 from mcr_infer.errors import BackendError
-from tiny import DIM, tiny_bundle
+from tiny import DIM, patches, texts, tiny_bundle
 
 
 @pytest.fixture
@@ -55,17 +55,6 @@ def driver(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 def path_of(bundle: Bundle, side: str) -> Path:
     return bundle.path / "engines" / f"{side}-fp32-sm86.rtx.engine"
-
-
-def texts(batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
-    ids = np.random.default_rng(seed).integers(0, 100, (batch, tokens))
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-
-
-def patches(batch: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    positions = np.stack([rng.permutation(16)[:count] for _ in range(batch)])
-    return {"patches": rng.standard_normal((batch, count, 16), dtype=np.float32), "positions": positions}
 
 
 def test_the_stand_in_offers_nothing_that_the_real_bindings_lack():
@@ -100,22 +89,6 @@ def test_a_tower_gives_what_its_graph_gives(bundle: Bundle, driver: Driver, side
         (one,) = tower.run(inputs, ["embedding"]).items()
         assert one[0] == "embedding"
         assert np.array_equal(one[1], expected["embedding"])
-
-
-def test_outputs_are_not_overwritten_by_the_next_batch(bundle: Bundle, driver: Driver):
-    tower = TensorRTTower(path_of(bundle, "text"))
-    first = tower.run(texts(2, 5, seed=1))["embedding"]
-    kept = first.copy()
-    tower.run(texts(2, 5, seed=2))
-    assert np.array_equal(first, kept)
-
-
-def test_inputs_that_are_not_contiguous_arrive_whole(bundle: Bundle, driver: Driver):
-    tower = TensorRTTower(path_of(bundle, "text"))
-    wide = texts(4, 12)
-    cut = {name: array[::2, 3:8] for name, array in wide.items()}
-    expected = OnnxTower(bundle.path / "text.onnx", threads=1).run({k: np.ascontiguousarray(v) for k, v in cut.items()})
-    assert np.array_equal(tower.run(cut)["local"], expected["local"])
 
 
 def test_a_shape_that_comes_again_is_captured_with_a_context_of_its_own(bundle: Bundle, driver: Driver):

@@ -70,6 +70,19 @@ def tiny_weights() -> dict[str, np.ndarray]:
     }
 
 
+def texts(batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Draw inputs of the text tower, without padding."""
+    ids = np.random.default_rng(seed).integers(0, 100, (batch, tokens))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def patches(batch: int, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Draw inputs of the image tower: some patches at as many positions."""
+    rng = np.random.default_rng(seed)
+    positions = np.stack([rng.permutation(PREPROCESS.patch_count)[:count] for _ in range(batch)])
+    return {"patches": rng.standard_normal((batch, count, 16), dtype=np.float32), "positions": positions}
+
+
 def graph(text: str, weights: dict[str, np.ndarray]) -> bytes:
     """Make the bytes of an ONNX file from its text and the weights that it names."""
     model = parse_model(text)

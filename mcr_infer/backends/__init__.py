@@ -3,6 +3,9 @@
 What is asked for is what runs, or an error: no backend falls back to another device in silence.
 """
 
+import contextlib
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +19,14 @@ from mcr_infer.errors import BackendError, BundleError
 DEVICES = ("auto", "cpu", "cuda")
 """Those of ONNX Runtime; `tensorrt` and `tensorrt-rtx` take engines and are never chosen by `auto`."""
 
+_RUNTIME = re.compile(r"(onnxruntime(?:_gpu)?)-.+\.(?:dist-info|egg-info)")
+"""The metadata of an installed distribution. Source: PyPA specification, Recording installed projects."""
+
 Side = Literal["image", "text"]
-Purpose = Literal["one_shot", "bulk"]
-"""`one_shot`: the session is made for one call, so opening fast counts. `bulk`: many calls, so steady speed counts."""
+Purpose = Literal["one_shot", "bulk", "server"]
+"""`one_shot`: the session is made for one call, so opening fast counts. `bulk`: many calls, so steady speed counts; its
+threads wait without spinning. `server`: all towers of the process share one pool of threads, however many are open; the
+pool spins, which only a machine without other work forgives (`python -m benchmarks.sessions` measures yours)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +69,8 @@ def open_tower(
 
     `auto` is cuda where it works, else cpu; the last two take an engine that was built and measured for this GPU.
 
-    `threads` None is one a core that the process may use. A precision whose rows would depend on their batch runs one
+    `threads` None is one a core that the process may use. For `purpose` see `Purpose`; `one_shot` may take the digest of a
+    large file from memory (see `mcr_infer.digests`). A precision whose rows would depend on their batch runs one
     unpadded item a call, whatever `run` is given. Raises `BackendError` when the runtime is missing or cannot do what was
     asked or cannot serve the precision, `BundleError` when the bundle lacks the precision, the file is damaged or it is
     not the graph that the manifest describes.
@@ -71,7 +80,7 @@ def open_tower(
     from mcr_infer.backends.onnxruntime import OnnxTower
 
     variant = bundle.variant(precision)
-    path = bundle.verified_tower(side, precision)
+    path = bundle.verified_tower(side, precision, remembered=purpose == "one_shot")
     tower: Tower
     if device in FLAVORS:
         from mcr_infer.backends.tensorrt import open_engine
@@ -131,10 +140,12 @@ def installed_runtime(search_path: Sequence[str] | None = None) -> str:
     onnxruntime and onnxruntime-gpu put their files into the same module folder, so with both of them installed nobody
     knows what runs. Raises `BackendError` with the line to type when there is none or when there are both.
     """
-    from importlib.metadata import distributions
-
-    path = list(sys.path if search_path is None else search_path)
-    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if any(distributions(name=name, path=path))]
+    found: set[str] = set()
+    for folder in sys.path if search_path is None else search_path:
+        # importlib.metadata would do the same, and import what costs every command 10 ms.
+        with contextlib.suppress(OSError):
+            names = [entry.name for entry in os.scandir(folder or ".")]
+            found |= {match[1] for match in map(_RUNTIME.fullmatch, names) if match}
     if not found:
         raise BackendError(
             "ONNX Runtime is not installed: pip install 'mcr-infer[cpu]', or 'mcr-infer[gpu]' on a machine with CUDA"
@@ -144,4 +155,4 @@ def installed_runtime(search_path: Sequence[str] | None = None) -> str:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'mcr-infer[gpu]' (or 'mcr-infer[cpu]')"
         )
-    return found[0]
+    return found.pop().replace("_", "-")

@@ -6,14 +6,15 @@ The only module that imports onnxruntime, and only when a tower is opened.
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import DEVICES, Purpose, TensorSpec, installed_runtime
+from mcr_infer.backends import DEVICES, Purpose, TensorSpec, installed_runtime, pool
+from mcr_infer.backends.binding import BoundSession
+from mcr_infer.backends.checked import CheckedTower
 from mcr_infer.errors import BackendError, BundleError
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -21,16 +22,25 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
 
-class OnnxTower:
-    """One ONNX graph in a session of its own; see `mcr_infer.backends.Tower` for the protocol."""
+class OnnxTower(CheckedTower):
+    """One ONNX graph in a session of its own, which threads may share; see `mcr_infer.backends.Tower` for the protocol."""
 
     def __init__(
-        self, path: Path, *, device: str = "cpu", threads: int | None = None, purpose: Purpose = "bulk"
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        purpose: Purpose = "bulk",
+        io_binding: bool | None = None,
     ) -> None:
         """Load a graph onto `auto`, `cpu` or `cuda`; `threads` None is one a core that the process may use.
 
-        Raises `BackendError` when the device asked for is not the one that the session got, `BundleError` when the file
-        is no graph that the runtime can load.
+        `io_binding` keeps inputs and outputs in memory of the device (see `mcr_infer.backends.binding`); None is on CUDA,
+        where it saves copies, and not on the CPU, where there are none.
+
+        Raises `BackendError` when the device asked for is not the one that the session got, or another pool of threads than
+        the one asked for serves the process, `BundleError` when the file is no graph that the runtime can load.
         """
         if device not in DEVICES:
             raise BackendError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
@@ -51,43 +61,38 @@ class OnnxTower:
         session: Any = None
         if device != "cpu":
             session = self._open_cuda(onnxruntime, options, required=device == "cuda")
-        self._device = "cpu" if session is None else "cuda"
+        used = "cpu" if session is None else "cuda"
         if session is None:
             try:
                 session = self._open(onnxruntime, options, _CPU)
             except self._errors as exc:
                 raise BundleError(f"{path} is not a graph that ONNX Runtime can load: {_first_line(exc)}") from exc
         self._session = session
-        self._inputs = {spec.name: self._spec(spec) for spec in self._session.get_inputs()}
-        self._outputs = {spec.name: self._spec(spec) for spec in self._session.get_outputs()}
+        bound = used == "cuda" if io_binding is None else io_binding
+        self._bound = BoundSession(onnxruntime, session, used) if bound else None
+        super().__init__(
+            path,
+            device=used,
+            inputs={spec.name: self._spec(spec) for spec in session.get_inputs()},
+            outputs={spec.name: self._spec(spec) for spec in session.get_outputs()},
+        )
 
-    @property
-    def device(self) -> str:
-        """Where the graph really runs: `cpu` or `cuda`."""
-        return self._device
+    def _takes(self, name: str, shape: tuple[int, ...]) -> bool:
+        wanted = self._inputs[name].shape
+        return len(shape) == len(wanted) and all(one in (None, got) for one, got in zip(wanted, shape, strict=True))
 
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """The inputs of the graph, all of them required."""
-        return self._inputs
+    def _wanted(self, name: str) -> str:
+        return f"of shape {_readable(self._inputs[name].shape)} and not empty"
 
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """The outputs of the graph."""
-        return self._outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Run one batch; raises `BackendError` when inputs do not fit the graph or the runtime fails."""
-        self._check(inputs)
-        names = list(self._outputs) if outputs is None else list(outputs)
-        unknown = [name for name in names if name not in self._outputs]
-        if unknown:
-            raise BackendError(f"{self._path} has no output {unknown}; it gives {list(self._outputs)}")
+    def _compute(self, inputs: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         try:
-            values = self._session.run(names, dict(inputs))
+            if self._bound is not None:
+                values = self._bound.run(inputs, outputs)
+            else:
+                values = self._session.run(outputs, dict(inputs))
         except self._errors as exc:
             raise BackendError(f"{self._path} failed on {self._device}: {_first_line(exc)}") from exc
-        return dict(zip(names, values, strict=True))
+        return dict(zip(outputs, values, strict=True))
 
     def _open(self, onnxruntime: Any, options: Any, *providers: object) -> Any:
         # The fallback would print to stdout and go on with the CPU, even in the middle of a run.
@@ -134,26 +139,18 @@ class OnnxTower:
             dtype=_DTYPES[spec.type], shape=tuple(axis if isinstance(axis, int) else None for axis in spec.shape)
         )
 
-    def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        if set(inputs) != set(self._inputs):
-            raise BackendError(f"{self._path} takes {sorted(self._inputs)}, got {sorted(inputs)}")
-        for name, spec in self._inputs.items():
-            array = inputs[name]
-            fits = len(array.shape) == len(spec.shape) and all(
-                want is None or want == got for want, got in zip(spec.shape, array.shape, strict=True)
-            )
-            if not fits or array.dtype != np.dtype(spec.dtype) or array.size == 0:
-                raise BackendError(
-                    f"{self._path}: {name} must be {spec.dtype} of shape {_readable(spec.shape)} and not empty, "
-                    f"got {array.dtype} of shape {list(array.shape)}"
-                )
-
 
 def _options(onnxruntime: Any, threads: int, purpose: Purpose) -> Any:
+    """Choose how a session is made, by purpose; `python -m benchmarks.sessions` measures what each is worth."""
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if purpose == "server":
+        pool.share(onnxruntime, threads)
+        options.use_per_session_threads = False
+        return options
+    pool.refuse_own_threads(purpose)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     # Spinning threads take the cores from decode workers and from the other tower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if purpose == "one_shot":

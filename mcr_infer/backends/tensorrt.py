@@ -15,7 +15,7 @@ import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.backends import Side, TensorSpec, cuda
+from mcr_infer.backends.checked import CheckedTower
 from mcr_infer.backends.engines import EngineManifest, find_record
 from mcr_infer.backends.flavor import DEVICES, Flavor, import_flavor, keep_log
 from mcr_infer.bundle import Bundle
@@ -35,15 +36,17 @@ Shape = tuple[int, ...]
 Key = tuple[tuple[Shape, ...], tuple[str, ...]]
 
 
-class TensorRTTower:
+class TensorRTTower(CheckedTower):
     """One engine; see `mcr_infer.backends.Tower` for the protocol."""
+
+    _remedy = "; change --batch-size, or build with another --profile"
 
     def __init__(self, path: Path, *, flavor: Flavor = "tensorrt", host_code: bool = False) -> None:
         """Load an engine that has been checked. `host_code` is needed by version-compatible engines, which carry a runtime.
 
         Raises `BackendError` when a package is missing, there is no GPU, or the engine does not load on it.
         """
-        self._path, self._flavor = path, flavor
+        self._flavor = flavor
         self._trt, self._cuda = import_flavor(flavor), cuda.import_runtime()
         self._log = keep_log(self._trt)
         self._runtime = self._trt.Runtime(self._log)
@@ -59,70 +62,46 @@ class TensorRTTower:
                 f"engine {path} does not load: {self._log.errors()}; check the driver with nvidia-smi, or build it again "
                 "with mcr-infer build-engine"
             )
-        self._inputs: dict[str, TensorSpec] = {}
-        self._outputs: dict[str, TensorSpec] = {}
+        inputs: dict[str, TensorSpec] = {}
+        outputs: dict[str, TensorSpec] = {}
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             kind = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name))).name
             axes = tuple(None if axis < 0 else int(axis) for axis in self._engine.get_tensor_shape(name))
             given = self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
-            (self._inputs if given else self._outputs)[name] = TensorSpec(dtype=kind, shape=axes)
+            (inputs if given else outputs)[name] = TensorSpec(dtype=kind, shape=axes)
         self._limits: dict[str, tuple[Shape, Shape]] = {}
-        for name in self._inputs:
+        for name in inputs:
             smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
             self._limits[name] = tuple(smallest), tuple(largest)
         self._threads = threading.local()
+        super().__init__(path, device=DEVICES[flavor], inputs=inputs, outputs=outputs)
 
-    @property
-    def device(self) -> str:
-        """`tensorrt` or `tensorrt-rtx`."""
-        return DEVICES[self._flavor]
+    def _takes(self, name: str, shape: tuple[int, ...]) -> bool:
+        smallest, largest = self._limits[name]
+        return len(shape) == len(smallest) and all(
+            low <= got <= high for low, got, high in zip(smallest, shape, largest, strict=True)
+        )
 
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]:
-        """The inputs of the engine, all of them required."""
-        return self._inputs
+    def _wanted(self, name: str) -> str:
+        smallest, largest = self._limits[name]
+        return f"of a shape from {list(smallest)} to {list(largest)}"
 
-    @property
-    def outputs(self) -> Mapping[str, TensorSpec]:
-        """The outputs of the engine."""
-        return self._outputs
-
-    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Run one batch; raises `BackendError` when inputs do not fit the engine's profile or CUDA fails."""
-        self._check(inputs)
-        names = tuple(self._outputs) if outputs is None else tuple(outputs)
-        unknown = [name for name in names if name not in self._outputs]
-        if unknown:
-            raise BackendError(f"{self._path} has no output {unknown}; it gives {list(self._outputs)}")
+    def _compute(self, inputs: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         lane: _Lane | None = getattr(self._threads, "lane", None)
         if lane is None:
             # Which device a thread uses is a property of the thread.
             cuda.check(self._cuda, self._cuda.cudaSetDevice(0), "choose the GPU")
-            specs, largest = self._inputs | self._outputs, {name: high for name, (_, high) in self._limits.items()}
+            specs, largest = {**self._inputs, **self._outputs}, {name: high for name, (_, high) in self._limits.items()}
             lane = self._threads.lane = _Lane(
                 self._trt, self._cuda, self._engine, specs, largest, native_graphs=self._flavor == "rtx"
             )
         try:
-            return lane.run({name: inputs[name] for name in self._inputs}, names)
+            return lane.run(inputs, outputs)
         except BackendError as exc:
             # Its buffers and graphs may be in any state: the next call of this thread starts afresh.
             del self._threads.lane
             raise BackendError(f"{self._path} failed on {self.device}: {exc} ({self._log.errors()})") from exc
-
-    def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        if set(inputs) != set(self._inputs):
-            raise BackendError(f"{self._path} takes {sorted(self._inputs)}, got {sorted(inputs)}")
-        for name, spec in self._inputs.items():
-            array, (smallest, largest) = inputs[name], self._limits[name]
-            fits = array.ndim == len(smallest) and all(
-                low <= got <= high for low, got, high in zip(smallest, array.shape, largest, strict=True)
-            )
-            if not fits or array.dtype != np.dtype(spec.dtype):
-                raise BackendError(
-                    f"{self._path}: {name} must be {spec.dtype} of a shape from {list(smallest)} to {list(largest)}, got "
-                    f"{array.dtype} of shape {list(array.shape)}; change --batch-size, or build with another --profile"
-                )
 
 
 class _Lane:
