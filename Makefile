@@ -23,7 +23,7 @@ $(error EXTRAS=$(EXTRAS): name one of cpu and gpu, and not both, which overwrite
 endif
 endif
 
-.PHONY: demo test lint types contracts check wheel wheelhouse clean
+.PHONY: demo test nightly lint types contracts check wheel wheelhouse clean
 
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
@@ -33,6 +33,10 @@ demo: $(VENV)/.installed
 
 test: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest
+
+# What takes minutes: towers of real size. With -s for the figures that they print.
+nightly: $(DEV)/.installed
+	$(DEV)/bin/python -m pytest -m nightly -s
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .

@@ -17,11 +17,7 @@ def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
     fits 16 bits, so the integers are the same on CPUs with and without VNNI (onnxruntime documentation, quantization,
     "reduce range"). Raises `BundleError` where the tower has nothing to quantise.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for number, node in enumerate(copy.graph.node):
-        # Products are chosen by name, and not every exporter gives one.
-        node.name = node.name or f"node_{number}"
+    copy = with_node_names(proto)
     products = quantisable(copy)
     if not products:
         raise BundleError(
@@ -40,6 +36,15 @@ def to_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
             return onnx.load(path)
     finally:
         logging.disable(known)
+
+
+def with_node_names(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which every node has a name: products are chosen by name, and not every exporter gives one."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for number, node in enumerate(copy.graph.node):
+        node.name = node.name or f"node_{number}"
+    return copy
 
 
 def quantisable(proto: onnx.ModelProto) -> list[str]:

@@ -1,6 +1,6 @@
-"""A bundle gets a lower precision: `python -m export.quantize BUNDLE --precision fp16|int8`.
+"""A bundle gets a lower precision: `python -m export.quantize BUNDLE --precision fp16|int8|int8-qdq|fp8`.
 
-    fp32 graphs -> half.py or int8.py -> parity table and retrieval cost against fp32 -> the bundle, with two towers more
+    fp32 graphs -> half.py, int8.py or qdq.py -> parity table, retrieval cost against fp32 -> the bundle and two towers more
 
 The fingerprint stays: a precision is another way to the same embedding space, and how far it strays from it is measured
 here, written into the manifest, and refused beyond the limits below. The new folder takes the bundle's place as a whole.
@@ -8,15 +8,16 @@ here, written into the manifest, and refused beyond the limits below. The new fo
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from export import calibration, qdq
+from export.calibration import Arrays
 from export.folder import changed_bundle, write_precision
 from export.half import to_fp16
 from export.int8 import to_int8
@@ -29,8 +30,6 @@ from mcr_infer.bundle import TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BundleError, ConfigError, McrError
 from mcr_infer.phantom import FIRST_TRAINING_SEED
 from mcr_infer.verify import compare, golden_inputs, invariance, parity
-
-Arrays = dict[str, NDArray[Any]]
 
 SIDES: tuple[Side, ...] = ("image", "text")
 BATCHES = (1, 2, 5)
@@ -50,7 +49,7 @@ class Limits:
     """Of embeddings with those in fp32, in each case of the parity table."""
 
     rows_min_cosine: float
-    """Between a row in its batch and the same row alone."""
+    """Between a row in its batch and the same row alone, here and on the machine that serves."""
 
     recall_loss: float
     """Of recall@10 of finding sets, each way: one point is about what chance does with 1000 phantoms."""
@@ -63,37 +62,73 @@ class Limits:
 class Recipe:
     """How a precision is made, who serves it and what it must hold."""
 
-    convert: Callable[[onnx.ModelProto], onnx.ModelProto]
+    convert: Callable[[onnx.ModelProto, Iterable[Arrays]], onnx.ModelProto]
+    """Takes the tower in fp32 and the inputs that calibrate it."""
+
+    calibrated: bool
+    """False where those inputs are not looked at, and not made."""
+
     runtimes: tuple[str, ...]
     one_item: bool
     limits: Limits
 
 
+def _eight_bits(form: qdq.Format) -> Recipe:
+    """Return the recipe of Q/DQ graphs for TensorRT."""
+    return Recipe(
+        convert=lambda proto, batches: qdq.to_qdq(proto, batches, form),
+        calibrated=True,
+        runtimes=("tensorrt",),
+        one_item=False,
+        # Kernels for other batches round otherwise in half precision, and 8 bits make whole steps of it: on a GPU a row
+        # may move in its batch as far as it may stray from fp32.
+        limits=Limits(mean_cosine=0.99, rows_min_cosine=0.99, recall_loss=0.01, top10_agreement=0.9),
+    )
+
+
 RECIPES = {
     "fp16": Recipe(
-        convert=to_fp16,
+        convert=lambda proto, _: to_fp16(proto),
+        calibrated=False,
         runtimes=("cuda", "tensorrt"),
         one_item=False,
         limits=Limits(mean_cosine=0.999, rows_min_cosine=0.999, recall_loss=0.01, top10_agreement=0.9),
     ),
     "int8": Recipe(
-        convert=to_int8,
+        convert=lambda proto, _: to_int8(proto),
+        calibrated=False,
         runtimes=("cpu",),
         one_item=True,
         limits=Limits(mean_cosine=0.99, rows_min_cosine=0.99999, recall_loss=0.01, top10_agreement=0.9),
     ),
+    "int8-qdq": _eight_bits(qdq.INT8),
+    "fp8": _eight_bits(qdq.FP8),
 }
+"""The two of int8 are different graphs: dynamic for the CPU, Q/DQ for TensorRT, and neither runtime takes the other's."""
 
 
-def add_precision(path: Path, precision: str, *, phantoms: int = PHANTOMS, accept_loss: bool = False) -> Bundle:
+def add_precision(
+    path: Path,
+    precision: str,
+    *,
+    phantoms: int = PHANTOMS,
+    calibration_phantoms: int = calibration.PHANTOMS,
+    accept_loss: bool = False,
+) -> Bundle:
     """Make the towers of a bundle in a precision, measure them and put them into the bundle.
 
+    `phantoms` measure the retrieval cost; `calibration_phantoms` others calibrate the precisions that need it.
     `accept_loss` writes them though they break limits, and says so in the manifest. Raises `BundleError` with every limit
     that was broken, or with what is wrong with the bundle; it stays as it was then.
     """
     recipe = RECIPES[precision]
     if not FEWEST_PHANTOMS <= phantoms <= FIRST_TRAINING_SEED // 2:
         raise ConfigError(f"--phantoms must be from {FEWEST_PHANTOMS} to {FIRST_TRAINING_SEED // 2}, got {phantoms}")
+    if not calibration.FEWEST_PHANTOMS <= calibration_phantoms <= calibration.MOST_PHANTOMS:
+        raise ConfigError(
+            f"--calibration-phantoms must be from {calibration.FEWEST_PHANTOMS} to {calibration.MOST_PHANTOMS}, got "
+            f"{calibration_phantoms}"
+        )
     bundle = Bundle.open(path)
     with changed_bundle(bundle) as folder:
         full: dict[Side, Tower] = {}
@@ -101,7 +136,8 @@ def add_precision(path: Path, precision: str, *, phantoms: int = PHANTOMS, accep
         names: dict[str, str] = {}
         for side in SIDES:
             names[side] = f"{side}-{precision}.onnx"
-            write_graph(recipe.convert(onnx.load(bundle.verified_tower(side))), folder / names[side])
+            batches = calibration.samples(bundle, side, calibration_phantoms)
+            write_graph(recipe.convert(onnx.load(bundle.verified_tower(side)), batches), folder / names[side])
             # A graph that is not optimised rounds wherever it says so; optimising would take casts away.
             tower = OnnxTower(folder / names[side], device="cpu", purpose="bulk" if recipe.one_item else "one_shot")
             lower[side] = OneItemTower(tower) if recipe.one_item else tower
@@ -123,6 +159,7 @@ def add_precision(path: Path, precision: str, *, phantoms: int = PHANTOMS, accep
             "parity": table,
             "retrieval": retrieval,
             "limits": asdict(recipe.limits),
+            **({"calibration": calibration.facts(calibration_phantoms)} if recipe.calibrated else {}),
             "accepted_loss": bool(broken),
             "broken_limits": broken,
         }
@@ -215,16 +252,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 written, 1 refused."""
     parser = argparse.ArgumentParser(prog="python -m export.quantize", description="Add a lower precision to a bundle.")
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle; it is replaced as a whole")
-    parser.add_argument("--precision", required=True, choices=sorted(RECIPES), help="fp16 for CUDA, int8 for the CPU")
+    parser.add_argument(
+        "--precision",
+        required=True,
+        choices=list(RECIPES),
+        help="fp16 for CUDA and TensorRT, int8 for the CPU, int8-qdq and fp8 for TensorRT",
+    )
     parser.add_argument("--accept-loss", action="store_true", help="write it though it breaks limits, and record that")
     parser.add_argument(
         "--phantoms", type=int, default=PHANTOMS, metavar="N", help=f"for the retrieval cost; {PHANTOMS} if not given"
     )
+    parser.add_argument(
+        "--calibration-phantoms", type=int, default=calibration.PHANTOMS, metavar="N",
+        help=f"that set the ranges of int8-qdq and fp8; {calibration.PHANTOMS} if not given",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         bundle = add_precision(
-            options.bundle, options.precision, phantoms=options.phantoms, accept_loss=options.accept_loss
-        )
+            options.bundle, options.precision, phantoms=options.phantoms,
+            calibration_phantoms=options.calibration_phantoms, accept_loss=options.accept_loss,
+        )  # fmt: skip
     except McrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

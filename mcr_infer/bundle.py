@@ -89,6 +89,9 @@ class Precision:
     tolerance: Mapping[str, Tolerance]
     """Against the golden outputs, by `image` and `text`."""
 
+    rows_min_cosine: float | None
+    """Between a row in its batch and the same row alone; None holds it to what fp32 holds."""
+
     accepted_loss: bool
     """True where it broke a limit of export and somebody took it all the same."""
 
@@ -335,6 +338,7 @@ def _parse_precisions(manifest: Section, files: Mapping[str, FileRecord]) -> dic
                 )
                 for side, values in sides.items()
             },
+            rows_min_cosine=one.section("limits").number("rows_min_cosine") if "limits" in one.keys else None,
             accepted_loss=one.flag("accepted_loss"),
         )
     return found

@@ -37,11 +37,13 @@ class Device(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """Number formats of the towers that ONNX Runtime serves."""
+    """Number formats of the towers."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_QDQ = "int8-qdq"
+    FP8 = "fp8"
 
 
 class Kind(StrEnum):

@@ -4,6 +4,7 @@ Light to import: the command line registers it at every start.
 """
 
 import json as codec
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,16 +62,24 @@ def build_engine(
     from mcr_infer.backends import engine_build
     from mcr_infer.backends.profile import Profile
     from mcr_infer.bundle import Bundle
+    from mcr_infer.console import note
 
     chosen = Bundle.open(bundle)
+    named = [one.lower() for text in arch or () for one in text.split(",") if one]
     for name in precision or _for_tensorrt(chosen):
+        targets: Sequence[str] = named
+        if not precision and name in engine_build.SMALLEST_ARCHITECTURE:
+            targets = engine_build.architectures_with(name, flavor.value, named)
+            if not targets:
+                note(f"{name} is left out: its arithmetic begins with sm{engine_build.SMALLEST_ARCHITECTURE[name]}")
+                continue
         for side in tower or list(TowerName):
             record = engine_build.build_engine(
                 chosen,
                 side.value,
                 precision=name,
                 flavor=flavor.value,
-                architectures=[one.lower() for text in arch or () for one in text.split(",") if one],
+                architectures=targets,
                 profile=Profile.of(chosen, profile or ()),
                 workspace_bytes=None if workspace is None else workspace * _MEBIBYTE,
                 timing_cache=timing_cache,

@@ -13,7 +13,7 @@ from mcr_infer.backends.flavor import Flavor, import_flavor
 from mcr_infer.backends.tensorrt import TensorRTTower
 from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BackendError, McrError
-from mcr_infer.verify import EXACT, MIN_COSINE_ROWS, Check, golden_inputs, invariance, parity, verify
+from mcr_infer.verify import EXACT, Check, golden_inputs, invariance, parity, rows_limit, verify
 
 
 def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
@@ -31,8 +31,9 @@ def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
     found = parity(tower.run(inputs), expected, inputs.get("attention_mask"))
     rows = invariance(tower, inputs)
     broken = found.beyond(EXACT if variant is None else variant.tolerance[record.tower])
-    if not rows >= MIN_COSINE_ROWS:
-        broken.append(f"a row in its batch and alone: cosine {rows:.6f}, limit {MIN_COSINE_ROWS}")
+    limit = rows_limit(variant)
+    if not rows >= limit:
+        broken.append(f"a row in its batch and alone: cosine {rows:.6f}, limit {limit}")
     if broken:
         admit(bundle, record, sm, None)
         raise BackendError(

@@ -1,4 +1,4 @@
-"""Fixtures that several files share: phantoms on disk, and an index of them made by the bundle that ships."""
+"""Fixtures that several files share: phantoms on disk, their index by the bundle that ships, a bundle of a small MCR."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mcr_infer.bundle import Bundle
 from mcr_infer.phantom.demo import write_demo
 
 
@@ -39,3 +40,42 @@ def phantom_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
     run_cli("embed-images", phantom_folder, "--index", index)
     run_cli("embed-reports", phantom_folder / "truth.csv", "--index", index)
     return index
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small MCR as a bundle in fp32 alone, its weights never trained; an engine lies in it. Tests must not change it."""
+    import torch
+
+    from export.to_onnx import export_bundle
+    from mcr_infer.tokenizer import train_tokenizer
+    from tiny import SENTENCES
+    from train.config import Config
+    from train.model import MCR
+    from train.settings import parse
+
+    folder = tmp_path_factory.mktemp("small")
+    config = parse(
+        Config,
+        {
+            "model": {
+                "image": {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "heads": 2},
+                "text": {"vocab_size": 90, "max_tokens": 24, "width": 16, "depth": 1, "heads": 2},
+                "space": {"embedding_dim": 12, "scorer_width": 8},
+                "decoders": {"image_width": 12, "image_heads": 2, "report_heads": 2},
+            }
+        },
+    )
+    torch.manual_seed(0)
+    model = MCR(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    train_tokenizer(SENTENCES, 90).save(str(folder / "tokenizer.json"))
+    bundle = export_bundle(
+        model, folder / "small", preprocess=config.model.preprocess, tokenizer=folder / "tokenizer.json",
+        max_tokens=24, name="small", created="2026-11-23",
+    )  # fmt: skip
+    (bundle.path / "engines").mkdir()
+    (bundle.path / "engines" / "image-fp32-sm86.engine").write_bytes(b"engine")
+    return bundle

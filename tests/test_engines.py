@@ -85,42 +85,6 @@ def test_the_bundle_that_ships_builds_for_each_architecture(tmp_path: Path, side
     assert profile == {"batch": "1:8:32", "patches": f"1:{most[0]}:{most[0]}", "tokens": f"1:32:{most[1]}"}
 
 
-def test_fp16_builds_with_its_weights_beside_the_graph_which_are_part_of_the_source(tmp_path: Path):
-    import onnx
-
-    from export.folder import changed_bundle, write_precision
-    from export.half import to_fp16
-
-    shutil.copytree(Bundle.open().path, tmp_path / "shipped")
-    shipped = Bundle.open(tmp_path / "shipped")
-    with changed_bundle(shipped) as folder:
-        for side in ("image", "text"):
-            file = f"{side}-fp16.onnx"
-            (folder / file).unlink(missing_ok=True)
-            (folder / f"{file}.data").unlink(missing_ok=True)
-            lower = to_fp16(onnx.load(folder / f"{side}.onnx"))
-            onnx.save_model(lower, folder / file, save_as_external_data=True, location=f"{file}.data")
-        limits = {"max_abs": 0.01, "min_cosine": 0.999, "local_max_abs": 0.01, "weights_max_abs": 0.01}
-        files = {"image": "image-fp16.onnx", "text": "text-fp16.onnx"}
-        entry = {"runtimes": ["tensorrt"], "one_item": False, "accepted_loss": False}
-        write_precision(folder, "fp16", {**files, **entry, "tolerance": {"image": limits, "text": limits}})
-    changed = Bundle.open(shipped.path)
-    for side in ("image", "text"):
-        data = changed.files[f"{side}-fp16.onnx.data"]
-        record = build_engine(changed, side, precision="fp16", flavor="rtx")
-        assert record.file == f"{side}-fp16-sm80-sm86-sm89.rtx.engine"
-        assert record.bytes > data.bytes
-        names = (f"{side}-fp16.onnx", f"{side}-fp16.onnx.data")
-        lines = "".join(f"{changed.files[name].sha256}  {name}\n" for name in names)
-        assert record.source_sha256 == hashlib.sha256(lines.encode()).hexdigest()
-    weights = changed.path / "image-fp16.onnx.data"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
-    with pytest.raises(BundleError, match=r"image-fp16\.onnx\.data is damaged"):
-        build_engine(changed, "image", precision="fp16", flavor="rtx")
-
-
 def test_an_engine_with_one_changed_byte_is_refused_with_the_command_that_mends_it(bundle: Bundle):
     path = find(bundle)
     content = bytearray(path.read_bytes())

@@ -22,6 +22,7 @@ from export import from_open_clip, from_transformers
 from export.foreign import Foreign, export_foreign
 from export.parity import gate_origin
 from export.patch_towers import PatchProjection
+from export.quantize import add_precision
 from mcr_infer.backends import open_tower
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
@@ -442,3 +443,17 @@ def test_phantoms_are_embedded_and_found(made: Made, kind: str, phantom_folder: 
     )
     checks = json_lines(run_cli("verify", bundle.path, "--json").stdout)[0]
     assert checks["ok"]
+
+
+# ---- In eight bits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["biomed_clip", "siglip"])
+def test_a_model_from_elsewhere_is_calibrated_for_tensorrt(made: Made, tmp_path: Path, kind: str):
+    shutil.copytree(made(kind)[1].path, tmp_path / "bundle")
+    # What it costs in retrieval means nothing: the weights are random.
+    bundle = add_precision(tmp_path / "bundle", "int8-qdq", phantoms=20, calibration_phantoms=16, accept_loss=True)
+    found = bundle.manifest["precisions"]["int8-qdq"]
+    assert [line for line in found["broken_limits"] if "cosine" in line] == []
+    assert 0.99 <= min(row["mean_cosine"] for row in found["parity"]) < 1 - 1e-6
+    assert found["calibration"] == {"phantoms": 16, "first_seed": 1_000_000}

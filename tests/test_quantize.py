@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, numpy_helper
 
 from conftest import run_cli
@@ -19,49 +18,22 @@ from export.half import LARGEST, SMALLEST, rounded, to_fp16
 from export.int8 import quantisable
 from export.quantize import RECIPES, add_precision
 from export.retrieval import agreement
-from export.to_onnx import export_bundle
 from mcr_infer.backends import open_tower
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.tokenizer import train_tokenizer
 from mcr_infer.verify import verify
 from tiny import SENTENCES, tiny_bundle
-from train.config import Config as TrainConfig
-from train.model import MCR
-from train.settings import parse
 
-SMALL = {
-    "model": {
-        "image": {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "heads": 2},
-        "text": {"vocab_size": 90, "max_tokens": 24, "width": 16, "depth": 1, "heads": 2},
-        "space": {"embedding_dim": 12, "scorer_width": 8},
-        "decoders": {"image_width": 12, "image_heads": 2, "report_heads": 2},
-    }
-}
 PHANTOMS = 20
 LENGTHS = {"image": (1, 8, 16), "text": (3, 17, 24)}
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A small bundle in fp32 alone, its weights never trained; an engine lies in it."""
-    folder = tmp_path_factory.mktemp("plain")
-    config = parse(TrainConfig, SMALL)
-    torch.manual_seed(0)
-    model = MCR(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    train_tokenizer(SENTENCES, 90).save(str(folder / "tokenizer.json"))
-    bundle = export_bundle(
-        model, folder / "small", preprocess=config.model.preprocess, tokenizer=folder / "tokenizer.json",
-        max_tokens=24, name="small", created="2026-11-23",
-    )  # fmt: skip
-    (bundle.path / "engines").mkdir()
-    (bundle.path / "engines" / "image-fp32-sm86.engine").write_bytes(b"engine")
-    return bundle
+def plain(small_bundle: Bundle) -> Bundle:
+    """The small bundle in fp32 alone."""
+    return small_bundle
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +234,7 @@ def test_a_loss_beyond_the_limits_is_refused_or_recorded(
     assert all(one.ok for one in verify(found, precision="int8"))
 
 
-def half_the_bits(proto: onnx.ModelProto) -> onnx.ModelProto:
+def half_the_bits(proto: onnx.ModelProto, _: object) -> onnx.ModelProto:
     """Ruin the weights: two bits are left of each."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

@@ -253,7 +253,7 @@ def test_a_build_beside_a_gpu_is_measured_at_once(bundle: Bundle, driver: Driver
     assert entry["parity"]["sm86"]["min_cosine"] >= 0.99999
     build("sm80")
     assert json.loads(capsys.readouterr().out)["verified"] is False
-    monkeypatch.setattr("mcr_infer.engine_gate.MIN_COSINE_ROWS", 1.1)
+    monkeypatch.setattr("mcr_infer.engine_gate.rows_limit", lambda _: 1.1)
     with pytest.raises(BackendError, match="a row in its batch and alone"):
         build("sm86")
     assert [one.file for one in EngineManifest.read(bundle).engines] == [

@@ -27,6 +27,23 @@ from mcr_infer.errors import BackendError
 RTX_ARCHITECTURES = ("sm80", "sm86", "sm89")
 """What TensorRT-RTX builds for when nothing is named: A100, the RTX 30 and A series, the RTX 40 and Ada series."""
 
+SMALLEST_ARCHITECTURE = {"fp8": 89}
+"""By precision, where its arithmetic begins: fp8 with Ada. TensorRT builds the others for all that it knows."""
+
+
+def takes(precision: str, sm: str) -> bool:
+    """Whether an architecture such as `sm86` computes in a precision."""
+    return int(sm[2:]) >= SMALLEST_ARCHITECTURE.get(precision, 0)
+
+
+def architectures_with(precision: str, flavor: Flavor, architectures: Sequence[str]) -> tuple[str, ...]:
+    """Return which of the architectures that `build_engine` would build for compute in a precision.
+
+    Raises `BackendError` as `build_engine` does where the GPU is missing or another one is meant.
+    """
+    meant = (tuple(architectures) or RTX_ARCHITECTURES) if flavor == "rtx" else (_this_gpu(architectures),)
+    return tuple(sm for sm in meant if takes(precision, sm))
+
 
 def build_engine(
     bundle: Bundle,
@@ -43,19 +60,22 @@ def build_engine(
 ) -> EngineRecord:
     """Build the engine of one tower into the bundle and return its record, unverified until its parity is measured.
 
-    `architectures` are such as `sm86`: those that TensorRT-RTX builds for, `RTX_ARCHITECTURES` where none is named; with
-    TensorRT only the GPU of this machine can be meant. `profile` None is `Profile.of(bundle)`. `workspace_bytes` bounds
-    the scratch memory on the GPU. `timing_cache` is a file that a build reads, if it is there, and writes.
-    Raises `BackendError` when the runtime or the GPU is missing, an option does not go with the flavour, or the graph
-    cannot be parsed or built; the words of TensorRT are in the message. `BundleError` when the graph is damaged.
+    `architectures` are such as `sm86`: those that TensorRT-RTX builds for, those of `RTX_ARCHITECTURES` that compute in
+    the precision where none is named; with TensorRT only the GPU of this machine can be meant. `profile` None is
+    `Profile.of(bundle)`. `workspace_bytes` bounds the scratch memory on the GPU. `timing_cache` is a file that a build
+    reads, if it is there, and writes.
+    Raises `BackendError` when the runtime or the GPU is missing, an option does not go with the flavour, an architecture
+    does not compute in the precision, or the graph cannot be parsed or built; the words of TensorRT are in the message.
+    `BundleError` when the graph is damaged.
     """
     trt = import_flavor(flavor)
     if flavor == "rtx":
         _refuse_for_rtx(hardware_compatible, version_compatible, timing_cache)
-        targets = tuple(dict.fromkeys(architectures)) or RTX_ARCHITECTURES
+        targets = tuple(dict.fromkeys(architectures)) or architectures_with(precision, flavor, ())
         _refuse_unknown(trt, targets)
     else:
         targets = (_this_gpu(architectures),)
+    _refuse_without_arithmetic(precision, targets)
     file = engine_file(side, precision, flavor, targets)
     graph = bundle.verified_tower(side, precision)
     shapes = profile or Profile.of(bundle)
@@ -135,6 +155,15 @@ def _refuse_unknown(trt: Any, targets: tuple[str, ...]) -> None:
         raise BackendError(
             f"TensorRT-RTX {trt.__version__} does not build for {', '.join(unknown)}, only for {', '.join(known)}; "
             "elsewhere build with --flavor tensorrt on the GPU that serves"
+        )
+
+
+def _refuse_without_arithmetic(precision: str, targets: tuple[str, ...]) -> None:
+    unable = [sm for sm in targets if not takes(precision, sm)]
+    if unable:
+        raise BackendError(
+            f"GPUs of {', '.join(unable)} have no arithmetic in {precision}, which begins with "
+            f"sm{SMALLEST_ARCHITECTURE[precision]}: choose another --precision there, such as int8-qdq or fp16"
         )
 
 
