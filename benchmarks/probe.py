@@ -117,7 +117,7 @@ def train(config: Config, store: PhantomStore, batch: int) -> Probe:
         for optimizer in optimizers:
             optimizer.step()
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1}: loss {float(loss):.3f}", file=sys.stderr)
+            print(f"step {step + 1}: loss {loss.item():.3f}", file=sys.stderr)
     return probe
 
 

@@ -139,7 +139,7 @@ def add_precision(
             batches = calibration.samples(bundle, side, calibration_phantoms)
             write_graph(recipe.convert(onnx.load(bundle.verified_tower(side)), batches), folder / names[side])
             # A graph that is not optimised rounds wherever it says so; optimising would take casts away.
-            tower = OnnxTower(folder / names[side], device="cpu", purpose="bulk" if recipe.one_item else "one_shot")
+            tower = OnnxTower(folder / names[side], device="cpu", purpose="bulk" if recipe.one_item else "proof")
             lower[side] = OneItemTower(tower) if recipe.one_item else tower
             full[side] = OnnxTower(bundle.verified_tower(side), device="cpu")
         items = held_out(bundle, phantoms)

@@ -130,14 +130,13 @@ def test_a_row_is_the_same_in_every_batch_and_near_fp32(bundle: Bundle):
             assert 1e-7 < strayed.max() < 0.01
 
 
-def test_they_are_made_for_tensorrt_and_refused_elsewhere(bundle: Bundle):
+def test_they_are_made_for_tensorrt_and_on_the_cpu_only_verified(bundle: Bundle):
     for precision in FORMATS:
         with pytest.raises(BackendError, match=f"{precision} is not served on cpu; it is made for tensorrt"):
             open_tower(bundle, "image", device="cpu", precision=precision)
-        done = run_cli("verify", bundle.path, "--precision", precision, "--device", "cpu", "--json", code=1)
-        failed = {one["name"]: one["detail"] for one in json.loads(done.stdout)["checks"] if not one["ok"]}
-        assert set(failed) == {"golden image", "golden text"}
-    assert "fp8 is not served on cpu" in failed["golden text"]
+        done = run_cli("verify", bundle.path, "--precision", precision, "--device", "cpu", "--json")
+        found = {one["name"]: one["detail"] for one in json.loads(done.stdout)["checks"]}
+        assert found["golden image"].startswith(f"{precision} on cpu, the graph as it stands: max abs difference ")
 
 
 def test_the_gate_of_engines_holds_rows_to_the_limit_of_the_precision(bundle: Bundle, tmp_path: Path):

@@ -23,10 +23,11 @@ _RUNTIME = re.compile(r"(onnxruntime(?:_gpu)?)-.+\.(?:dist-info|egg-info)")
 """The metadata of an installed distribution. Source: PyPA specification, Recording installed projects."""
 
 Side = Literal["image", "text"]
-Purpose = Literal["one_shot", "bulk", "server"]
+Purpose = Literal["one_shot", "bulk", "server", "proof"]
 """`one_shot`: the session is made for one call, so opening fast counts. `bulk`: many calls, so steady speed counts; its
 threads wait without spinning. `server`: all towers of the process share one pool of threads, however many are open; the
-pool spins, which only a machine without other work forgives (`python -m benchmarks.sessions` measures yours)."""
+pool spins, which only a machine without other work forgives (`python -m benchmarks.sessions` measures yours). `proof`: the
+graph runs as it stands, not optimised, on the CPU even if it is made for other devices: what export measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def open_tower(
         tower = open_engine(bundle, side, precision=precision, flavor=FLAVORS[device])
     else:
         if variant is not None:
-            device = _device_for(variant, device)
+            device = device if purpose == "proof" else _device_for(variant, device)
         tower = OnnxTower(path, device=device, threads=threads, purpose=purpose)
     dim, size, area = bundle.embedding_dim, bundle.preprocess.image_size, bundle.preprocess.patch_size**2
     # A tower of whole pictures has one part in each.

@@ -153,7 +153,7 @@ def _options(onnxruntime: Any, threads: int, purpose: Purpose) -> Any:
     options.inter_op_num_threads = 1
     # Spinning threads take the cores from decode workers and from the other tower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if purpose == "one_shot":
+    if purpose in ("one_shot", "proof"):
         # Optimising the graph and packing the weights cost more than one call gains.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
