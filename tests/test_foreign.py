@@ -198,7 +198,7 @@ def test_open_clip_gives_what_open_clip_gives(made: Made, kind: str):
     assert np.abs(TextEncoder(bundle, device="cpu").encode(SENTENCES) - text).max() < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("save", "settings"),
     [
@@ -330,7 +330,7 @@ def test_other_texts_than_the_library_makes_are_refused(made: Made):
 # ---- The fingerprint ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_model_has_the_same_fingerprint_and_another_activation_has_not(made: Made, tmp_path: Path):
     folder, bundle = made("open_clip_vit")
     other = tmp_path / "other"
