@@ -123,7 +123,7 @@ def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
         stamp = FileStamp.of(path)
     except OSError:
         stamp = FileStamp(path=path, size=0, mtime_ns=0)
-    radiograph = read_image(path)
+    radiograph = read_image(path, rendering=encoder.preprocess.rendering)
     pixels = radiograph.pixels
     # All that the vector depends on: the pixels and the shape of one.
     digest = hashlib.sha256(f"{pixels.shape} {radiograph.aspect}".encode() + pixels.tobytes()).hexdigest()
@@ -310,7 +310,7 @@ def embed_pairs(
 
     def cut(pair: Pair) -> Patches:
         try:
-            radiograph = read_image(pair.image)
+            radiograph = read_image(pair.image, rendering=images.preprocess.rendering)
         except ImageError as error:
             raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
         return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect)

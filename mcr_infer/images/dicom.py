@@ -139,6 +139,7 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Sele
         photometric_interpretation=attributes.code("PhotometricInterpretation"),
         transfer_syntax_uid=header.syntax_uid,
         intensity=rendered.intensity,
+        rendering=preset,
         mirrored=turn.mirrored,
         pixel_spacing=spacing.millimetres,
         aspect=spacing.aspect,
