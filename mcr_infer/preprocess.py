@@ -21,8 +21,10 @@ ImageInput = Literal["patches", "pixels"]
 INPUT_NAMES: Mapping[ImageInput, tuple[str, ...]] = {"patches": ("patches", "positions"), "pixels": ("pixels",)}
 """What an image tower takes, by the kind that the manifest names."""
 
-SPARE = 2.5
-"""A picture is decoded smaller only if it keeps this many times the pixels that it is resized to, along each side."""
+SPARE = 2.2
+"""A picture is decoded smaller only if it keeps this many times the pixels that it is resized to, along each side: on real
+radiographs the embedding of the bundle that ships then keeps a cosine of 0.9994 or more to that of the full decode, through
+all codecs that can reduce; at 2.0 or less it can fall below 0.999."""
 
 FITS = ("pad", "crop", "crop_floor", "stretch")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")

@@ -22,10 +22,10 @@ from mcr_infer.images.grey_scale import read_rendering
 from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.pixeldata import read_pixel_data
-from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
+from mcr_infer.images.presets import Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.reduction import choose_reduction
+from mcr_infer.images.reduction import choose_reduction, needed_side
 from mcr_infer.images.rendering import render
 from mcr_infer.images.selection import Selection
 from mcr_infer.images.views import DESCRIPTIONS, read_view
@@ -114,10 +114,8 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Sele
     rendering = read_rendering(attributes, layout)
     turn = read_turn(attributes)
     spacing = read_spacing(attributes)
-    reduction = 1
-    # Means over padding, or over values that a table then bends or reorders, are other values.
-    if preset in REDUCIBLE and rendering.padding is None and rendering.modality_lut is None:
-        reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, reduce_to=reduce_to)
+    needed = needed_side(reduce_to, rendering, preset)
+    reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, reduce_to=needed)
     decoded = decode(data, syntax, layout, reduction=reduction)
     rendered = render(turn(decoded.values), rendering, preset)
     spacing = spacing.reduced((layout.rows, layout.columns), decoded.values.shape)

@@ -20,10 +20,6 @@ Preset = Literal["voi", "minmax", "mimic_cxr_jpg"]
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
-REDUCIBLE: tuple[Preset, ...] = ("voi", "mimic_cxr_jpg")
-"""Presets whose greys a reduced decode leaves where they are. The extremes of `minmax` can be single pixels, such as a
-defect of the detector, which a mean over their neighbours takes away."""
-
 
 def require_preset(name: str) -> Preset:
     """Return the preset of a name; raises `ConfigError` for one that does not exist."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.frame import Spacing
 from mcr_infer.images.opening import ImageSource, opened
-from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
+from mcr_infer.images.presets import Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
 from mcr_infer.images.reduction import choose_reduction, spread_evenly
@@ -56,14 +56,14 @@ def read_raster(
         data = file.read(8 * max_pixels + (1 << 20))
         if file.read(1):
             raise UnsupportedImageError(f"the file has more than {len(data)} bytes", reason="too_large")
-    image, whole, turned = _decode(data, max_pixels, reduce_to if preset in REDUCIBLE else None)
+    image, whole, turned = _decode(data, max_pixels, reduce_to if preset != "minmax" else None)
     notes = ["grey scale and orientation are not stated in the file: high taken for radiodense, and upright"]
     notes += ["turned by its EXIF orientation"] if turned else []
     grey = _grey(image)
     reduction = 1 if turned else round(max(whole) / max(grey.shape))
     spacing = Spacing()
     if reduction > 1:
-        even = spread_evenly(grey, whole, reduction, wavelet=False)
+        even = spread_evenly(grey, whole, reduction, "cosine")
         grey = np.rint(even).clip(0, 255).astype(np.uint8)
         spacing = spacing.reduced(whole, grey.shape)
     if grey.dtype == np.uint8 and preset != "minmax":
