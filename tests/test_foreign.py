@@ -211,9 +211,10 @@ def test_open_clip_gives_what_open_clip_gives(made: Made, kind: str):
 )
 def test_other_poolings_and_parts_pass_both_gates(save: Callable[..., Path], settings: dict, tmp_path: Path):
     importer = from_transformers if save is foreigners.dual_encoder else from_open_clip
-    assert importer.main([str(save(tmp_path / "model", **settings)), "--out", str(tmp_path / "bundle")]) == 0
+    given = [str(save(tmp_path / "model", **settings)), "--out", str(tmp_path / "bundle"), "--rendering", "minmax"]
+    assert importer.main(given) == 0
     bundle = Bundle.open(tmp_path / "bundle")
-    assert bundle.preprocess.input == "patches"
+    assert (bundle.preprocess.input, bundle.preprocess.rendering) == ("patches", "minmax")
     assert max(one["max_abs"] for one in bundle.manifest["origin_parity"].values()) < 1e-5
 
 

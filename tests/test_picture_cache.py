@@ -15,6 +15,7 @@ from PIL import Image
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
+from mcr_infer.images.presets import PRESETS
 from mcr_infer.phantom import make
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.preprocess import Preprocess
@@ -123,11 +124,23 @@ def test_another_side_or_rendering_has_a_folder_of_its_own(tmp_path, monkeypatch
     paths = images(tmp_path, 2)
     opened(tmp_path / "cache", paths)
     opened(tmp_path / "cache", paths, side=48)
+    assert len({rendering_digest(64, preset) for preset in PRESETS}) == len(PRESETS)
+    assert rendering_digest(64, "voi") == rendering_digest(64)
     before = rendering_digest(64)
     monkeypatch.setattr("mcr_infer.images.rendering.PERCENTILES", (2.0, 98.0))
     assert rendering_digest(64) != before
     assert opened(tmp_path / "cache", paths)[2] == [(2, 2)]
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_pictures_are_rendered_by_the_preset_of_the_tower(tmp_path):
+    path = tmp_path / "5.dcm"
+    write_dicom(make(5, 64), path)
+    for preset in PRESETS:
+        for _ in range(2):  # decoded, then from the cache
+            pictures, _, _ = opened(tmp_path / "cache", [path], rendering=preset)
+            assert np.array_equal(pictures[0], read_image(path, rendering=preset).pixels)
+    assert len(list((tmp_path / "cache").iterdir())) == len(PRESETS)
 
 
 def test_many_shards(tmp_path, monkeypatch):

@@ -18,6 +18,13 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(path, tmp_pat
     assert load_config(copy) == config
 
 
+def test_the_tower_of_mimic_cxr_jpg_is_given_pictures_as_that_data_set_has_them():
+    (path,) = (path for path in CONFIGS if path.stem == "mimic_cxr_vitb16")
+    preprocess = load_config(path).model.preprocess
+    assert preprocess.to_dict() == {"image_size": 224, "patch_size": 16, "rendering": "mimic_cxr_jpg"}
+    assert Config().model.preprocess.to_dict() == {"image_size": 160, "patch_size": 16}
+
+
 def test_defaults_are_valid_and_survive_a_round_trip(tmp_path):
     copy = tmp_path / "config.toml"
     copy.write_text(dump_toml(Config()))
@@ -51,6 +58,8 @@ def test_infinity_and_rare_letters_survive_a_round_trip(tmp_path):
         ({"data": {"phantoms": {"train_seed": 5}}}, "data.phantoms.train_seed must be at least 1000000, got 5"),
         ({"data": {"phantoms": {"validation_seed": 999_990}}}, "at most 1000000"),
         ({"data": {"phantoms": {"full": 0, "findings": 0, "impression": 0, "description": 0}}}, "not all 0"),
+        ({"model": {"image": {"rendering": "jpg"}}}, "must be one of voi, minmax, mimic_cxr_jpg, got 'jpg'"),
+        ({"model": {"image": {"rendering": "minmax"}}}, "must be voi with data.source phantoms, .* got minmax"),
         ({"optim": {"layer_decay": 0.0}}, r"optim.layer_decay must be in \(0, 1\], got 0.0"),
         ({"optim": {"ema_decay": 1.0}}, r"optim.ema_decay must be in \[0, 1\), got 1.0"),
         ({"optim": {"micro_batch": 0}}, "optim.micro_batch must be at least 1, got 0"),

@@ -46,8 +46,9 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-_OVERSHOOTING = 0.01
-"""The largest share of reduced values that may lie beyond Bits Stored."""
+_FAR_BEYOND = 0.02
+"""The largest share of decoded values that may lie beyond Bits Stored by more than 1/16 of their range, as those of a
+wavelet do beside an edge."""
 
 
 def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reduction: int = 1) -> Decoded:
@@ -72,6 +73,9 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
         return Decoded(values=values, reduction=reduction)
     codec = syntax.codec
     values = _contained(lambda: codec(data, stream), syntax, (layout.rows, layout.columns))
+    if stream.transform == "9/7" and stream.signed == layout.signed and _overshoots(values, layout):
+        # A wavelet with loss errs to either side; a codec clips it to the bits of the codestream, which may be more.
+        values = values.clip(*layout.levels)
     return Decoded(values=_fit_decoded(values, syntax, layout))
 
 
@@ -109,16 +113,24 @@ def _decode_reduced(
         return None
     shape = (layout.rows, layout.columns)
     values = _contained(lambda: codec(data, stream, reduction), syntax, reduced_shape(shape, reduction))
+    # A wavelet overshoots beside an edge. More than that are other values than the header declares.
+    if not _overshoots(values, layout):
+        return None
     lowest, highest = layout.levels
-    # A wavelet overshoots beside an edge, by half the range at most and at few pixels. More than that are other values than
-    # the header declares.
-    beyond = (highest - lowest) >> 1
-    if int(values.min()) < lowest - beyond or int(values.max()) > highest + beyond:
-        return None
-    if np.count_nonzero((values < lowest) | (values > highest)) > _OVERSHOOTING * values.size:
-        return None
     even = spread_evenly(values, shape, reduction, stream.transform)
     return np.rint(even).clip(lowest, highest).astype(f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
+
+
+def _overshoots(values: Stored, layout: PixelFormat) -> bool:
+    """Tell whether values lie beyond Bits Stored only as those of a wavelet may: a little, or further at few pixels."""
+    lowest, highest = layout.levels
+    least, most, span = int(values.min()), int(values.max()), highest - lowest
+    if lowest <= least and most <= highest:
+        return True
+    if least < lowest - span // 2 or most > highest + span // 2:
+        return False
+    far = np.count_nonzero((values < lowest - span // 16) | (values > highest + span // 16))
+    return bool(far <= _FAR_BEYOND * values.size)
 
 
 def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Codestream:
