@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.pipeline import Outcome, Summary
+    from mcr_infer.pipeline.report import RunReport
     from mcr_infer.verify import Check
-
-_SHOWN_FAILURES = 5
-"""More than these of one reason are only counted on the screen; `--json` names every one."""
 
 
 class Run:
@@ -76,39 +74,63 @@ class Run:
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
         self._progress.update(self._task, advance=1, rate=rate)
 
-    def follow(self, outcomes: "Iterable[Outcome]") -> "Summary":
-        """Drive a run to its end and return its summary."""
-        from mcr_infer.pipeline import Summary
-
-        summary = Summary()
-        for outcome in outcomes:
-            summary.count(outcome)
-            self.advance()
-        summary.seconds = time.perf_counter() - self._started
-        return summary
+    def follow(self, outcomes: "Iterable[Outcome]", summary: "Summary") -> None:
+        """Drive a run to its end and count its outcomes; whatever ends it, the count is closed."""
+        try:
+            for outcome in outcomes:
+                summary.count(outcome)
+                self.advance()
+        finally:
+            summary.close(time.perf_counter() - self._started)
 
 
 def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None = None, as_json: bool) -> None:
-    """Print the closing summary: one JSON object, or a sentence and the failures by name."""
+    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
         print(f"left out as no images by their names: {kinds}", file=sys.stderr)
     if as_json:
-        print(json.dumps(summary.to_dict()))
+        # Failures are read and written one by one: there may be millions.
+        print(json.dumps(summary.to_dict())[:-1], end=', "failures": [')
+        for number, failure in enumerate(summary.failures()):
+            print(f"{', ' if number else ''}{failure}", end="")
+        print("]}")
         return
-    by_reason: dict[str, list[Outcome]] = {}
-    for failure in summary.failures:
-        by_reason.setdefault(str(failure.reason), []).append(failure)
-    for reason, failures in by_reason.items():
-        for failure in failures[:_SHOWN_FAILURES]:
+    for reason, failures in summary.shown.items():
+        for failure in failures:
             print(f"failed  {failure.path}: {failure.error} [{reason}]")
-        if len(failures) > _SHOWN_FAILURES:
-            print(f"failed  {len(failures) - _SHOWN_FAILURES} more [{reason}]; --json names each one")
+        if (rest := summary.failed[reason] - len(failures)) > 0:
+            print(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
+    if summary.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
+        print(f"left out  {summary.left_out.total()} {what}: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
-        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {len(summary.failures)} failed "
+        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
+
+
+def show_stages(report: "RunReport", place: Path) -> None:
+    """Print where the time of a run over images went, and where its report lies."""
+    share, waiting, memory = report.meter.shares(), report.meter.waiting, report.meter.memory()
+    if share:
+        told = ", ".join(f"{stage} {part:.0%}" for stage, part in share.items())
+        print(f"processor time: {told}")
+        behind = "decoding" if waiting["decode"] > waiting["tower"] else "the tower"
+        print(
+            f"the run waited most for {behind}; {report.meter.mean_depth:.1f} decoded files were waiting on average; "
+            f"peak memory {memory['run']} MiB, largest worker {memory['largest_worker']} MiB"
+        )
+    print(f"report in {place}")
+
+
+def show_plan(facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print how a run would use the machine."""
+    if as_json:
+        print(json.dumps(facts))
+        return
+    _print_table(("", "plan"), [(name.replace("_", " "), _word(value)) for name, value in facts.items()])
 
 
 def note(sentence: str) -> None:

@@ -14,7 +14,8 @@ from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipelin
 from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Outcome
+from mcr_infer.images.sources import Source as FileSource
+from mcr_infer.pipeline import Outcome, Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
 from tiny import tiny_bundle
 
@@ -41,9 +42,10 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def embed(index: Index, bundle: Bundle, *paths: Path | str, batch_size: int = 2) -> list[Outcome]:
-    encoder = ImageEncoder(bundle)
-    return list(pipeline.embed_images(map(str, paths), index=index, encoder=encoder, batch_size=batch_size, workers=2))
+def embed(index: Index, bundle: Bundle, *paths: Path | str, call_size: int = 2, **changes: object) -> list[Outcome]:
+    plan = Plan(**({"workers": 2, "calls": 2, "call_size": call_size} | changes))
+    sources = [FileSource(path=str(path)) for path in paths]
+    return list(pipeline.embed_images(sources, index=index, encoder=ImageEncoder(bundle, threads=1), plan=plan))
 
 
 def count(outcomes: list[Outcome]) -> Counter[str]:
@@ -66,13 +68,13 @@ def paths_of(index: Index) -> set[str | None]:
 
 def test_outcomes_come_in_the_order_of_the_files(index: Index, bundle: Bundle, folder: Path):
     files = sorted(folder.iterdir()) * 5
-    outcomes = embed(index, bundle, *files, batch_size=1)
+    outcomes = embed(index, bundle, *files, call_size=1)
     assert [outcome.path for outcome in outcomes] == [str(path) for path in files]
     assert count(outcomes) == {"embedded": 3, "unchanged": 12}
 
 
 def test_rows_do_not_depend_on_the_batch(index: Index, bundle: Bundle, folder: Path):
-    embed(index, bundle, *sorted(folder.iterdir()), batch_size=3)
+    embed(index, bundle, *sorted(folder.iterdir()), call_size=3)
     encoder = ImageEncoder(bundle)
     for seed in range(3):
         made = phantom.make(seed, 64)
@@ -138,14 +140,19 @@ def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folde
 
 
 def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
-    encoder = ImageEncoder(bundle)
-    files = [str(path) for path in sorted(folder.iterdir())]
-    run = pipeline.embed_images(files, index=index, encoder=encoder, batch_size=1, workers=1)
+    files = sorted(folder.iterdir())
+    run = pipeline.embed_images(
+        [FileSource(path=str(path)) for path in files],
+        index=index,
+        encoder=ImageEncoder(bundle, threads=1),
+        plan=Plan(workers=1, calls=1, call_size=1),
+    )
     said = next(run)
     run.close()
     assert said.status == "embedded"
-    assert paths_of(index) == {said.path}
-    assert count(embed(index, bundle, *files)) == {"embedded": 2, "unchanged": 1}
+    kept = paths_of(index)
+    assert said.path in kept
+    assert count(embed(index, bundle, *files)) == {"embedded": 3 - len(kept), "unchanged": len(kept)}
 
 
 def record(id: str, text: str, row: int) -> ReportRecord:

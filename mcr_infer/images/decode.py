@@ -94,7 +94,7 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> tuple[St
     stream = _described(data, syntax, layout)
     try:
         values = syntax.codec(data, stream)
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, ImageError):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImageError):
         raise
     except ImportError as error:
         raise UnsupportedImageError(

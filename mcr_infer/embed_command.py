@@ -1,0 +1,84 @@
+"""`mcr-infer embed-images`: parse, plan, run, print.
+
+Light to import: the command line registers it at every start.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcr_infer.options import (
+    SOME_FAILED,
+    BundleOption,
+    Device,
+    DeviceOption,
+    IndexOption,
+    JsonOption,
+    PrecisionName,
+    PrecisionOption,
+)  # fmt: skip
+
+
+def embed_images(
+    paths: Annotated[
+        list[str], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.", metavar="PATH...")
+    ],
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Radiographs in one call of the tower.")] = None,
+    calls: Annotated[int | None, typer.Option(min=1, help="Calls of the tower at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    full_decode: Annotated[
+        bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
+    ] = False,
+    file_seconds: Annotated[float, typer.Option(min=1.0, help="Longest that decoding one file may take.")] = 120.0,
+    file_memory: Annotated[int, typer.Option(min=64, help="Most memory of decoding one file, in MiB.")] = 4096,
+    explain_plan: Annotated[
+        bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
+    from mcr_infer import console, workspace
+    from mcr_infer.decoding import Limits
+    from mcr_infer.encoder import ImageEncoder
+    from mcr_infer.images.sources import Sources
+    from mcr_infer.interruption import Interruption
+    from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, plan_facts, usable_cores
+
+    chosen = workspace.bundle_for(index, bundle)
+    sources = Sources(paths)
+    cores = usable_cores()
+    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=1)
+    plan = Plan(
+        workers=workers or cores,
+        calls=calls or cores,
+        call_size=batch_size or 4,
+        reduce=not full_decode,
+        limits=Limits(seconds=file_seconds, memory_bytes=file_memory << 20),
+    )
+    if explain_plan:
+        console.show_plan(plan_facts(plan, encoder), as_json=json)
+        return
+    meter, stop = Meter(), Stop()
+    with (
+        workspace.open_for_writing(index, chosen) as store,
+        console.Run("radiographs", sources.count) as run,
+        Interruption(stop.ask) as interruption,
+    ):
+        summary = Summary.of(index)
+        run.follow(embed_images(sources, index=store, encoder=encoder, plan=plan, meter=meter, stop=stop), summary)
+        summary.interrupted = interruption.signal
+        store.save_snapshots()
+    report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)
+    report.write(index)
+    console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
+    if not json:
+        console.show_stages(report, index)
+    if summary.interrupted is not None:
+        console.note("interrupted: what is counted is in the index; run the same command again to go on")
+        raise typer.Exit(128 + summary.interrupted)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
