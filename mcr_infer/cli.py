@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mcr_infer.engine_command import build_engine
-from mcr_infer.errors import McrError
+from mcr_infer.errors import ConfigError, McrError
 
 app = typer.Typer(
     add_completion=False,
@@ -53,6 +53,17 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
+def _read_budget(text: str) -> str:
+    """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
+    from mcr_infer.budget import parse_budget
+
+    try:
+        parse_budget(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
@@ -67,6 +78,16 @@ PrecisionOption = Annotated[
         "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
     ),
 ]
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        "--patch-budget",
+        callback=_read_budget,
+        metavar="SHARE",
+        help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
+        "'recommended' is what the bundle names.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
 
 
@@ -79,6 +100,7 @@ def embed_images(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
     batch_size: Annotated[
         int, typer.Option(min=1, help="Radiographs in one call of the tower and one transaction.")
     ] = 16,
@@ -91,6 +113,7 @@ def embed_images(
     from mcr_infer.images.sources import Sources
 
     chosen = workspace.bundle_for(index, bundle)
+    budget = chosen.patch_budget(patch_budget)
     sources = Sources(paths)
     encoder = ImageEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
@@ -101,6 +124,7 @@ def embed_images(
                 encoder=encoder,
                 batch_size=batch_size,
                 workers=workers or pipeline.default_workers(),
+                budget=budget,
             )
         )
         store.save_snapshots()
@@ -165,18 +189,22 @@ def query(
             vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
         # A case is not similar to itself: it would only take the first place.
         hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(store, kind, query_precision=None if like is not None else precision)
+        console.warn_of_mixture(
+            store, kind,
+            query_precision=None if like is not None else precision,
+            query_budget=1.0 if image is not None else None,
+        )  # fmt: skip
     console.show_hits(hits, as_json=json)
 
 
 @app.command()
 def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
     """Say what an index holds and which bundle made it."""
-    from mcr_infer import console
+    from mcr_infer import console, workspace
     from mcr_infer.index import Index
 
     with Index.open(index) as store:
-        console.show_info(store, as_json=json)
+        console.show_info(store, recommended_budget=workspace.recommended_budget(store), as_json=json)
 
 
 @app.command()
@@ -204,6 +232,7 @@ def evaluate(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -214,6 +243,7 @@ def evaluate(
     from mcr_infer.pairs import read_pairs
 
     chosen = workspace.open_bundle(bundle)
+    budget = chosen.patch_budget(patch_budget)
     each = read_pairs(pairs)
     texts = TextEncoder(chosen, device=device, precision=precision)
     images, reports = pipeline.embed_pairs(
@@ -222,6 +252,7 @@ def evaluate(
         texts=texts,
         batch_size=batch_size,
         workers=pipeline.default_workers(),
+        budget=budget,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 

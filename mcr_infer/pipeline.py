@@ -83,19 +83,22 @@ class _Decoded:
 
 
 def embed_images(
-    paths: Iterable[str], *, index: Index, encoder: ImageEncoder, batch_size: int, workers: int
+    paths: Iterable[str], *, index: Index, encoder: ImageEncoder, batch_size: int, workers: int, budget: float = 1.0
 ) -> Iterator[Outcome]:
     """Embed image files into the index, in the order of `paths`, and yield an outcome for each one.
 
     Files that the index knows by path, size and modification time are not opened. At most two batches are decoded ahead,
-    so memory does not grow with the number of files. Raises `EmbeddingIndexError` where the index cannot be written.
+    so memory does not grow with the number of files. `budget` is the share of the patches that the tower sees, recorded
+    with each row. Raises `EmbeddingIndexError` where the index cannot be written, `ConfigError` for a budget that the
+    tower does not take.
     """
-    batch = _Batch(index, encoder)
+    encoder.preprocess.patches_within(budget)  # refused before a file is opened
+    batch = _Batch(index, encoder, budget)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[str, Future[_Decoded] | None]] = deque()
         try:
             for path in paths:
-                future = None if _is_known(index, path) else pool.submit(_decode, path, encoder)
+                future = None if _is_known(index, path) else pool.submit(_decode, path, encoder, budget)
                 waiting.append((path, future))
                 if len(waiting) >= 2 * batch_size:
                     yield from batch.take(*waiting.popleft(), limit=batch_size)
@@ -116,7 +119,7 @@ def _is_known(index: Index, path: str) -> bool:
     return index.known_file(stamp, kind="image") is not None
 
 
-def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
+def _decode(path: str, encoder: ImageEncoder, budget: float) -> _Decoded:
     """Read one file and cut it into patches; raises `ImageError`."""
     try:
         # Before reading: a file that changes meanwhile is then seen as changed by the next run.
@@ -131,7 +134,7 @@ def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
         stamp=stamp,
         id=radiograph.sop_instance_uid or f"sha256:{digest[:32]}",
         digest=digest,
-        patches=encoder.preprocess.patches(pixels, aspect=radiograph.aspect),
+        patches=encoder.preprocess.patches(pixels, aspect=radiograph.aspect, budget=budget),
         study_uid=radiograph.study_instance_uid,
         series_uid=radiograph.series_instance_uid,
         metadata=_metadata(radiograph),
@@ -141,8 +144,8 @@ def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
 class _Batch:
     """Decoded files on their way into the index; everything in it commits in one transaction."""
 
-    def __init__(self, index: Index, encoder: ImageEncoder) -> None:
-        self._index, self._encoder = index, encoder
+    def __init__(self, index: Index, encoder: ImageEncoder, budget: float) -> None:
+        self._index, self._encoder, self._budget = index, encoder, budget
         self._clear()
 
     def _clear(self) -> None:
@@ -205,6 +208,7 @@ class _Batch:
                 metadata=decoded.metadata,
                 vector=vector,
                 precision=self._encoder.precision,
+                patch_budget=self._budget,
                 content_digest=decoded.digest,
             )
             for decoded, vector in zip(fresh, vectors, strict=True)
@@ -300,20 +304,27 @@ def embed_reports(
 
 
 def embed_pairs(
-    pairs: Sequence[Pair], *, images: ImageEncoder, texts: TextEncoder, batch_size: int, workers: int
+    pairs: Sequence[Pair],
+    *,
+    images: ImageEncoder,
+    texts: TextEncoder,
+    batch_size: int,
+    workers: int,
+    budget: float = 1.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
 
     An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
-    ends it with `ImageError` or `ReportError`.
+    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees.
     """
+    images.preprocess.patches_within(budget)  # refused before a file is opened
 
     def cut(pair: Pair) -> Patches:
         try:
             radiograph = read_image(pair.image)
         except ImageError as error:
             raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
-        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect)
+        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect, budget=budget)
 
     def words(pair: Pair) -> str:
         try:
