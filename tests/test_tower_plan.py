@@ -73,6 +73,9 @@ def test_what_the_user_says_stands(bundle: Bundle):
     assert calibrate(bundle, device="cpu", cores=1, threads=3, batch_size=5).threads == 3
 
 
+GOOD = {"threads": 1, "intra_op_threads": 1, "batch_size": 1, "images_per_second": 1.0}
+
+
 def write(record: Path, **changes: object) -> None:
     record.write_text(json.dumps(json.loads(record.read_text()) | changes))
 
@@ -87,12 +90,12 @@ def write(record: Path, **changes: object) -> None:
         lambda record: write(record, at=int(time.time()) - TRUSTED_SECONDS - 5),
         lambda record: write(record, at=int(time.time()) + 100),
         lambda record: write(record, plan=[]),
-        lambda record: write(record, plan={"threads": 0, "intra_op_threads": 1, "batch_size": 1, "images_per_second": 1.0}),
-        lambda record: write(record, plan={"threads": True, "intra_op_threads": 1, "batch_size": 1, "images_per_second": 1.0}),
-        lambda record: write(record, plan={"threads": 1, "intra_op_threads": 1, "batch_size": 1, "images_per_second": "9"}),
-        lambda record: write(record, plan={"threads": 1, "intra_op_threads": 1, "images_per_second": 1.0}),
+        lambda record: write(record, plan=GOOD | {"threads": 0}),
+        lambda record: write(record, plan=GOOD | {"threads": True}),
+        lambda record: write(record, plan=GOOD | {"batch_size": None}),
+        lambda record: write(record, plan=GOOD | {"images_per_second": "9"}),
     ],
-)  # fmt: skip
+)
 def test_a_record_that_is_old_damaged_or_open_to_others_is_measured_again(bundle: Bundle, memory: Path, spoil):
     calibrate(bundle, device="cpu", cores=1)
     spoil(next(memory.iterdir()))
@@ -108,7 +111,7 @@ def test_a_cache_that_cannot_be_written_is_a_note_and_no_error(bundle: Bundle, t
     assert len(told) == 2
     assert "cannot be remembered in" in told[0]
     assert "(Not a directory)" in told[0]
-    monkeypatch.setattr(tower_plan, "memory_folder", lambda name: None)
+    monkeypatch.setattr(tower_plan, "memory_folder", lambda _: None)
     assert not calibrate(bundle, device="cpu", cores=1, notify=told.append).remembered
     assert "(no home folder)" in told[2]
     assert not calibrate(bundle, device="cpu", cores=1).remembered  # nobody listens
@@ -120,7 +123,7 @@ class SlowEncoder:
     seconds = 1.0
     largest = 1000
 
-    def __init__(self, bundle: Bundle, **how: object) -> None:
+    def __init__(self, _: Bundle, **_how: object) -> None:
         time.sleep(self.seconds / 2)
 
     def encode(self, batch: list) -> None:
