@@ -17,6 +17,7 @@ from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
 from mcr_infer.options import (
     SOME_FAILED,
+    BudgetOption,
     BundleOption,
     Device,
     DeviceOption,
@@ -96,18 +97,22 @@ def query(
             vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
         # A case is not similar to itself: it would only take the first place.
         hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(store, kind, query_precision=None if like is not None else precision)
+        console.warn_of_mixture(
+            store, kind,
+            query_precision=None if like is not None else precision,
+            query_budget=1.0 if image is not None else None,
+        )  # fmt: skip
     console.show_hits(hits, as_json=json)
 
 
 @app.command()
 def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
     """Say what an index holds and which bundle made it."""
-    from mcr_infer import console
+    from mcr_infer import console, workspace
     from mcr_infer.index import Index
 
     with Index.open(index) as store:
-        console.show_info(store, as_json=json)
+        console.show_info(store, recommended_budget=workspace.recommended_budget(store), as_json=json)
 
 
 @app.command()
@@ -135,6 +140,7 @@ def evaluate(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -145,6 +151,7 @@ def evaluate(
     from mcr_infer.pairs import read_pairs
 
     chosen = workspace.open_bundle(bundle)
+    budget = chosen.patch_budget(patch_budget)
     each = read_pairs(pairs)
     texts = TextEncoder(chosen, device=device, precision=precision)
     images, reports = pipeline.embed_pairs(
@@ -153,6 +160,7 @@ def evaluate(
         texts=texts,
         batch_size=batch_size,
         workers=pipeline.usable_cores(),
+        budget=budget,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 

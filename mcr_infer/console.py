@@ -138,10 +138,13 @@ def note(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def warn_of_mixture(index: "Index", kind: str, *, query_precision: str | None = None) -> None:
+def warn_of_mixture(
+    index: "Index", kind: str, *, query_precision: str | None = None, query_budget: float | None = None
+) -> None:
     """Say so where rows of one kind, or the query and the rows, were embedded in different ways: scores are less exact.
 
-    `query_precision` None is a query that is a row of the index itself.
+    `query_precision` None is a query that is a row of the index itself; `query_budget` None is one that has no patches, or
+    is such a row.
     """
     ways = sorted(index.provenance(kind))
     if len(ways) > 1:
@@ -154,6 +157,13 @@ def warn_of_mixture(index: "Index", kind: str, *, query_precision: str | None = 
         note(
             f"the query was embedded in {query_precision}, the {kind} rows in {' and '.join(precisions)}: scores differ "
             "slightly from those of one precision"
+        )
+    budgets = sorted({budget for _, budget in ways}) if kind == "image" else []
+    if query_budget is not None and budgets and budgets != [query_budget]:
+        told = " and ".join(f"{budget:.0%}" for budget in budgets)
+        note(
+            f"the query was embedded with {query_budget:.0%} of its patches, the {kind} rows with {told}: scores differ "
+            "from those of one patch budget"
         )
 
 
@@ -174,19 +184,22 @@ def show_hits(hits: "Sequence[Hit]", *, as_json: bool) -> None:
     _print_table(("rank", "score", "view", "year", "path"), rows)
 
 
-def show_info(index: "Index", *, as_json: bool) -> None:
-    """Print what an index holds."""
+def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:
+    """Print what an index holds, and the patch budget that its bundle recommends (None: none)."""
     facts = {
         "images": index.count("image"),
         "reports": index.count("report"),
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,
+        "recommended_patch_budget": recommended_budget,
     }
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table(("", str(index.folder)), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    _print_table(
+        ("", str(index.folder)), [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    )
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from mcr_infer.options import (
     SOME_FAILED,
+    BudgetOption,
     BundleOption,
     Device,
     DeviceOption,
@@ -28,8 +29,13 @@ def embed_images(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Radiographs in one call of the tower.")] = None,
-    calls: Annotated[int | None, typer.Option(min=1, help="Calls of the tower at a time.")] = None,
+    patch_budget: BudgetOption = "1.0",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Radiographs in one call of the tower; measured if not given.")
+    ] = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="Calls of the tower at a time; measured if not given.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
@@ -47,16 +53,22 @@ def embed_images(
     from mcr_infer.encoder import ImageEncoder
     from mcr_infer.images.sources import Sources
     from mcr_infer.interruption import Interruption
+    from mcr_infer.tower_plan import calibrate
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, plan_facts, usable_cores
 
     chosen = workspace.bundle_for(index, bundle)
     sources = Sources(paths)
-    cores = usable_cores()
-    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=1)
+    budget, cores = chosen.patch_budget(patch_budget), usable_cores()
+    tower = calibrate(
+        chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
+        notify=console.note,
+    )  # fmt: skip
+    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=tower.intra_op_threads)
     plan = Plan(
         workers=workers or cores,
-        calls=calls or cores,
-        call_size=batch_size or 4,
+        calls=tower.threads,
+        call_size=tower.batch_size,
+        budget=budget,
         reduce=not full_decode,
         limits=Limits(seconds=file_seconds, memory_bytes=file_memory << 20),
     )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mcr_infer.errors import ConfigError
+
 SOME_FAILED = 3
 """Exit code of a command that is done although some inputs failed."""
 
@@ -37,6 +39,17 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
+def _read_budget(text: str) -> str:
+    """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
+    from mcr_infer.budget import parse_budget
+
+    try:
+        parse_budget(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
@@ -49,6 +62,16 @@ PrecisionOption = Annotated[
     PrecisionName,
     typer.Option(
         "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
+    ),
+]
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        "--patch-budget",
+        callback=_read_budget,
+        metavar="SHARE",
+        help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
+        "'recommended' is what the bundle names.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

@@ -45,7 +45,9 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     (again,) = json_lines(run_cli("embed-images", "./dicoms", "--json").stdout)
     assert (again["embedded"], again["unchanged"]) == (0, 24)
     (info,) = json_lines(run_cli("info", "--json").stdout)
-    assert info.keys() == {"images", "reports", "bundle", "fingerprint", "format_version"}
+    assert info.keys() == {
+        "images", "reports", "bundle", "fingerprint", "format_version", "recommended_patch_budget",
+    }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
 
 

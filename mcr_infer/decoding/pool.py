@@ -76,7 +76,7 @@ class DecodePool:
         self._orders = Orders(
             preprocess=preprocess, budget=budget, reduce=reduce, selection=selection, limits=self._limits
         )
-        shape = SlotShape(patches=preprocess.budgeted_count(budget), area=preprocess.patch_size**2)
+        shape = SlotShape(patches=preprocess.patches_within(budget), area=preprocess.patch_size**2)
         self._slots = Slots(shape, slots)
         self._most = workers
         self._lock = threading.Lock()

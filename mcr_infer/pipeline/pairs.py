@@ -14,20 +14,27 @@ from mcr_infer.reports import embed_text
 
 
 def embed_pairs(
-    pairs: Sequence[Pair], *, images: ImageEncoder, texts: TextEncoder, batch_size: int, workers: int
+    pairs: Sequence[Pair],
+    *,
+    images: ImageEncoder,
+    texts: TextEncoder,
+    batch_size: int,
+    workers: int,
+    budget: float = 1.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
 
     An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
-    ends it with `ImageError` or `ReportError`.
+    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees.
     """
+    images.preprocess.patches_within(budget)  # refused before a file is opened
 
     def cut(pair: Pair) -> Patches:
         try:
             radiograph = read_image(pair.image)
         except ImageError as error:
             raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
-        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect)
+        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect, budget=budget)
 
     def words(pair: Pair) -> str:
         try:

@@ -66,7 +66,7 @@ def plan_facts(plan: Plan, encoder: ImageEncoder) -> dict[str, object]:
         "device": encoder.device,
         "precision": encoder.precision,
         "patch_budget": plan.budget,
-        "patches": preprocess.budgeted_count(plan.budget),
+        "patches": preprocess.patches_within(plan.budget),
         "rendering": preprocess.rendering,
         "reduced_decode": plan.reduce,
         "selection": None if plan.selection is None else plan.selection.to_dict(),
