@@ -88,7 +88,7 @@ def embed_images(
     """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import ImageEncoder
-    from mcr_infer.images.sources import Sources
+    from mcr_infer.sources import Sources
 
     chosen = workspace.bundle_for(index, bundle)
     sources = Sources(paths)
@@ -96,7 +96,7 @@ def embed_images(
     with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
         summary = run.follow(
             pipeline.embed_images(
-                (source.path for source in sources),
+                sources,
                 index=store,
                 encoder=encoder,
                 batch_size=batch_size,

@@ -8,6 +8,8 @@ committed, so whatever was reported as embedded survives a crash. Resuming is ru
 
 import hashlib
 import os
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from mcr_infer.index import FileStamp, Index, Row
 from mcr_infer.index.rows import Scalar
 from mcr_infer.pairs import Pair
 from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
+from mcr_infer.sources import PlainFile, Source, exists
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -83,9 +86,9 @@ class _Decoded:
 
 
 def embed_images(
-    paths: Iterable[str], *, index: Index, encoder: ImageEncoder, batch_size: int, workers: int
+    sources: Iterable[Source], *, index: Index, encoder: ImageEncoder, batch_size: int, workers: int
 ) -> Iterator[Outcome]:
-    """Embed image files into the index, in the order of `paths`, and yield an outcome for each one.
+    """Embed image files into the index, in the order of `sources`, and yield an outcome for each one.
 
     Files that the index knows by path, size and modification time are not opened. At most two batches are decoded ahead,
     so memory does not grow with the number of files. Raises `EmbeddingIndexError` where the index cannot be written.
@@ -94,9 +97,9 @@ def embed_images(
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[str, Future[_Decoded] | None]] = deque()
         try:
-            for path in paths:
-                future = None if _is_known(index, path) else pool.submit(_decode, path, encoder)
-                waiting.append((path, future))
+            for source in sources:
+                future = None if _is_known(index, source) else pool.submit(_decode, source, encoder)
+                waiting.append((source.path, future))
                 if len(waiting) >= 2 * batch_size:
                     yield from batch.take(*waiting.popleft(), limit=batch_size)
             while waiting:
@@ -108,22 +111,25 @@ def embed_images(
                     future.cancel()
 
 
-def _is_known(index: Index, path: str) -> bool:
-    try:
-        stamp = FileStamp.of(path)
-    except OSError:
-        return False  # opening it will say why
-    return index.known_file(stamp, kind="image") is not None
+def _is_known(index: Index, source: Source) -> bool:
+    stamp = source.stamp()
+    return stamp is not None and index.known_file(stamp, kind="image") is not None
 
 
-def _decode(path: str, encoder: ImageEncoder) -> _Decoded:
-    """Read one file and cut it into patches; raises `ImageError`."""
-    try:
-        # Before reading: a file that changes meanwhile is then seen as changed by the next run.
-        stamp = FileStamp.of(path)
-    except OSError:
-        stamp = FileStamp(path=path, size=0, mtime_ns=0)
-    radiograph = read_image(path)
+def _read(source: Source) -> Radiograph:
+    if isinstance(source, PlainFile):
+        return read_image(source.path)
+    with source.open() as stream, tempfile.NamedTemporaryFile(prefix="mcr-infer-") as copy:
+        shutil.copyfileobj(stream, copy)
+        copy.flush()
+        return read_image(copy.name)
+
+
+def _decode(source: Source, encoder: ImageEncoder) -> _Decoded:
+    """Read one candidate and cut it into patches; raises `ImageError`."""
+    # Before reading: a file that changes meanwhile is then seen as changed by the next run.
+    stamp = source.stamp() or FileStamp(path=source.path, size=0, mtime_ns=0)
+    radiograph = _read(source)
     pixels = radiograph.pixels
     # All that the vector depends on: the pixels and the shape of one.
     digest = hashlib.sha256(f"{pixels.shape} {radiograph.aspect}".encode() + pixels.tobytes()).hexdigest()
@@ -217,13 +223,13 @@ class _Batch:
 
 
 def _is_gone(path: str | None) -> bool:
-    return path is None or not os.path.lexists(path)
+    return path is None or not exists(path)
 
 
 def _is_same(one: str | None, other: str) -> bool:
     """True where two spellings name one file: relative and absolute, through links."""
     try:
-        return one is not None and Path(one).samefile(other)
+        return one is not None and (one == other or Path(one).samefile(other))
     except OSError:
         return False
 

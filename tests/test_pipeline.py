@@ -16,6 +16,7 @@ from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Outcome
 from mcr_infer.reports import ReportFailure, ReportRecord
+from mcr_infer.sources import PlainFile
 from tiny import tiny_bundle
 
 
@@ -42,8 +43,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def embed(index: Index, bundle: Bundle, *paths: Path | str, batch_size: int = 2) -> list[Outcome]:
+    sources = [PlainFile(path=str(path)) for path in paths]
     encoder = ImageEncoder(bundle)
-    return list(pipeline.embed_images(map(str, paths), index=index, encoder=encoder, batch_size=batch_size, workers=2))
+    return list(pipeline.embed_images(sources, index=index, encoder=encoder, batch_size=batch_size, workers=2))
 
 
 def count(outcomes: list[Outcome]) -> Counter[str]:
@@ -140,7 +142,9 @@ def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folde
 def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
     encoder = ImageEncoder(bundle)
     files = [str(path) for path in sorted(folder.iterdir())]
-    run = pipeline.embed_images(files, index=index, encoder=encoder, batch_size=1, workers=1)
+    run = pipeline.embed_images(
+        [PlainFile(path=file) for file in files], index=index, encoder=encoder, batch_size=1, workers=1
+    )
     said = next(run)
     run.close()
     assert said.status == "embedded"
