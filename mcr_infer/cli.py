@@ -73,8 +73,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 @app.command("embed-images")
 def embed_images(
     paths: Annotated[
-        list[str], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.", metavar="PATH...")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="DICOM, PNG or JPEG files; folders and zip or tar archives of them; a DICOMDIR; dicomweb://HOST/PATH/studies?...",
+            metavar="PATH...",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option("--files-from", help="A file with more of them, one a line; - for standard input.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")
+    ] = False,
+    pacs_token_file: Annotated[
+        str | None,
+        typer.Option(help="File with a bearer token for the PACS; else $MCR_INFER_PACS_TOKEN, if it is set."),
+    ] = None,
+    pacs_cert: Annotated[str | None, typer.Option(help="Client certificate for the PACS, PEM.")] = None,
+    pacs_key: Annotated[str | None, typer.Option(help="Its key, where it stands in a file of its own.")] = None,
+    pacs_ca: Annotated[
+        str | None, typer.Option(help="Authorities to trust at the PACS, PEM; else the usual ones.")
+    ] = None,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
@@ -88,10 +107,18 @@ def embed_images(
     """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import ImageEncoder
-    from mcr_infer.sources import Sources
+    from mcr_infer.sources import NameList, PacsAccess, Sources
 
+    if not paths and files_from is None:
+        raise typer.BadParameter("give a PATH, or --files-from")
+    if null and files_from is None:
+        raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
     chosen = workspace.bundle_for(index, bundle)
-    sources = Sources(paths)
+    sources = Sources(
+        paths or (),
+        names=None if files_from is None else NameList(path=files_from, null=null),
+        pacs=PacsAccess(token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca),
+    )
     encoder = ImageEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
         summary = run.follow(

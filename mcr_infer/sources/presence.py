@@ -4,6 +4,7 @@ import os
 
 from mcr_infer.errors import ImageError
 from mcr_infer.sources.names import is_archive, is_zip
+from mcr_infer.sources.pacs.address import is_pacs
 from mcr_infer.sources.zip_archive import zip_holds
 
 _LARGEST_DIRECTORY = 4 << 20
@@ -16,7 +17,7 @@ def exists(path: str) -> bool:
     An instance of a PACS is there: asking would cost a request. A member of an archive is there if its archive is, and,
     for a zip archive with a directory of at most 4 MiB, if that still names it.
     """
-    if path.startswith(("dicomweb://", "dicomweb+http://")) or os.path.lexists(path):
+    if is_pacs(path) or os.path.lexists(path):
         return True
     parts = path.split("/")
     for end in range(len(parts) - 1, 0, -1):

@@ -1,17 +1,25 @@
-"""One walk through what a command line names: folders downwards, archives inwards."""
+"""One walk through what a command line names: folders downwards, archives inwards, a PACS level by level."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mcr_infer.errors import ImageError
+from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
+from mcr_infer.sources.dicomdir import read_dicomdir
 from mcr_infer.sources.listing import Entry, list_sorted
-from mcr_infer.sources.names import is_archive, is_zip, kind_of_no_image
+from mcr_infer.sources.name_list import NameList
+from mcr_infer.sources.names import is_archive, is_dicomdir, is_zip, kind_of_no_image
+from mcr_infer.sources.pacs.access import PacsAccess
+from mcr_infer.sources.pacs.address import PacsAddress, is_pacs, without_secrets
 from mcr_infer.sources.source import Failed, PlainFile, Source
 from mcr_infer.sources.tar_archive import is_compressed, read_tar
 from mcr_infer.sources.zip_archive import read_zip
+
+if TYPE_CHECKING:
+    from mcr_infer.sources.pacs.service import Service
 
 
 class Uncountable(Exception):
@@ -26,6 +34,8 @@ class Walk:
     """Bytes that a member of an archive may have once it is unpacked."""
     listed: int
     """Entries of one folder that are held at once."""
+    services: "Services"
+    """The PACSs that addresses lead to."""
     ignored: Counter[str]
     """Filled on the way."""
     counting: bool = False
@@ -33,24 +43,44 @@ class Walk:
 
     def named(self, path: str) -> Iterator[Source]:
         """Yield the candidates of one name of the command line."""
-        if Path(path).is_dir():
+        if is_pacs(path):
+            yield from self._pacs(path)
+        elif Path(path).is_dir():
             yield from self._folder(path)
         elif is_archive(path):
             yield from self._archive(path)
+        elif is_dicomdir(os.path.basename(path)):  # noqa: PTH119
+            yield from _up_to_failure(path, read_dicomdir(path, ignored=self.ignored))
         else:
             yield PlainFile(path=path)
 
+    def listed_names(self, names: NameList) -> Iterator[Source]:
+        """Yield the candidates of each name of a list."""
+        try:
+            for name in names:
+                yield from self.named(name)
+        except ImageError as error:
+            yield Failed(path=names.path, error=error)
+
+    def _pacs(self, text: str) -> Iterator[Source]:
+        if self.counting:
+            raise Uncountable
+        try:
+            address = PacsAddress.parse(text)
+            service = self.services.of(address)
+        except ConfigError as error:
+            yield Failed(path=without_secrets(text), error=BrokenImageError(str(error), reason="pacs_address"))
+            return
+        yield from _up_to_failure(address.shown, service.find(address, ignored=self.ignored))
+
     def _archive(self, path: str) -> Iterator[Source]:
         """Yield the members of an archive; where it ends in a failure, the failure comes last, in its name."""
-        try:
-            if is_zip(path):
-                yield from read_zip(path, largest=self.largest, ignored=self.ignored)
-            elif self.counting and is_compressed(path):
-                raise Uncountable
-            else:
-                yield from read_tar(path, largest=self.largest, ignored=self.ignored)
-        except ImageError as error:
-            yield Failed(path=path, error=error)
+        if is_zip(path):
+            yield from _up_to_failure(path, read_zip(path, largest=self.largest, ignored=self.ignored))
+        elif self.counting and is_compressed(path):
+            raise Uncountable
+        else:
+            yield from _up_to_failure(path, read_tar(path, largest=self.largest, ignored=self.ignored))
 
     def _folder(self, top: str) -> Iterator[Source]:
         """Yield the candidates below a folder, depth first; one listing a level is held, and what was seen is let go."""
@@ -96,6 +126,30 @@ class Walk:
             yield PlainFile(path=path)
         else:
             self.ignored[kind] += 1
+
+
+class Services:
+    """The PACSs of a command line, one connection each."""
+
+    def __init__(self, access: PacsAccess, *, largest: int) -> None:
+        self._access, self._largest = access, largest
+        self._known: dict[str, Service] = {}
+
+    def of(self, address: PacsAddress) -> "Service":
+        """Return the service that an address belongs to. Raises `ConfigError`."""
+        if address.service not in self._known:
+            from mcr_infer.sources.pacs.service import Service
+
+            self._known[address.service] = Service(address, self._access, largest=self._largest)
+        return self._known[address.service]
+
+
+def _up_to_failure(path: str, found: Iterator[Source]) -> Iterator[Source]:
+    """Yield what is found; where that ends in a failure, the failure comes last, in the name of `path`."""
+    try:
+        yield from found
+    except ImageError as error:
+        yield Failed(path=path, error=error)
 
 
 class _Level:
