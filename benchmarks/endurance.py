@@ -36,7 +36,7 @@ from mcr_infer.encoder import ImageEncoder
 from mcr_infer.index import Index
 from mcr_infer.phantom.demo import write_demo
 from mcr_infer.pipeline import Plan, embed_images
-from mcr_infer.images.sources import Source as FileSource
+from mcr_infer.sources import PlainFile
 
 DISTINCT = 16
 """Phantoms of the memory run; a file has a UID and pixels of its own all the same."""
@@ -71,7 +71,7 @@ def memory(files: int) -> dict[str, Any]:
     }
 
 
-def _passing(place: Path, files: int) -> Iterator[FileSource]:
+def _passing(place: Path, files: int) -> Iterator[PlainFile]:
     """Write files one by one: a few phantoms, each time with another UID and one other pixel."""
     import pydicom
 
@@ -83,7 +83,7 @@ def _passing(place: Path, files: int) -> Iterator[FileSource]:
         data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number + 1}"
         path = place / f"{number:06d}.dcm"
         data.save_as(path, enforce_file_format=True)
-        yield FileSource(path=str(path))
+        yield PlainFile(path=str(path))
 
 
 def _resident_bytes() -> int:

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from benchmarks.big_archive import SYNTAXES, make_archive
 from benchmarks.large import make_vit_bundle
 from benchmarks.machine import load, machine_card
-from mcr_infer.bundle import Bundle
 
 
 class Way(NamedTuple):
@@ -53,7 +52,9 @@ PLAIN_COUNT = 32
 
 def main() -> None:
     """Make the files and the bundle, measure by turns, print tables and the JSON document."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--work", type=Path, default=Path("cache/throughput"), help="11 GB of files are made here once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the JSON document here, too")
@@ -98,7 +99,9 @@ def bound(folders: Mapping[str, Path], bundles: Mapping[str, Path | None], round
             "bundle": bundle,
             "syntax": syntax,
             "files": COUNTS[bundle][syntax],
-            "core_ms": {stage: round(1e3 * _median(run["stages"][stage] for run in runs), 2) for stage in runs[0]["stages"]},
+            "core_ms": {
+                stage: round(1e3 * _median(run["stages"][stage] for run in runs), 2) for stage in runs[0]["stages"]
+            },
             "bound": round(_median(run["bound"] for run in runs), 2),
             "images_per_second": round(_median(run["rate"] for run in runs), 2),
             "share_of_bound": round(_median(run["share"] for run in runs), 3),
@@ -122,7 +125,9 @@ def plain(folders: Mapping[str, Path], bundle: Path | None, rounds: int) -> list
         ratios: dict[Way, list[float]] = defaultdict(list)
         plains = []
         for _ in range(rounds):
-            plains.append(_json([sys.executable, "-m", "benchmarks.plain", str(folders[syntax]), "--count", str(PLAIN_COUNT)]))
+            plains.append(
+                _json([sys.executable, "-m", "benchmarks.plain", str(folders[syntax]), "--count", str(PLAIN_COUNT)])
+            )
             for way in WAYS:
                 run = _child("run", folders[syntax], bundle, way, count=COUNTS["vit-b16"][syntax])
                 rates[way].append(run["images_per_second"])

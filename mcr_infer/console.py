@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Run:
     """A progress line on stderr, with rate and time left, while a run is under way.
 
-    `total` counts the inputs and may take its time: it runs beside the work. None means that nobody knows.
+    `total` counts the inputs and may take its time: it runs beside the work. None, of either, means that nobody knows.
     Where stderr is no terminal, nothing is drawn.
     """
 
-    def __init__(self, what: str, total: Callable[[], int] | None) -> None:
+    def __init__(self, what: str, total: Callable[[], int | None] | None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -65,7 +65,7 @@ class Run:
     ) -> None:
         self._progress.stop()
 
-    def _find_total(self, total: Callable[[], int]) -> None:
+    def _find_total(self, total: Callable[[], int | None]) -> None:
         self._progress.update(self._task, total=total())
 
     def advance(self) -> None:

@@ -23,8 +23,27 @@ from mcr_infer.options import (
 
 def embed_images(
     paths: Annotated[
-        list[str], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.", metavar="PATH...")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="DICOM, PNG or JPEG files; folders and zip or tar archives of them; a DICOMDIR; dicomweb://HOST/PATH/studies?...",
+            metavar="PATH...",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option("--files-from", help="A file with more of them, one a line; - for standard input.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")
+    ] = False,
+    pacs_token_file: Annotated[
+        str | None,
+        typer.Option(help="File with a bearer token for the PACS; else $MCR_INFER_PACS_TOKEN, if it is set."),
+    ] = None,
+    pacs_cert: Annotated[str | None, typer.Option(help="Client certificate for the PACS, PEM.")] = None,
+    pacs_key: Annotated[str | None, typer.Option(help="Its key, where it stands in a file of its own.")] = None,
+    pacs_ca: Annotated[
+        str | None, typer.Option(help="Authorities to trust at the PACS, PEM; else the usual ones.")
+    ] = None,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
@@ -51,13 +70,21 @@ def embed_images(
     from mcr_infer import console, workspace
     from mcr_infer.decoding import Limits
     from mcr_infer.encoder import ImageEncoder
-    from mcr_infer.images.sources import Sources
     from mcr_infer.interruption import Interruption
-    from mcr_infer.tower_plan import calibrate
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, plan_facts, usable_cores
+    from mcr_infer.sources import NameList, PacsAccess, Sources
+    from mcr_infer.tower_plan import calibrate
 
+    if not paths and files_from is None:
+        raise typer.BadParameter("give a PATH, or --files-from")
+    if null and files_from is None:
+        raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
     chosen = workspace.bundle_for(index, bundle)
-    sources = Sources(paths)
+    sources = Sources(
+        paths or (),
+        names=None if files_from is None else NameList(path=files_from, null=null),
+        pacs=PacsAccess(token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca),
+    )
     budget, cores = chosen.patch_budget(patch_budget), usable_cores()
     tower = calibrate(
         chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,

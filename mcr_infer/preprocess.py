@@ -118,9 +118,7 @@ class Preprocess:
         """
         return self.cut(self.image(pixels, aspect=aspect), budget=budget)
 
-    def cut(
-        self, square: NDArray[np.float32], *, budget: float = 1.0
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def cut(self, square: NDArray[np.float32], *, budget: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cut a fitted square [S, S] into patches [K, P*P], row by row, and their positions [K], ascending.
 
         K is `patches_within(budget)`, always: which patches are left out is decided in `mcr_infer.budget`. Raises

@@ -9,7 +9,7 @@ import dicoms
 
 ROWS, COLUMNS = 40, 48
 
-MODULE = '''
+MODULE = """
 import os, signal, time
 import numpy
 
@@ -45,7 +45,7 @@ def jpegls_decode(data):
         with open(os.environ["CODEC_LOG"], "a") as file:
             file.write(f"{what} {begun} {time.monotonic()}\\n")
     return picture()
-'''
+"""
 
 
 def install(folder: Path) -> None:
@@ -56,7 +56,9 @@ def install(folder: Path) -> None:
 
 def write_command(path: Path, command: str, *, uid: str | None = None) -> Path:
     """Write a radiograph of 40 x 48 pixels at whose data the codec does what is said."""
-    frame = b"\xff\xd8\xff\xf7" + struct.pack(">HBHHB", 11, 12, ROWS, COLUMNS, 1) + b"\x01" + command.encode() + b"\xff\xd9"
+    frame = (
+        b"\xff\xd8\xff\xf7" + struct.pack(">HBHHB", 11, 12, ROWS, COLUMNS, 1) + b"\x01" + command.encode() + b"\xff\xd9"
+    )
     if len(frame) % 2:
         frame += b"\0"
     stored = np.zeros((ROWS, COLUMNS), dtype=np.uint16)

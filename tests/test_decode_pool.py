@@ -19,7 +19,7 @@ from mcr_infer.decoding.job import Decoded, failure_from_message, from_bytes
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images import read_image
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.images.sources import Source as FileSource
+from mcr_infer.sources import PlainFile
 
 PREPROCESS = Preprocess(image_size=32, patch_size=8)
 FAST = Limits(seconds=1.0)
@@ -39,8 +39,8 @@ def pool(**changes: object) -> DecodePool:
     return DecodePool(PREPROCESS, **({"workers": 2, "slots": 8} | changes))
 
 
-def source(path: Path) -> FileSource:
-    return FileSource(path=str(path))
+def source(path: Path) -> PlainFile:
+    return PlainFile(path=str(path))
 
 
 def children(pid: int | str = "self") -> list[int]:
@@ -52,7 +52,9 @@ def children(pid: int | str = "self") -> list[int]:
 
 def test_patches_are_those_of_this_process(tmp_path: Path):
     stored = dicoms.picture()
-    paths = [dicoms.write(tmp_path / f"{n}.dcm", np.roll(stored, n, axis=0), SOPInstanceUID=f"1.2.{n}") for n in range(6)]
+    paths = [
+        dicoms.write(tmp_path / f"{n}.dcm", np.roll(stored, n, axis=0), SOPInstanceUID=f"1.2.{n}") for n in range(6)
+    ]
     with pool() as decoder:
         for number, future in enumerate([decoder.submit(source(path)) for path in paths]):
             decoded = future.result(timeout=60)
@@ -91,7 +93,9 @@ def test_a_file_that_kills_its_decoder_twice_fails_alone(folder: Path):
         futures = [decoder.submit(source(path)) for path in (good, bad, good, good)]
         for number in (0, 2, 3):
             assert futures[number].result(timeout=60).id
-        with pytest.raises(BrokenImageError, match=r"died \(signal 11\), twice, the second time with nothing else") as caught:
+        with pytest.raises(
+            BrokenImageError, match=r"died \(signal 11\), twice, the second time with nothing else"
+        ) as caught:
             futures[1].result(timeout=60)
         assert caught.value.reason == "decoder_died"
         assert decoder.deaths == 2
@@ -122,7 +126,10 @@ def test_a_decoder_that_hangs_is_ended(folder: Path):
 
 
 def test_a_decoder_gets_no_more_memory_than_it_may_have(folder: Path):
-    bad, good = codecs.write_command(folder / "bad.dcm", f"ask {1 << 30}"), codecs.write_command(folder / "good.dcm", "fine")
+    bad, good = (
+        codecs.write_command(folder / "bad.dcm", f"ask {1 << 30}"),
+        codecs.write_command(folder / "good.dcm", "fine"),
+    )
     with pool(limits=Limits(memory_bytes=256 << 20)) as decoder:
         futures = [decoder.submit(source(path)) for path in (bad, good)]
         with pytest.raises(BrokenImageError, match="more than the 256 MiB that decoding may take") as caught:
@@ -202,10 +209,10 @@ PARENT = """
 import sys, time
 from mcr_infer.decoding import DecodePool
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.images.sources import Source as FileSource
+from mcr_infer.sources import PlainFile
 
 pool = DecodePool(Preprocess(image_size=32, patch_size=8), workers=2, slots=4)
-hung, done = [pool.submit(FileSource(path=path)) for path in sys.argv[1:]]
+hung, done = [pool.submit(PlainFile(path=path)) for path in sys.argv[1:]]
 done.result()
 print("ready", flush=True)
 hung.result()
@@ -216,7 +223,9 @@ def test_no_worker_outlives_the_process_that_started_it(folder: Path, tmp_path: 
     bad, good = codecs.write_command(folder / "bad.dcm", "hang"), codecs.write_command(folder / "good.dcm", "fine")
     path = os.pathsep.join([str(tmp_path), *sys.path])
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(bad), str(good)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", PARENT, str(bad), str(good)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
     ) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"

@@ -73,7 +73,9 @@ def wait_for_rows(index: Path, count: int, process: subprocess.Popen[str]) -> No
 
 
 def descendants(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
 
 
 def assert_gone(pids: list[int]) -> None:

@@ -14,9 +14,9 @@ from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipelin
 from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.images.sources import Source as FileSource
 from mcr_infer.pipeline import Outcome, Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
+from mcr_infer.sources import PlainFile
 from tiny import tiny_bundle
 
 
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 def embed(index: Index, bundle: Bundle, *paths: Path | str, call_size: int = 2, **changes: object) -> list[Outcome]:
     plan = Plan(**({"workers": 2, "calls": 2, "call_size": call_size} | changes))
-    sources = [FileSource(path=str(path)) for path in paths]
+    sources = [PlainFile(path=str(path)) for path in paths]
     return list(pipeline.embed_images(sources, index=index, encoder=ImageEncoder(bundle, threads=1), plan=plan))
 
 
@@ -142,7 +142,7 @@ def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folde
 def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
     files = sorted(folder.iterdir())
     run = pipeline.embed_images(
-        [FileSource(path=str(path)) for path in files],
+        [PlainFile(path=str(path)) for path in files],
         index=index,
         encoder=ImageEncoder(bundle, threads=1),
         plan=Plan(workers=1, calls=1, call_size=1),

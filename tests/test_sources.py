@@ -6,7 +6,7 @@ import pytest
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images import read_image
-from mcr_infer.images.sources import Sources
+from mcr_infer.sources import Sources
 
 
 def found(*paths: str | Path) -> list[str]:
@@ -36,7 +36,7 @@ def test_named_files_are_candidates_whatever_they_are(tmp_path):
 
 def test_what_is_left_out_of_folders_is_counted_by_kind(tmp_path):
     fill(
-        tmp_path, "1.dcm", "2", "1.2.840.10008.5", "3.DCM", "4.png", "5.tif", "truth.csv", "README.MD", "a.tar.gz",
+        tmp_path, "1.dcm", "2", "1.2.840.10008.5", "3.DCM", "4.png", "5.tif", "truth.csv", "README.MD", "a.nii.gz",
         "DICOMDIR", ".DS_Store", ".git/config", "sub/b.csv", "sub/dicomdir",
     )  # fmt: skip
     sources = Sources([str(tmp_path)])

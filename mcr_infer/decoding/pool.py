@@ -28,8 +28,8 @@ from mcr_infer.decoding.slots import Slots, SlotShape
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
-from mcr_infer.images.sources import Source
 from mcr_infer.preprocess import Preprocess
+from mcr_infer.sources import Source
 
 _TICK = 1.0
 """Seconds between two looks at the time that jobs have taken."""

@@ -19,7 +19,7 @@ from mcr_infer.decoding.slots import Slots, SlotShape
 from mcr_infer.errors import BrokenImageError, ImageError
 from mcr_infer.images import read_image
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.images.sources import Source, source_from_dict
+from mcr_infer.sources import Source, source_from_dict
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -92,7 +92,7 @@ def _answer(job: Mapping[str, Any], descriptors: list[int], orders: Orders, slot
 
 def _stamp(source: Source) -> list[int]:
     now = source.stamp()
-    return [now.size, now.mtime_ns]
+    return [] if now is None else [now.size, now.mtime_ns]
 
 
 def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slots) -> dict[str, Any]:

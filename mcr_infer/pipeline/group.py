@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from mcr_infer.decoding import Decoded
-from mcr_infer.images.sources import FileStamp, Source
 from mcr_infer.index import Row
 from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.sources import FileStamp, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.encoder import ImageEncoder
 from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
-from mcr_infer.images.sources import FileStamp, Source
 from mcr_infer.index import Index, Row
 from mcr_infer.pipeline.group import Fresh, Group
 from mcr_infer.pipeline.meter import Meter
@@ -28,6 +27,7 @@ from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.pipeline.placement import Placement
 from mcr_infer.pipeline.plan import Plan
 from mcr_infer.pipeline.towers import TowerCalls
+from mcr_infer.sources import FileStamp, Source
 
 _GROUP_OUTCOMES = 256
 """Outcomes that wait for a commit together at most, where most files are known already."""
@@ -137,12 +137,10 @@ class _Run:
             yield from self._commit()
 
     def _begin(self, source: Source) -> _Waiting:
-        try:
-            # Before reading: a file that changes meanwhile is seen as changed, by this run or by the next one.
-            stamp = source.stamp()
-        except OSError:
-            stamp = FileStamp(path=source.path, size=0, mtime_ns=0)  # opening it will say why
-            return _Waiting(source, stamp, self.pool.submit(source))
+        # Before reading: a file that changes meanwhile is seen as changed, by this run or by the next one.
+        stamp = source.stamp()
+        if stamp is None:  # opening it will say why
+            return _Waiting(source, FileStamp(path=source.path, size=0, mtime_ns=0), self.pool.submit(source))
         if self._index.known_file(stamp, kind="image") is not None:
             return _Waiting(source, stamp, None)
         return _Waiting(source, stamp, self.pool.submit(source, stamp=(stamp.size, stamp.mtime_ns)))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mcr_infer.decoding import DecodePool
 from mcr_infer.errors import ImageError
-from mcr_infer.images.sources import Source, exists, source_of
 from mcr_infer.index import Index
 from mcr_infer.pipeline.group import Fresh, Group
 from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.sources import PlainFile, Source, exists
 
 
 class Placement:
@@ -44,7 +44,7 @@ class Placement:
             return
         if not twin and (decoded.reduction, known_reduction) != (1, 1):
             # One picture, decoded in two ways: in full they are equal or they are not.
-            twin = known_path is not None and self._equal_in_full(fresh.source, source_of(known_path))
+            twin = self._equal_in_full(fresh.source, str(known_path))
         self._pool.release(decoded.slot)
         if not twin:
             group.tell(_conflict(decoded.id, path, str(known_path)))
@@ -62,12 +62,13 @@ class Placement:
         group.stamps.append((fresh.stamp, id))
         group.tell(Outcome(path=fresh.source.path, status="embedded"))
 
-    def _equal_in_full(self, one: Source, other: Source | None) -> bool:
-        """Whether two files, decoded in full, are one picture; False where one of them cannot be read any more."""
-        if other is None:
-            return False
-        digests = set()
-        futures = [self._pool.submit(source, full=True) for source in (one, other)]
+    def _equal_in_full(self, one: Source, known_path: str) -> bool:
+        """Whether a source and a known file are one picture once both are decoded in full.
+
+        False where the known one cannot be read by its path alone, as a member of an archive: then it stays a conflict.
+        """
+        digests: set[str | None] = set()
+        futures = [self._pool.submit(source, full=True) for source in (one, PlainFile(path=known_path))]
         for future in futures:
             try:
                 decoded = future.result()
