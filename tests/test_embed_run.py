@@ -156,3 +156,31 @@ def test_a_read_only_index_is_one_clear_error(archive: Path, tmp_path: Path):
     done = run_cli("embed-images", archive, "--index", index, code=1)
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
+
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size={size} tmpfs {disk}
+{run} && exit 9 || test $? = 1
+mount -o remount,size=64m {disk}
+{run} || test $? = 3
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(archive: Path, undisturbed: Path, tmp_path: Path):
+    namespace = ["unshare", "--mount", "--map-root-user"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let its users mount anything")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run = f"{sys.executable} -m mcr_infer embed-images {archive} --index {disk}/index --json --batch-size 2 --calls 2"
+    script = FULL_DISK.format(size="220k", disk=disk, run=run) + f"cp -r {disk}/index {tmp_path}/index\n"
+    done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "the disk is full; what was acknowledged before is safe" in done.stderr
+    assert "Traceback" not in done.stderr
+    (rest,) = json_lines(done.stdout)
+    assert 0 < rest["unchanged"] < 60
+    assert rest["embedded"] + rest["unchanged"] == 61
+    assert_equal_rows(tmp_path / "index", undisturbed)

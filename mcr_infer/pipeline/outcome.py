@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -38,7 +39,7 @@ class Summary:
     """
 
     def __init__(self, failures: Path) -> None:
-        """Begin with an empty file of failures, readable by its owner alone. Raises `OSError`."""
+        """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`."""
         self.embedded = 0
         self.unchanged = 0
         self.left_out: Counter[str] = Counter()
@@ -51,18 +52,16 @@ class Summary:
         self.interrupted: int | None = None
         """The signal that ended the run before its end."""
         self.failures_file = failures
-        self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
+        with self._writing():
+            self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
 
     @classmethod
     def of(cls, index: Path) -> "Summary":
         """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
-        try:
-            return cls(index / FAILURES)
-        except OSError as error:
-            raise EmbeddingIndexError(f"index {index}: {FAILURES} cannot be written: {error.strerror}") from error
+        return cls(index / FAILURES)
 
     def count(self, outcome: Outcome) -> None:
-        """Take one outcome into account."""
+        """Take one outcome into account. Raises `EmbeddingIndexError` where a failure cannot be written down."""
         reason = str(outcome.reason)
         if outcome.status == "embedded":
             self.embedded += 1
@@ -74,12 +73,24 @@ class Summary:
             self.failed[reason] += 1
             if self.failed[reason] <= SHOWN_FAILURES:
                 self.shown[reason].append(outcome)
-            self._file.write(json.dumps(outcome.to_dict()) + "\n")
+            with self._writing():
+                self._file.write(json.dumps(outcome.to_dict()) + "\n")
 
     def close(self, seconds: float) -> None:
-        """End the count."""
+        """End the count. Raises `EmbeddingIndexError` where failures cannot be written down."""
         self.seconds = seconds
-        self._file.close()
+        with self._writing():
+            self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EmbeddingIndexError(
+                f"{self.failures_file} cannot be written ({error.strerror}): free space or mend its folder, and run again; "
+                "rows that were committed stay"
+            ) from error
 
     @property
     def failure_count(self) -> int:
