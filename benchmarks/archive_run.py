@@ -70,7 +70,7 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
     cut = []
     for path in (paths[0], *paths):  # the first file once more: libraries load
         begun = time.process_time()
-        radiograph = read_image(path, rendering=preprocess.rendering, reduce_to=preprocess.reduced_side)
+        radiograph = read_image(path, rendering=preprocess.rendering, reduce_to=preprocess.reduce_to)
         decoded = time.process_time()
         cut.append(preprocess.cut(preprocess.image(radiograph.pixels, aspect=radiograph.aspect), budget=options.budget))
         seconds["decode"].append(decoded - begun)

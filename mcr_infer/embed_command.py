@@ -56,6 +56,19 @@ def embed_images(
         int | None, typer.Option(min=1, help="Calls of the tower at a time; measured if not given.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Only these: CR, DX, RG, unknown. Repeat for several.")
+    ] = None,
+    body_part: Annotated[
+        list[str] | None, typer.Option(help="Only these body parts, such as CHEST or unknown. Repeat for several.")
+    ] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(help="Only these views, such as PA, AP, LATERAL, unknown. Repeat for several.")
+    ] = None,
+    intent: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these intents: FOR PRESENTATION, FOR PROCESSING, unknown. Repeat for several."),
+    ] = None,
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
     ] = False,
@@ -70,6 +83,7 @@ def embed_images(
     from mcr_infer import console, workspace
     from mcr_infer.decoding import Limits
     from mcr_infer.encoder import ImageEncoder
+    from mcr_infer.images.selection import Selection
     from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, plan_facts, usable_cores
     from mcr_infer.sources import NameList, PacsAccess, Sources
@@ -97,6 +111,9 @@ def embed_images(
         call_size=tower.batch_size,
         budget=budget,
         reduce=not full_decode,
+        selection=Selection.of(
+            modalities=modality, body_parts=body_part, views=view, presentation_intents=intent
+        ),
         limits=Limits(seconds=file_seconds, memory_bytes=file_memory << 20),
     )
     if explain_plan:

@@ -3,6 +3,7 @@
     McrError
     ├── ImageError                 one image file cannot become a radiograph; `reason` is a stable word for machines
     │   ├── NotRadiographError     it is something else: another modality, a document, a DICOMDIR
+    │   ├── NotSelectedError       a radiograph that the selection of this run leaves out
     │   ├── UnsupportedImageError  a radiograph of a kind that is refused: colour, multi-frame, too large, codec missing
     │   └── BrokenImageError       the file is damaged: empty, cut, without pixels, corrupt
     ├── ReportError                one report cannot be read or has no text
@@ -48,6 +49,13 @@ def _rebuild_image_error(kind: type[ImageError], message: str, reason: str) -> I
 
 class NotRadiographError(ImageError):
     """The file is readable and is not a projection radiograph."""
+
+
+class NotSelectedError(ImageError):
+    """The file is a radiograph that a selection leaves out.
+
+    `reason` says by what: `modality`, `body_part`, `view` or `presentation_intent`. Nothing is wrong with the file.
+    """
 
 
 class UnsupportedImageError(ImageError):

@@ -6,6 +6,7 @@ The standardisation (mean, standard deviation) is not here: it is the first step
 Towers that others trained bring their own geometry; the fields beyond the first two say how they saw their pictures.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
@@ -15,10 +16,14 @@ from numpy.typing import NDArray
 
 from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.errors import ConfigError
+from mcr_infer.images.presets import Preset, require_preset
 
 ImageInput = Literal["patches", "pixels"]
 INPUT_NAMES: Mapping[ImageInput, tuple[str, ...]] = {"patches": ("patches", "positions"), "pixels": ("pixels",)}
 """What an image tower takes, by the kind that the manifest names."""
+
+SPARE = 2.5
+"""A picture is decoded smaller only if it keeps this many times the pixels that it is resized to, along each side."""
 
 FITS = ("pad", "crop", "crop_floor", "stretch")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
@@ -52,7 +57,11 @@ class Preprocess:
     """8: pixels are rounded to 8 bits before they are resized and again after it, as towers saw them that were trained on
     PNG and JPEG; None: floating point throughout."""
 
+    rendering: Preset = "voi"
+    """How the greys of its pictures are chosen: a preset of `mcr_infer.images.presets`, which `read_image` takes."""
+
     def __post_init__(self) -> None:
+        require_preset(self.rendering)
         if self.patch_size < 1 or self.image_size < self.patch_size or self.image_size % self.patch_size:
             raise ConfigError(
                 f"image_size must be a positive multiple of patch_size, got {self.image_size} and {self.patch_size}"
@@ -89,6 +98,14 @@ class Preprocess:
     def input_names(self) -> tuple[str, ...]:
         """The inputs of the image tower."""
         return INPUT_NAMES[self.input]
+
+    @property
+    def reduce_to(self) -> int:
+        """Pixels that the shorter side of a picture must keep so that decoding it smaller does not change the embedding.
+
+        `SPARE` times what the picture is resized to; `read_image` takes it.
+        """
+        return math.ceil(SPARE * (self.resize or self.image_size))
 
     def image(self, pixels: NDArray[np.float32], *, aspect: float = 1.0) -> NDArray[np.float32]:
         """Fit pixels [H, W] in [0, 1] into a square [S, S] in [0, 1].

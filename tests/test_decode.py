@@ -8,7 +8,9 @@ from PIL import Image
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
-from mcr_infer.images.decode import TRANSFER_SYNTAXES, Codestream, PixelFormat, TransferSyntax, decode
+from mcr_infer.images.codestream import Codestream
+from mcr_infer.images.decode import TRANSFER_SYNTAXES, TransferSyntax, decode
+from mcr_infer.images.layout import PixelFormat
 
 JPEG = "1.2.840.10008.1.2.4."
 
@@ -52,9 +54,9 @@ def encode(stored: np.ndarray, code: str, bits: int) -> bytes:
 def test_lossless_syntaxes_give_back_every_value(code, bits, signed):
     stored = noise(bits, signed=signed)
     frame = encode(stored, {"57": "70", "202": "201"}.get(code, code), bits)
-    values, notes = decode(frame, TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, bits))
-    assert np.array_equal(values, stored)
-    assert notes == ()
+    decoded = decode(frame, TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, bits))
+    assert np.array_equal(decoded.values, stored)
+    assert decoded.notes == ()
 
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (10, False), (12, True), (16, False), (16, True)])
@@ -63,7 +65,7 @@ def test_without_imagecodecs_pillow_decodes_the_same_jpeg_2000(code, bits, signe
     stored = noise(bits, signed=signed)
     frame = encode(stored, code, bits)
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    values, _ = decode(frame, TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, bits))
+    values = decode(frame, TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, bits)).values
     assert np.array_equal(values, stored)
 
 
@@ -92,7 +94,7 @@ def test_8_bit_jpeg_needs_no_extra(code, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     stored, buffer = smooth(8), io.BytesIO()
     Image.fromarray(stored).save(buffer, "JPEG", quality=95)
-    values, _ = decode(buffer.getvalue(), TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 8))
+    values = decode(buffer.getvalue(), TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 8)).values
     assert np.abs(values.astype(int) - stored).max() <= 3
 
 
@@ -100,7 +102,7 @@ def test_12_bit_jpeg():
     codecs = pytest.importorskip("imagecodecs")
     stored = smooth(12)
     frame = bytes(codecs.jpeg8_encode(stored, level=98, bitspersample=12))
-    values, _ = decode(frame, TRANSFER_SYNTAXES[JPEG + "51"], layout_of(stored, 12))
+    values = decode(frame, TRANSFER_SYNTAXES[JPEG + "51"], layout_of(stored, 12)).values
     assert np.abs(values.astype(int) - stored).max() <= 8
 
 
@@ -111,7 +113,7 @@ def test_the_header_decides_on_the_sign_and_not_the_codestream(signed):
     other = (stored.astype(np.int32) & 0xFFF).astype(np.uint16)
     if not signed:
         other = ((other.astype(np.int32) ^ 0x800) - 0x800).astype(np.int16)
-    values, _ = decode(encode(other, "90", 12), TRANSFER_SYNTAXES[JPEG + "90"], layout_of(stored, 12))
+    values = decode(encode(other, "90", 12), TRANSFER_SYNTAXES[JPEG + "90"], layout_of(stored, 12)).values
     assert np.array_equal(values, stored)
 
 
@@ -120,19 +122,19 @@ def test_the_header_decides_on_the_sign_and_not_the_codestream(signed):
 def test_native_values_in_both_byte_orders(order, dtype, bits):
     stored = noise(bits, signed=dtype[0] == "i").astype(dtype)
     syntax = TransferSyntax(name="native", encapsulated=False, big_endian=order == ">")
-    values, notes = decode(stored.astype(order + dtype).tobytes(), syntax, layout_of(stored, bits))
-    assert np.array_equal(values, stored)
-    assert values.dtype.isnative
-    assert notes == ()
+    decoded = decode(stored.astype(order + dtype).tobytes(), syntax, layout_of(stored, bits))
+    assert np.array_equal(decoded.values, stored)
+    assert decoded.values.dtype.isnative
+    assert decoded.notes == ()
 
 
 def test_high_bit_shifts_and_other_bits_are_dropped():
     stored = noise(10)
     layout = PixelFormat(rows=37, columns=29, bits_allocated=16, bits_stored=10, high_bit=13, signed=False)
     cells = (stored << 4) | 0x8000
-    values, notes = decode(cells.astype("<u2").tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
-    assert np.array_equal(values, stored)
-    assert notes == ("bits outside of Bits Stored ignored",)
+    decoded = decode(cells.astype("<u2").tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
+    assert np.array_equal(decoded.values, stored)
+    assert decoded.notes == ("bits outside of Bits Stored ignored",)
 
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, True)])
@@ -152,7 +154,7 @@ def test_rle_decodes_what_pydicom_encodes(bits, signed):
         photometric_interpretation="MONOCHROME2",
     )
     syntax, layout = TRANSFER_SYNTAXES["1.2.840.10008.1.2.5"], layout_of(stored, bits)
-    assert np.array_equal(decode(frame, syntax, layout)[0], stored)
+    assert np.array_equal(decode(frame, syntax, layout).values, stored)
     with pytest.raises(BrokenImageError) as caught:
         decode(frame[:-200], syntax, layout)
     assert caught.value.reason == "truncated"
@@ -182,7 +184,7 @@ def test_a_cut_codestream_is_truncated_and_never_filled_up(code):
             decode(frame[:length], TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 12))
         assert caught.value.reason in ("truncated", "corrupt")
     assert caught.value.reason == "truncated"
-    assert np.array_equal(decode(frame + b"\0", TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 12))[0], stored)
+    assert np.array_equal(decode(frame + b"\0", TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 12)).values, stored)
 
 
 @pytest.mark.parametrize("code", ["70", "80", "90"])

@@ -5,13 +5,12 @@ One message is one JSON object. Patches do not travel in messages: they lie in a
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
 from mcr_infer import errors
 from mcr_infer.errors import DecodingError, ImageError
-from mcr_infer.images.radiograph import MAX_PIXELS
 from mcr_infer.images.selection import Selection
 from mcr_infer.preprocess import Preprocess
 
@@ -32,11 +31,8 @@ class Limits:
     memory_bytes: int = 4 << 30
     """Address space of a worker beyond what it has when it begins."""
 
-    max_pixels: int = MAX_PIXELS
-    """Rows times columns, compared before anything is decoded."""
-
     def __post_init__(self) -> None:
-        if not (self.seconds > 0 and self.memory_bytes > 0 and self.max_pixels > 0):
+        if not (self.seconds > 0 and self.memory_bytes > 0):
             raise errors.ConfigError(f"limits of a file must be greater than 0, got {asdict(self)}")
 
 
@@ -51,7 +47,7 @@ class Orders:
     reduce: bool = True
     """Decode at a reduced resolution where the codec offers it and the bundle loses nothing by it."""
 
-    selection: Selection | None = None
+    selection: Selection = field(default_factory=Selection)
     limits: Limits
 
     def to_json(self) -> str:
@@ -60,7 +56,7 @@ class Orders:
             "preprocess": self.preprocess.to_dict(),
             "budget": self.budget,
             "reduce": self.reduce,
-            "selection": None if self.selection is None else self.selection.to_dict(),
+            "selection": self.selection.to_dict(),
             "limits": asdict(self.limits),
         })  # fmt: skip
 
@@ -68,12 +64,11 @@ class Orders:
     def from_json(cls, text: str) -> "Orders":
         """Read what `to_json` wrote."""
         values = json.loads(text)
-        selection = values["selection"]
         return cls(
             preprocess=Preprocess.from_dict(values["preprocess"]),
             budget=values["budget"],
             reduce=values["reduce"],
-            selection=None if selection is None else Selection.from_dict(selection),
+            selection=Selection.from_dict(values["selection"]),
             limits=Limits(**values["limits"]),
         )
 

@@ -74,7 +74,11 @@ class DecodePool:
         """Processes begin when there is work for them; a file may not take more than `limits`."""
         self._limits = limits or Limits()
         self._orders = Orders(
-            preprocess=preprocess, budget=budget, reduce=reduce, selection=selection, limits=self._limits
+            preprocess=preprocess,
+            budget=budget,
+            reduce=reduce,
+            selection=selection or Selection(),
+            limits=self._limits,
         )
         shape = SlotShape(patches=preprocess.patches_within(budget), area=preprocess.patch_size**2)
         self._slots = Slots(shape, slots)

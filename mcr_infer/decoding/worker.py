@@ -102,9 +102,8 @@ def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slo
     radiograph = read_image(
         stream,
         rendering=preprocess.rendering,
-        reduce_to=preprocess.reduced_side if orders.reduce and not job["full"] else None,
+        reduce_to=preprocess.reduce_to if orders.reduce and not job["full"] else None,
         selection=orders.selection,
-        max_pixels=orders.limits.max_pixels,
     )
     read = time.process_time()
     square = preprocess.image(radiograph.pixels, aspect=radiograph.aspect)

@@ -8,59 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from types import MappingProxyType, ModuleType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
+from mcr_infer.images.codestream import Codestream, describe_jpeg, describe_jpeg2000
+from mcr_infer.images.layout import PixelFormat, Stored
 from mcr_infer.images.quiet import quietly
-
-Stored = NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PixelFormat:
-    """What a header declares about one greyscale frame (PS3.5 8.1)."""
-
-    rows: int
-    columns: int
-    bits_allocated: int
-    """8 or 16."""
-    bits_stored: int
-    high_bit: int
-    signed: bool
-
-    def __post_init__(self) -> None:
-        sizes = f"{self.bits_allocated} bits allocated, {self.bits_stored} stored, high bit {self.high_bit}"
-        if self.bits_allocated not in (8, 16):
-            raise UnsupportedImageError(f"{sizes}: 8 or 16 allocated bits are read", reason="bit_depth")
-        if self.rows < 1 or self.columns < 1:
-            raise BrokenImageError(f"the image has {self.rows} rows and {self.columns} columns", reason="corrupt")
-        if not 1 <= self.bits_stored <= self.high_bit + 1 <= self.bits_allocated:
-            raise BrokenImageError(f"{sizes}: these do not fit into each other", reason="corrupt")
-
-    @property
-    def levels(self) -> tuple[int, int]:
-        """The lowest and the highest value that can be stored."""
-        lowest = -(1 << (self.bits_stored - 1)) if self.signed else 0
-        return lowest, lowest + (1 << self.bits_stored) - 1
-
-    @property
-    def byte_count(self) -> int:
-        """Bytes of the frame without compression."""
-        return self.rows * self.columns * self.bits_allocated // 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Codestream:
-    """What the header of a codestream says about itself."""
-
-    rows: int
-    columns: int
-    components: int
-    precision: int
-    signed: bool = False
+from mcr_infer.images.reduction import reduced_shape, spread_evenly
+from mcr_infer.images.run_length import unpack_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,18 +29,32 @@ class TransferSyntax:
     """Decodes a JPEG-family codestream; None for native values and RLE."""
     describe: Callable[[bytes], Codestream] | None = None
     """Reads the header of that codestream."""
+    reduced: Callable[[bytes, Codestream, int], Stored] | None = None
+    """Decodes it at 1/2, 1/4 or 1/8, as far as its own header offers; None where the syntax cannot."""
+    wavelet: bool = False
+    """Reduced values are those of a wavelet, else of a cosine transform: they lie in other places."""
     big_endian: bool = False
     run_length: bool = False
 
 
-def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> tuple[Stored, tuple[str, ...]]:
-    """Decode one frame to stored values [H, W], signed as the header says, and notes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """One frame as stored values [H, W] or, reduced by a factor f, [H/f, W/f], signed as the header says."""
+
+    values: Stored
+    reduction: int = 1
+    """1, 2, 4 or 8."""
+    notes: tuple[str, ...] = ()
+
+
+def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reduction: int = 1) -> Decoded:
+    """Decode one frame, reduced by at most `reduction` where its codestream offers that and in full where it does not.
 
     Raises `BrokenImageError` (`truncated`, `corrupt`) or `UnsupportedImageError` (`codec_missing`).
     """
     if syntax.codec is None or syntax.describe is None:
         order = ">" if syntax.big_endian else "<"
-        data = _unpack_runs(data, layout) if syntax.run_length else data
+        data = unpack_runs(data, layout) if syntax.run_length else data
         return _unpack_native(data, order, layout)
     if not data.rstrip(b"\x00\xff").endswith(b"\xff\xd9"):
         # Several codecs fill what is missing with zeros and report success.
@@ -92,8 +62,18 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> tuple[St
             f"the {syntax.name} data end without their end marker (FFD9): the image is cut", reason="truncated"
         )
     stream = _described(data, syntax, layout)
+    reduction = min(reduction, 1 << stream.halvings)
+    if reduction > 1 and (values := _decode_reduced(data, stream, syntax, layout, reduction)) is not None:
+        return Decoded(values=values, reduction=reduction)
+    codec = syntax.codec
+    values = _contained(lambda: codec(data, stream), syntax, (layout.rows, layout.columns))
+    return Decoded(values=_fit_decoded(values, syntax, layout))
+
+
+def _contained(codec: Callable[[], Stored], syntax: TransferSyntax, shape: tuple[int, int]) -> Stored:
+    """Let a codec decode; raise an error of ours for whatever it throws and for values that are none of `shape`."""
     try:
-        values = syntax.codec(data, stream)
+        values = codec()
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImageError):
         raise
     except ImportError as error:
@@ -106,13 +86,31 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> tuple[St
         raise BrokenImageError(
             f"the {syntax.name} data cannot be decoded ({type(error).__name__})", reason="corrupt"
         ) from error
-    if values.shape != (layout.rows, layout.columns) or values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
+    if values.shape != shape or values.dtype.kind not in "iu" or values.dtype.itemsize > 2:
         raise BrokenImageError(
             f"the {syntax.name} data decode to {values.dtype} of shape {values.shape}, "
-            f"expected 8 or 16 bits of shape {(layout.rows, layout.columns)}",
+            f"expected 8 or 16 bits of shape {shape}",
             reason="corrupt",
         )
-    return _fit_decoded(values, syntax, layout), ()
+    return values
+
+
+def _decode_reduced(
+    data: bytes, stream: Codestream, syntax: TransferSyntax, layout: PixelFormat, reduction: int
+) -> Stored | None:
+    """Decode at 1/`reduction` to values within Bits Stored; None where only the whole picture can say what they mean."""
+    # Codes of the other signedness jump in the middle of their range, and a mean over such a jump is no value.
+    if (codec := syntax.reduced) is None or stream.signed != layout.signed:
+        return None
+    shape = (layout.rows, layout.columns)
+    values = _contained(lambda: codec(data, stream, reduction), syntax, reduced_shape(shape, reduction))
+    lowest, highest = layout.levels
+    # A wavelet overshoots beside an edge. Far more than that are other values than the header declares.
+    beyond = (highest - lowest) >> 3
+    if int(values.min()) < lowest - beyond or int(values.max()) > highest + beyond:
+        return None
+    even = spread_evenly(values, shape, reduction, wavelet=syntax.wavelet)
+    return np.rint(even).clip(lowest, highest).astype(f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
 
 
 def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Codestream:
@@ -131,19 +129,19 @@ def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Code
     return stream
 
 
-def _unpack_native(data: bytes, order: str, layout: PixelFormat) -> tuple[Stored, tuple[str, ...]]:
+def _unpack_native(data: bytes, order: str, layout: PixelFormat) -> Decoded:
     """Take Bits Stored out of each cell of Bits Allocated; what lies in the other bits, such as overlays, is dropped."""
     size = layout.bits_allocated // 8
     cells = np.frombuffer(data, dtype=f"{order}u{size}", count=layout.rows * layout.columns)
     cells = cells.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns)
     if layout.bits_stored == layout.bits_allocated:
-        return (cells.view(f"i{size}") if layout.signed else cells), ()
+        return Decoded(values=cells.view(f"i{size}") if layout.signed else cells)
     lowest = layout.high_bit + 1 - layout.bits_stored
     kept = (cells >> lowest) & ((1 << layout.bits_stored) - 1)
     values = _sign_extended(kept, layout.bits_stored) if layout.signed else kept
     # The bits above a signed value may repeat its sign or be zero.
     clean = any(np.array_equal((shown << lowest).view(cells.dtype), cells) for shown in (kept, values))
-    return values, () if clean else ("bits outside of Bits Stored ignored",)
+    return Decoded(values=values, notes=() if clean else ("bits outside of Bits Stored ignored",))
 
 
 def _sign_extended(codes: Stored, bits: int) -> Stored:
@@ -168,79 +166,6 @@ def _fit_decoded(values: Stored, syntax: TransferSyntax, layout: PixelFormat) ->
     if not layout.signed:
         return codes
     return _sign_extended(codes.astype(np.uint16), bits)
-
-
-def _unpack_runs(data: bytes, layout: PixelFormat) -> bytes:
-    """Decode RLE (PS3.5 annex G): one segment a byte of the pixel, the most significant first; return little endian."""
-    planes, count = layout.bits_allocated // 8, layout.rows * layout.columns
-    header = np.frombuffer(data[:64].ljust(64, b"\0"), dtype="<u4").tolist()
-    starts = [*header[1 : planes + 1], len(data)]
-    if header[0] != planes or starts[0] < 64 or starts != sorted(starts):
-        raise BrokenImageError(
-            f"the RLE data have a header that does not fit {planes} segment(s) in {len(data)} bytes", reason="corrupt"
-        )
-    cells = np.empty((count, planes), dtype=np.uint8)
-    for plane in range(planes):
-        segment = _unpack_segment(data[starts[plane] : starts[plane + 1]], count)
-        cells[:, planes - 1 - plane] = np.frombuffer(segment, dtype=np.uint8)
-    return cells.tobytes()
-
-
-def _unpack_segment(segment: bytes, count: int) -> bytes:
-    """Decode one PackBits segment to exactly `count` bytes (PS3.5 G.3.2)."""
-    out = bytearray()
-    position, end = 0, len(segment)
-    while len(out) < count and position < end:
-        control = segment[position]
-        if control < 128:
-            out += segment[position + 1 : position + 2 + control]
-            position += control + 2
-        elif control > 128:
-            out += segment[position + 1 : position + 2] * (257 - control)
-            position += 2
-        else:
-            position += 1
-    if len(out) != count:
-        reason = "truncated" if len(out) < count else "corrupt"
-        raise BrokenImageError(f"an RLE segment decodes to {len(out)} bytes, expected {count}", reason=reason)
-    return bytes(out)
-
-
-def _describe_jpeg(data: bytes) -> Codestream:
-    """Find the frame header of JPEG (ITU-T T.81 B.2.2) or JPEG-LS (T.87 C.2.2)."""
-    if data[:2] != b"\xff\xd8":
-        raise ValueError("no SOI marker")
-    position = 2
-    while True:
-        marker = data[position + 1]
-        if data[position] != 0xFF:
-            raise ValueError("no marker where one must be")
-        if marker == 0xFF:
-            position += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            frame = data[position + 4 : position + 10]
-            return Codestream(
-                precision=frame[0],
-                rows=int.from_bytes(frame[1:3], "big"),
-                columns=int.from_bytes(frame[3:5], "big"),
-                components=frame[5],
-            )
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-
-
-def _describe_jpeg2000(data: bytes) -> Codestream:
-    """Read the SIZ segment (ITU-T T.800 A.5.1), which some writers precede with the boxes of a JP2 file."""
-    siz = data.index(b"\xff\x4f\xff\x51") + 4
-    right, bottom, left, top = (int.from_bytes(data[siz + i : siz + i + 4], "big") for i in (4, 8, 12, 16))
-    depth = data[siz + 38]
-    return Codestream(
-        rows=bottom - top,
-        columns=right - left,
-        components=int.from_bytes(data[siz + 36 : siz + 38], "big"),
-        precision=(depth & 0x7F) + 1,
-        signed=depth >= 0x80,
-    )
 
 
 def _imagecodecs() -> ModuleType | None:
@@ -273,6 +198,15 @@ def _jpeg_8bit(data: bytes, _: Codestream) -> Stored:
     return _pillow(data, "JPEG")
 
 
+def _jpeg_8bit_reduced(data: bytes, stream: Codestream, factor: int) -> Stored:
+    from PIL import Image
+
+    with quietly():
+        image = Image.open(BytesIO(data), formats=("JPEG",))
+    image.draft("L", (stream.columns // factor, stream.rows // factor))
+    return np.asarray(image)
+
+
 def _jpeg_extended(data: bytes, stream: Codestream) -> Stored:
     if stream.precision == 8:
         return _pillow(data, "JPEG")
@@ -299,20 +233,45 @@ def _jpeg2000(data: bytes, stream: Codestream) -> Stored:
     if (codecs := _imagecodecs()) is not None:
         values: Stored = codecs.jpeg2k_decode(data)
         return values
-    # Pillow scales values up to its 8 or 16 bits and moves signed ones into the positive range.
-    scaled = _pillow(data, "JPEG2000")
-    unscaled = scaled >> (scaled.dtype.itemsize * 8 - stream.precision)
+    return _unscaled(_pillow(data, "JPEG2000"), stream)
+
+
+def _jpeg2000_reduced(data: bytes, stream: Codestream, factor: int) -> Stored:
+    """Decode JPEG 2000 without its finest levels, by Pillow: imagecodecs' binding of OpenJPEG does not offer it."""
+    from PIL import Image
+
+    with quietly():
+        image = Image.open(BytesIO(data), formats=("JPEG2000",))
+    rows, columns = reduced_shape((stream.rows, stream.columns), factor)
+    # Pillow's own `reduce` rounds the size to the nearest instead of up, and then refuses the stream of half of all sizes.
+    tile = image.tile[0]
+    assert isinstance(tile.args, tuple)
+    codec, _, *others = tile.args
+    image._size = (columns, rows)
+    image.tile = [tile._replace(extents=(0, 0, columns, rows), args=(codec, factor.bit_length() - 1, *others))]
+    return _unscaled(np.asarray(image), stream)
+
+
+def _unscaled(scaled: Stored, stream: Codestream) -> Stored:
+    """Undo what Pillow does to JPEG 2000: it scales values up to 8 or 16 bits and moves signed ones to begin at 0."""
+    unscaled: Stored = scaled >> (scaled.dtype.itemsize * 8 - stream.precision)
     if not stream.signed:
         return unscaled
     return (unscaled.astype(np.int32) - (1 << (stream.precision - 1))).astype(np.int16)
 
 
 def _jpeg(name: str, codec: Callable[[bytes, Codestream], Stored]) -> TransferSyntax:
-    return TransferSyntax(name=name, codec=codec, describe=_describe_jpeg)
+    return TransferSyntax(name=name, codec=codec, describe=describe_jpeg)
 
 
-def _jpeg_2000_family(name: str, codec: Callable[[bytes, Codestream], Stored]) -> TransferSyntax:
-    return TransferSyntax(name=name, codec=codec, describe=_describe_jpeg2000)
+def _jpeg_blocks(name: str, codec: Callable[[bytes, Codestream], Stored]) -> TransferSyntax:
+    return TransferSyntax(name=name, codec=codec, reduced=_jpeg_8bit_reduced, describe=describe_jpeg)
+
+
+def _jpeg_2000_family(name: str) -> TransferSyntax:
+    return TransferSyntax(
+        name=name, codec=_jpeg2000, reduced=_jpeg2000_reduced, describe=describe_jpeg2000, wavelet=True
+    )
 
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -327,16 +286,16 @@ TRANSFER_SYNTAXES = MappingProxyType({
     DEFLATED: TransferSyntax(name="Deflated Explicit VR Little Endian", encapsulated=False),
     BIG_ENDIAN: TransferSyntax(name="Explicit VR Big Endian", encapsulated=False, big_endian=True),
     "1.2.840.10008.1.2.5": TransferSyntax(name="RLE", run_length=True),
-    "1.2.840.10008.1.2.4.50": _jpeg("JPEG Baseline", _jpeg_8bit),
-    "1.2.840.10008.1.2.4.51": _jpeg("JPEG Extended", _jpeg_extended),
+    "1.2.840.10008.1.2.4.50": _jpeg_blocks("JPEG Baseline", _jpeg_8bit),
+    "1.2.840.10008.1.2.4.51": _jpeg_blocks("JPEG Extended", _jpeg_extended),
     "1.2.840.10008.1.2.4.57": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.70": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.80": _jpeg("JPEG-LS", _jpeg_ls),
     "1.2.840.10008.1.2.4.81": _jpeg("JPEG-LS", _jpeg_ls),
-    "1.2.840.10008.1.2.4.90": _jpeg_2000_family("JPEG 2000", _jpeg2000),
-    "1.2.840.10008.1.2.4.91": _jpeg_2000_family("JPEG 2000", _jpeg2000),
-    "1.2.840.10008.1.2.4.201": _jpeg_2000_family("High-Throughput JPEG 2000", _jpeg2000),
-    "1.2.840.10008.1.2.4.202": _jpeg_2000_family("High-Throughput JPEG 2000", _jpeg2000),
-    "1.2.840.10008.1.2.4.203": _jpeg_2000_family("High-Throughput JPEG 2000", _jpeg2000),
+    "1.2.840.10008.1.2.4.90": _jpeg_2000_family("JPEG 2000"),
+    "1.2.840.10008.1.2.4.91": _jpeg_2000_family("JPEG 2000"),
+    "1.2.840.10008.1.2.4.201": _jpeg_2000_family("High-Throughput JPEG 2000"),
+    "1.2.840.10008.1.2.4.202": _jpeg_2000_family("High-Throughput JPEG 2000"),
+    "1.2.840.10008.1.2.4.203": _jpeg_2000_family("High-Throughput JPEG 2000"),
 })  # fmt: skip
 """Every transfer syntax that is read (PS3.6 table A-1), uncompressed ones first."""

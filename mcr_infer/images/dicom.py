@@ -12,19 +12,23 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
 from mcr_infer.images.attributes import UNREADABLE, Attributes
-from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, PixelFormat, decode
+from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, decode
+from mcr_infer.images.frame import read_spacing, read_turn, require_one_grey_frame
 from mcr_infer.images.grey_scale import read_rendering
 from mcr_infer.images.modality import require_radiograph
-from mcr_infer.images.opening import open_image, unreadable
+from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.pixeldata import read_pixel_data
+from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.rendering import Turn, render
+from mcr_infer.images.reduction import choose_reduction
+from mcr_infer.images.rendering import render
+from mcr_infer.images.selection import Selection
+from mcr_infer.images.views import DESCRIPTIONS, read_view
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -38,18 +42,15 @@ _KEYWORDS = (
     "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing",
     "NominalScannedPixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
-    "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence",
+    "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "ViewCodeSequence", *DESCRIPTIONS,
 )  # fmt: skip
-"""All that is ever read of a header."""
+"""All that is ever read of a header; of the descriptions, words of a closed list."""
 
 _META_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
-_LUT_KEYWORDS = ("LUTDescriptor", "LUTData")
+_ITEM_KEYWORDS = ("LUTDescriptor", "LUTData", "CodeValue", "CodingSchemeDesignator")
 
 _LARGEST_HEADER = 64 << 20
 """Bytes that a deflated data set may have besides its pixels."""
-
-_WIDEST_ASPECT = 10.0
-"""Pixels further from square than this are taken for a mistake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +71,31 @@ class _Header:
     """An element of the header ends beyond the file."""
 
 
-def read_dicom(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Radiograph:
+def read_dicom(
+    source: ImageSource,
+    *,
+    rendering: Preset = "voi",
+    reduce_to: int | None = None,
+    selection: Selection | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Radiograph:
     """Read a CR, DX or RG image of one greyscale frame and render it upright, high = radiodense.
 
-    Raises `NotRadiographError`, `UnsupportedImageError` or `BrokenImageError`; missing pixels are never made up.
+    The arguments are those of `read_image`. Raises `NotRadiographError`, `NotSelectedError`, `UnsupportedImageError` or
+    `BrokenImageError`; missing pixels are never made up.
     """
-    with open_image(path) as file:
-        try:
-            return _read(file, max_pixels)
-        except OSError as error:
-            raise unreadable(error) from error
+    with opened(source) as file:
+        return _read(file, require_preset(rendering), reduce_to, selection or Selection(), max_pixels)
 
 
-def _read(file: BinaryIO, max_pixels: int) -> Radiograph:
+def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Selection, max_pixels: int) -> Radiograph:
     header = _read_header(file, max_pixels)
     attributes = header.attributes
     modality = _require_radiograph(header)
-    layout = _require_one_grey_frame(attributes, max_pixels)
+    view, view_source = read_view(attributes)
+    body_part, intent = attributes.code("BodyPartExamined"), attributes.code("PresentationIntentType")
+    selection.require(modality=modality, body_part=body_part, view=view, presentation_intent=intent)
+    layout = require_one_grey_frame(attributes, max_pixels)
     syntax_uid = header.syntax_uid or _assume_syntax(header)
     syntax = TRANSFER_SYNTAXES.get(syntax_uid)
     if syntax is None:
@@ -102,11 +111,18 @@ def _read(file: BinaryIO, max_pixels: int) -> Radiograph:
         native_bytes=layout.byte_count,
         bits_allocated=layout.bits_allocated,
     )
-    stored, stray = decode(data, syntax, layout)
-    rendered = render(stored, read_rendering(attributes, layout))
-    turn = _read_turn(attributes)
-    spacing, aspect = _read_spacing(attributes, turn)
-    if attributes.code("PresentationIntentType") == "FOR PROCESSING":
+    rendering = read_rendering(attributes, layout)
+    turn = read_turn(attributes)
+    spacing = read_spacing(attributes)
+    reduction = 1
+    # Means over padding, or over values that a table then bends or reorders, are other values.
+    if preset in REDUCIBLE and rendering.padding is None and rendering.modality_lut is None:
+        reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, reduce_to=reduce_to)
+    decoded = decode(data, syntax, layout, reduction=reduction)
+    rendered = render(decoded.values, rendering, preset)
+    spacing = spacing.reduced((layout.rows, layout.columns), decoded.values.shape)
+    spacing = spacing.transposed() if turn.transposed else spacing
+    if intent == "FOR PROCESSING":
         attributes.notes.append("stored FOR PROCESSING: its contrast may differ from that of a displayed radiograph")
     year = re.match(r"(?:19|20)\d\d", attributes.text("StudyDate") or "")
     return Radiograph(
@@ -116,16 +132,18 @@ def _read(file: BinaryIO, max_pixels: int) -> Radiograph:
         study_instance_uid=attributes.uid("StudyInstanceUID"),
         series_instance_uid=attributes.uid("SeriesInstanceUID"),
         modality=modality,
-        view_position=attributes.code("ViewPosition"),
-        body_part=attributes.code("BodyPartExamined"),
+        view_position=view,
+        view_source=view_source,
+        body_part=body_part,
         study_year=int(year.group()) if year else None,
         photometric_interpretation=attributes.code("PhotometricInterpretation"),
         transfer_syntax_uid=header.syntax_uid,
         intensity=rendered.intensity,
         mirrored=turn.mirrored,
-        pixel_spacing=spacing,
-        aspect=aspect,
-        notes=(*attributes.notes, *unread, *stray, *rendered.notes),
+        pixel_spacing=spacing.millimetres,
+        aspect=spacing.aspect,
+        reduction=decoded.reduction,
+        notes=(*attributes.notes, *unread, *decoded.notes, *rendered.notes),
     )
 
 
@@ -238,7 +256,7 @@ def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
             value = UNREADABLE
         if isinstance(value, ItemSequence):
-            value = [_plain(item, _LUT_KEYWORDS) for item in value[:1]]
+            value = [_plain(item, _ITEM_KEYWORDS) for item in value[:1]]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
     return values
 
@@ -303,74 +321,3 @@ def _require_radiograph(header: _Header) -> str:
     if header.cut:  # perhaps inside the modality
         raise _cut()
     return require_radiograph(modality, sop_class, _describe_uid)
-
-
-def _require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelFormat:
-    """Return the layout of the pixels; raises `UnsupportedImageError` or `BrokenImageError` for what is not read."""
-    photometric = attributes.code("PhotometricInterpretation")
-    samples = attributes.number("SamplesPerPixel", 1)
-    if photometric is None:
-        raise BrokenImageError(
-            "the DICOM header has no usable PhotometricInterpretation: nothing says whether high values are white or black",
-            reason="missing_attribute",
-        )
-    if samples != 1 or not photometric.startswith("MONOCHROME"):
-        raise UnsupportedImageError(
-            f"the image has {photometric} pixels of {samples:g} sample(s): only greyscale ones are read, "
-            "MONOCHROME1 or MONOCHROME2 of 1 sample",
-            reason="colour",
-        )
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise BrokenImageError(
-            f"PhotometricInterpretation is {photometric}, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
-        )
-    frames = int(attributes.number("NumberOfFrames", 1))
-    if frames > 1:
-        raise UnsupportedImageError(f"the image has {frames} frames: one is read", reason="multi_frame")
-    rows, columns = attributes.integer("Rows"), attributes.integer("Columns")
-    if rows * columns > max_pixels:
-        raise UnsupportedImageError(
-            f"the image has {rows} x {columns} pixels: at most {max_pixels} are read", reason="too_large"
-        )
-    bits_stored = attributes.integer("BitsStored")
-    representation = attributes.integer("PixelRepresentation")
-    if representation not in (0, 1):
-        raise BrokenImageError(f"PixelRepresentation is {representation}, expected 0 or 1", reason="corrupt")
-    return PixelFormat(
-        rows=rows,
-        columns=columns,
-        bits_allocated=attributes.integer("BitsAllocated"),
-        bits_stored=bits_stored,
-        high_bit=int(attributes.number("HighBit", bits_stored - 1)),
-        signed=representation == 1,
-    )
-
-
-def _read_turn(attributes: Attributes) -> Turn:
-    """Read Patient Orientation (PS3.3 C.7.6.1.1.1); a file without one is taken to stand as on a light box."""
-    directions = attributes.texts("PatientOrientation")
-    if len(directions) != 2:
-        return Turn()
-    turn = Turn.from_patient_orientation(*directions)
-    done = [name for name in ("transposed", "mirrored", "inverted") if getattr(turn, name)]
-    if done:
-        attributes.notes.append(f"{' and '.join(done)} to undo its Patient Orientation")
-    return turn
-
-
-def _read_spacing(attributes: Attributes, turn: Turn) -> tuple[tuple[float, float] | None, float]:
-    """Return row and column spacing in millimetres, and their ratio, of the turned image (PS3.3 10.7, C.7.6.3.1.7)."""
-    spacing: tuple[float, float] | None = None
-    aspect = 1.0
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
-        values = attributes.numbers(keyword)
-        if not values:
-            continue
-        if len(values) != 2 or min(values) <= 0 or max(values) > _WIDEST_ASPECT * min(values):
-            attributes.notes.append(f"{keyword} makes no sense: ignored")
-            continue
-        row, column = values[::-1] if turn.transposed else values
-        aspect = row / column
-        spacing = (row, column) if keyword != "PixelAspectRatio" else None
-        break
-    return spacing, aspect if abs(aspect - 1.0) > 0.01 else 1.0

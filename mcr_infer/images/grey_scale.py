@@ -6,7 +6,7 @@ cannot be is left out with a note, since another way to choose black and white r
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images.attributes import Attributes
-from mcr_infer.images.decode import PixelFormat
+from mcr_infer.images.layout import PixelFormat
 from mcr_infer.images.rendering import LookupTable, Rendering, Window, WindowFunction
 
 _FUNCTIONS: tuple[WindowFunction, ...] = ("LINEAR", "LINEAR_EXACT", "SIGMOID")

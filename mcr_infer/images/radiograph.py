@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.images.views import ViewSource
+
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded; the largest detectors and film scans stay below 50 million pixels."""
 
@@ -32,7 +34,11 @@ class Radiograph:
     """DICOM modality (0008,0060): CR, DX or RG; None for plain images."""
 
     view_position: str | None = None
-    """View Position (0018,5101) in upper case, such as PA, AP, LL; None where the file does not say."""
+    """In upper case, such as PA, AP, LL, LATERAL; None where the file does not say."""
+
+    view_source: ViewSource | None = None
+    """What says the view: View Position (0018,5101), `tag`; View Code Sequence (0054,0220), `code`; or a word of a
+    `description`."""
 
     body_part: str | None = None
     """Body Part Examined (0018,0015) in upper case; None where the file does not say."""
@@ -44,7 +50,8 @@ class Radiograph:
     transfer_syntax_uid: str | None = None
 
     intensity: str = "full_range"
-    """Where the grey scale came from: `voi_lut`, `window`, `percentiles` or `full_range`."""
+    """Where the grey scale came from: `voi_lut`, `window`, `percentiles` or `full_range`, or the preset `minmax` or
+    `mimic_cxr_jpg`."""
 
     mirrored: bool = False
     """True where Patient Orientation said that the stored rows ran the other way and they were turned back."""
@@ -54,7 +61,11 @@ class Radiograph:
     Spacing; None where unknown."""
 
     aspect: float = 1.0
-    """Row spacing over column spacing, also from Pixel Aspect Ratio; 1 where unknown or within one percent of square."""
+    """Row spacing over column spacing, also from Pixel Aspect Ratio; 1 where unknown or within one percent of square. Of a
+    reduced picture it is that of its own pixels, with what rounding did to its sides."""
+
+    reduction: int = 1
+    """By how much the picture was decoded smaller than it is stored: 2, 4 or 8; 1 = not."""
 
     notes: tuple[str, ...] = field(default=())
     """What the reader had to decide, in words: 'window width 0 ignored', 'trailing bytes ignored'."""

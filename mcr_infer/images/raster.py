@@ -5,17 +5,20 @@ picture for upright, and both are noted.
 """
 
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
-from mcr_infer.images.opening import open_image, unreadable
+from mcr_infer.images.frame import Spacing
+from mcr_infer.images.opening import ImageSource, opened
+from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
+from mcr_infer.images.reduction import choose_reduction, spread_evenly
 from mcr_infer.images.rendering import PERCENTILES, Rendering, render
+from mcr_infer.images.selection import Selection
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,42 +32,64 @@ _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I")
 _EXIF_ORIENTATION = 0x0112
 
 
-def read_raster(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Radiograph:
+def read_raster(
+    source: ImageSource,
+    *,
+    rendering: Preset = "voi",
+    reduce_to: int | None = None,
+    selection: Selection | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Radiograph:
     """Read a grey PNG or JPEG; the same from an RGB or palette file whose channels are equal.
 
-    8 bits fill [0, 1] as they are (`full_range`). 16 bits are windowed by `percentiles`, because a PNG does not say
-    how many of them its values use. Raises `UnsupportedImageError` or `BrokenImageError`.
+    8 bits fill [0, 1] as they are (`full_range`), since somebody rendered them already; only `minmax` stretches them.
+    16 bits are windowed by `percentiles`, because a PNG does not say how many of them its values use, or are rendered by
+    another preset.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 where `reduce_to` allows it, a PNG cannot be.
+
+    The arguments are those of `read_image`. Raises `NotSelectedError`, `UnsupportedImageError` or `BrokenImageError`.
     """
-    try:
-        with open_image(path) as file:
-            # Eight bytes a pixel hold 16-bit RGBA without compression; beyond that it is no image of a size that is read.
-            data = file.read(8 * max_pixels + (1 << 20))
-            if file.read(1):
-                raise UnsupportedImageError(f"the file has more than {len(data)} bytes", reason="too_large")
-    except OSError as error:
-        raise unreadable(error) from error
-    image, turned = _decode(data, max_pixels)
+    preset = require_preset(rendering)
+    (selection or Selection()).require()
+    with opened(source) as file:
+        # Eight bytes a pixel hold 16-bit RGBA without compression; beyond that it is no image of a size that is read.
+        data = file.read(8 * max_pixels + (1 << 20))
+        if file.read(1):
+            raise UnsupportedImageError(f"the file has more than {len(data)} bytes", reason="too_large")
+    image, whole, turned = _decode(data, max_pixels, reduce_to if preset in REDUCIBLE else None)
     notes = ["grey scale and orientation are not stated in the file: high taken for radiodense, and upright"]
     notes += ["turned by its EXIF orientation"] if turned else []
     grey = _grey(image)
-    if grey.dtype == np.uint8:
+    reduction = 1 if turned else round(max(whole) / max(grey.shape))
+    spacing = Spacing()
+    if reduction > 1:
+        even = spread_evenly(grey, whole, reduction, wavelet=False)
+        grey = np.rint(even).clip(0, 255).astype(np.uint8)
+        spacing = spacing.reduced(whole, grey.shape)
+    if grey.dtype == np.uint8 and preset != "minmax":
         if grey.min() == grey.max():
             raise BrokenImageError("the image has no contrast: all pixels have one value", reason="no_contrast")
         pixels, intensity = grey.astype(np.float32) / np.float32(255), "full_range"
     else:
-        rendered = render(grey, Rendering())
+        rendered = render(grey, Rendering(), preset)
         pixels, intensity = rendered.pixels, rendered.intensity
-        notes.append(f"16 bits: percentiles {PERCENTILES[0]} and {PERCENTILES[1]} taken for black and white")
+        if intensity == "percentiles":
+            notes.append(f"16 bits: percentiles {PERCENTILES[0]} and {PERCENTILES[1]} taken for black and white")
     return Radiograph(
         pixels=pixels,
         source="png" if data.startswith(PNG_SIGNATURE) else "jpeg",
         intensity=intensity,
+        aspect=spacing.aspect,
+        reduction=reduction,
         notes=tuple(notes),
     )
 
 
-def _decode(data: bytes, max_pixels: int) -> tuple["Image", bool]:
-    """Decode and turn by EXIF; return the image, and whether it was turned."""
+def _decode(data: bytes, max_pixels: int, reduce_to: int | None) -> tuple["Image", tuple[int, int], bool]:
+    """Decode and turn by EXIF; a picture that need not be turned is reduced where that is asked for.
+
+    Return the image, the rows and columns that are stored, and whether it was turned.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -79,8 +104,13 @@ def _decode(data: bytes, max_pixels: int) -> tuple["Image", bool]:
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise UnsupportedImageError(f"the image has {frames} frames: one is read", reason="multi_frame")
+        whole = (image.height, image.width)
+        factor = choose_reduction(*whole, aspect=1.0, reduce_to=reduce_to)
+        if factor > 1 and not turned:
+            # Only Pillow's JPEG reader takes the hint; it keeps the channels, so that colour is still seen.
+            image.draft(None, (image.width // factor, image.height // factor))
         image.load()
-        return (ImageOps.exif_transpose(image), True) if turned else (image, False)
+        return (ImageOps.exif_transpose(image) if turned else image), whole, turned
     except Image.DecompressionBombError as error:
         raise UnsupportedImageError(f"the image has more than {max_pixels} pixels", reason="too_large") from error
     except ImageError:

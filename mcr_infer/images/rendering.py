@@ -9,12 +9,15 @@ and the picture is looked up from that table.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
+from mcr_infer.images.equalisation import mimic_cxr_jpg_levels
+from mcr_infer.images.layout import Stored
+from mcr_infer.images.presets import Preset
 
 PERCENTILES = (0.5, 99.5)
 """Where a file names no usable window: these percentiles of its unpadded pixels become black and white."""
@@ -25,7 +28,6 @@ _FLAT_SHARE = 0.99
 _BLOCK = 1 << 20
 """Pixels at a time: numpy widens indices to 64 bits, eight bytes a pixel, which should not happen to a whole image."""
 
-Stored = NDArray[np.integer[Any]]
 Values = NDArray[np.float64]
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 """The defined terms of VOI LUT Function (0028,1056)."""
@@ -93,7 +95,7 @@ class Rendered:
 
     pixels: NDArray[np.float32]
     intensity: str
-    """`voi_lut`, `window` or `percentiles`."""
+    """`voi_lut`, `window` or `percentiles`; the name of a preset other than `voi`."""
     notes: tuple[str, ...] = ()
 
 
@@ -117,12 +119,14 @@ def _ramp(values: Values, black: float, span: float) -> Values:
     return np.clip((values - black) / span, 0.0, 1.0)
 
 
-def render(stored: Stored, rendering: Rendering) -> Rendered:
+def render(stored: Stored, rendering: Rendering, preset: Preset = "voi") -> Rendered:
     """Render stored values [H, W] of 8 or 16 bits to float32 [H, W] in [0, 1], high = radiodense.
 
-    A VOI LUT or window that shows nothing of the picture gives way to percentiles, with a note. Raises `BrokenImageError`
-    (`no_contrast`) where all unpadded pixels have one value.
+    With `voi`, a VOI LUT or window that shows nothing of the picture gives way to percentiles, with a note. Raises
+    `BrokenImageError` (`no_contrast`) where all unpadded pixels have one value.
     """
+    if preset == "mimic_cxr_jpg":
+        rendering = Rendering(inverted=rendering.inverted)  # all that the makers of the data set asked a header for
     low, high = int(stored.min()), int(stored.max())
     levels = np.arange(low, high + 1)
     counts = np.zeros(len(levels), dtype=np.int64)
@@ -139,11 +143,19 @@ def render(stored: Stored, rendering: Rendering) -> Rendered:
             "the image has no contrast: " + ("all pixels have one value" if len(seen) else "all pixels are padding"),
             reason="no_contrast",
         )
-    shades, intensity, notes = _choose_shades(values, counts, rendering)
-    if rendering.inverted:
-        shades = 1.0 - shades
-    shades[padded] = 0.0
-    table = shades.astype(np.float32)
+    notes: tuple[str, ...] = ()
+    if preset == "mimic_cxr_jpg":
+        table = mimic_cxr_jpg_levels(counts, inverted=rendering.inverted) / np.float32(255)
+        intensity: str = preset
+    else:
+        if preset == "minmax":
+            shades, intensity = _ramp(values, seen.min(), seen.max() - seen.min()), preset
+        else:
+            shades, intensity, notes = _choose_shades(values, counts, rendering)
+        if rendering.inverted:
+            shades = 1.0 - shades
+        shades[padded] = 0.0
+        table = shades.astype(np.float32)
     pixels = np.empty(stored.shape, dtype=np.float32)
     flat = pixels.reshape(-1)
     for start, block in _blocks(stored, low):

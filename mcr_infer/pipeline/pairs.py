@@ -31,7 +31,7 @@ def embed_pairs(
 
     def cut(pair: Pair) -> Patches:
         try:
-            radiograph = read_image(pair.image)
+            radiograph = read_image(pair.image, rendering=images.preprocess.rendering)
         except ImageError as error:
             raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
         return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect, budget=budget)

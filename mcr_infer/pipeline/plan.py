@@ -35,7 +35,9 @@ class Plan:
     reduce: bool = True
     """Decode at a reduced resolution where nothing is lost by it."""
 
-    selection: Selection | None = None
+    selection: Selection = field(default_factory=Selection)
+    """Which radiographs are taken, by their headers."""
+
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

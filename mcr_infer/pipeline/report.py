@@ -69,6 +69,6 @@ def plan_facts(plan: Plan, encoder: ImageEncoder) -> dict[str, object]:
         "patches": preprocess.patches_within(plan.budget),
         "rendering": preprocess.rendering,
         "reduced_decode": plan.reduce,
-        "selection": None if plan.selection is None else plan.selection.to_dict(),
+        "selection": plan.selection.to_dict(),
         "limits": asdict(plan.limits),
     }

@@ -1,0 +1,55 @@
+"""A codestream decoded at 1/2, 1/4 or 1/8: whether that serves, and where the pixels of the smaller picture lie.
+
+A codec that leaves levels out returns ceil(H / f) x ceil(W / f) values, and these do not lie where a picture made smaller
+would have them. Those of a wavelet are centred on every f-th pixel, the first on the first one, so the picture seems shifted
+by (f - 1) / 2 pixels; the last row and column of either transform may stand for less than f pixels, so it seems stretched.
+At the size of a tower's input that is up to half a pixel, which costs more of an embedding than all that the levels held.
+The values are therefore interpolated once, onto a grid that divides the picture evenly.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.images.layout import Stored
+
+FACTORS = (8, 4, 2)
+
+
+def choose_reduction(rows: int, columns: int, *, aspect: float, reduce_to: int | None) -> int:
+    """Return by how much H x W pixels may be reduced so that both sides keep `reduce_to` pixels: 8, 4, 2, or 1 for not.
+
+    Where pixels are not square (`aspect`, row over column spacing), the side that they are longer on needs more of them.
+    None reduces nothing.
+    """
+    if reduce_to is None:
+        return 1
+    shorter = min(rows, columns) / max(aspect, 1.0 / aspect)
+    return next((factor for factor in FACTORS if shorter >= factor * reduce_to), 1)
+
+
+def reduced_shape(shape: Sequence[int], factor: int) -> tuple[int, int]:
+    """Return the shape that a codec gives of H x W pixels: rounded up, as both standards do."""
+    return -(-shape[0] // factor), -(-shape[1] // factor)
+
+
+def spread_evenly(values: Stored, shape: tuple[int, int], factor: int, *, wavelet: bool) -> NDArray[np.float32]:
+    """Interpolate reduced values onto a grid of round(H / f) x round(W / f) that spans the picture of `shape` H x W.
+
+    Values may lie beyond those given, as a bicubic does.
+    """
+    from PIL import Image
+
+    rows, columns = shape
+    # Half a pixel of the picture is where the first value of a wavelet is centred, and where it must not be counted from.
+    start = 0.5 - 0.5 / factor if wavelet else 0.0
+    box = (start, start, start + columns / factor, start + rows / factor)
+    whole = (0, 0, values.shape[1], values.shape[0])
+    size = (max(1, round(columns / factor)), max(1, round(rows / factor)))
+    if box == whole:
+        return values.astype(np.float32)
+    # The grid of a wavelet ends less than one value beyond the last one.
+    padded = np.pad(values.astype(np.float32), ((0, 1), (0, 1)), mode="edge")
+    picture = Image.fromarray(padded).resize(size, Image.Resampling.BICUBIC, box=box)
+    return np.asarray(picture)
