@@ -180,9 +180,9 @@ def _measured(
             if count and time.perf_counter() + 2 * batch * each > deadline:
                 break
             try:
-                rate = first = _rate(encoder, layout.threads, [item] * batch, 0.0)
+                rate = first = throughput(encoder, layout.threads, [item] * batch, 0.0)
                 if time.perf_counter() + batch * layout.threads / first < deadline:
-                    rate = _rate(encoder, layout.threads, [item] * batch, _SLOT)
+                    rate = throughput(encoder, layout.threads, [item] * batch, _SLOT)
             except BackendError as error:
                 refused = error  # an engine takes the batches of its profile
                 continue
@@ -199,7 +199,7 @@ def _measured(
         raise refused
 
 
-def _rate(encoder: ImageEncoder, threads: int, batch: Sequence[Patches], seconds: float) -> float:
+def throughput(encoder: ImageEncoder, threads: int, batch: Sequence[Patches], seconds: float) -> float:
     """Embed a batch in each of several threads again and again, once at least; returns radiographs a second of all."""
     ready = threading.Barrier(threads)
 
