@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.big_archive import SYNTAXES, make_archive
-from benchmarks.large import make_vit_bundle
+from benchmarks.large import make_vit
 from benchmarks.machine import load, machine_card
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON document here, too")
     options = parser.parse_args()
     folders = {syntax: _folder(options.work, syntax) for syntax in SYNTAXES}
-    bundles = {"shipped": None, "vit-b16": make_vit_bundle(options.work / "vit-b16").path}
+    bundles = {"shipped": None, "vit-b16": make_vit(options.work / "vit-b16").path}
     card = machine_card()
     result = {
         "benchmark": "throughput",
