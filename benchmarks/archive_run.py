@@ -3,8 +3,8 @@
     python -m benchmarks.archive_run run FOLDER --bundle BUNDLE        -> JSON: images a second, files to committed rows
     python -m benchmarks.archive_run stages FOLDER --bundle BUNDLE     -> JSON: core-seconds a file by stage
 
-`benchmarks.throughput` starts these by turns. The run counts everything from the first source to the last commit, the start
-of the worker processes included; what it does not count is opening the tower and looking for the plan, which a run does once.
+`benchmarks.throughput` starts these by turns. A run counts everything from the first source to the last commit, the start of
+the worker processes included, but not opening the tower and looking for a plan, which a run does once.
 """
 
 import argparse
@@ -22,24 +22,29 @@ from mcr_infer.images import read_image
 from mcr_infer.index import Index
 from mcr_infer.pipeline import Meter, Plan, embed_images
 from mcr_infer.sources import Sources
-from mcr_infer.tower_plan import TowerPlan, calibrate
+from mcr_infer.tower_plan import calibrate
 
 STAGE_FILES = 12
 
 
-def plan_of(bundle: Bundle, options: argparse.Namespace) -> tuple[Plan, TowerPlan]:
+def plan_of(bundle: Bundle, options: argparse.Namespace) -> Plan:
     """Return the plan that `mcr-infer embed-images` would make."""
     cores = len(os.sched_getaffinity(0))
     tower = calibrate(bundle, device="cpu", precision=options.precision, budget=options.budget, cores=cores)
-    plan = Plan(workers=cores, calls=tower.threads, call_size=tower.batch_size, budget=options.budget)
-    return plan, tower
+    return Plan(
+        workers=cores,
+        calls=tower.threads,
+        call_size=tower.batch_size,
+        call_threads=tower.intra_op_threads,
+        budget=options.budget,
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Embed the first files of a folder into a new index."""
     bundle = Bundle.open(options.bundle)
-    plan, tower = plan_of(bundle, options)
-    encoder = ImageEncoder(bundle, device="cpu", precision=options.precision, threads=tower.intra_op_threads)
+    plan = plan_of(bundle, options)
+    encoder = ImageEncoder(bundle, device="cpu", precision=options.precision, threads=plan.call_threads)
     paths = [str(path) for path in sorted(options.folder.glob("*.dcm"))[: options.count]]
     meter = Meter()
     with tempfile.TemporaryDirectory(dir=options.folder.parent) as place:
@@ -53,8 +58,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "images_per_second": len(paths) / seconds,
         "files": len(paths),
-        "plan": {"workers": plan.workers, "calls": plan.calls, "call_size": plan.call_size,
-                 "intra_op_threads": tower.intra_op_threads},
+        "plan": plan.to_dict(),
         **meter.to_dict(),
     }  # fmt: skip
 
@@ -62,7 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def stages(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what a file costs: read, decode and render; resize and cut; the tower on one thread. Nothing else runs."""
     bundle = Bundle.open(options.bundle)
-    _, tower = plan_of(bundle, options)
+    plan = plan_of(bundle, options)
     encoder = ImageEncoder(bundle, device="cpu", precision=options.precision, threads=1)
     preprocess = bundle.preprocess
     paths = sorted(options.folder.glob("*.dcm"))[:STAGE_FILES]
@@ -75,7 +79,7 @@ def stages(options: argparse.Namespace) -> dict[str, Any]:
         cut.append(preprocess.cut(preprocess.image(radiograph.pixels, aspect=radiograph.aspect), budget=options.budget))
         seconds["decode"].append(decoded - begun)
         seconds["cut"].append(time.process_time() - decoded)
-    batch = [cut[number % len(cut)] for number in range(tower.batch_size)]
+    batch = [cut[number % len(cut)] for number in range(plan.call_size)]
     encoder.encode(batch)
     for _ in range(5):
         begun = time.process_time()

@@ -4,10 +4,10 @@
     python -m benchmarks.endurance kills [--kills 20]
     python -m benchmarks.endurance malformed FOLDER        a folder of broken DICOM files
 
-memory      phantoms of 512 pixels, written just before they are read and removed after it, so that the disk holds few; resident
-            memory of the run with its workers around file 1,000 and around the last
-kills       `mcr-infer embed-images` over 300 phantoms, killed with SIGKILL at random instants and run again each time; afterwards
-            the index is compared with that of an undisturbed run, row for row
+memory      phantoms of 512 pixels, written just before they are read and removed after it, so that the disk holds few;
+            resident memory of the run with its workers around file 1,000 and around the last
+kills       `mcr-infer embed-images` over 300 phantoms, killed with SIGKILL at random instants and run again each time;
+            afterwards the index is compared with that of an undisturbed run, row for row
 malformed   the files of the folder among 200 good phantoms
 
 The last line of stdout is one JSON document.

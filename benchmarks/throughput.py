@@ -5,9 +5,9 @@
 Folders of 2,500 x 2,000 pixels of 12 bits (`benchmarks/big_archive.py`), files to committed rows, each run a process of its
 own, by turns.
 
-bound     cores / (core-seconds a file of read + decode + render, resize + cut and tower, each measured alone in the same round):
-          what a pipeline without any cost of its own would do
-plain     pydicom's pixel_array and ViT-B/16 in PyTorch, fp32 (`benchmarks/plain.py`), same files, same cores, same round
+bound     cores / (core-seconds a file of read + decode + render, resize + cut and tower, each measured alone in the same
+          round): what a pipeline without any cost of its own would do
+plain     pydicom's pixel_array and ViT-B/16 in PyTorch, fp32 (`benchmarks/plain.py`), same files, cores and round
 
 The last line of stdout is one JSON document: medians over the rounds, with the machine card.
 """

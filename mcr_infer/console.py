@@ -97,8 +97,8 @@ def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None 
         print("]}")
         return
     for reason, failures in summary.shown.items():
-        for failure in failures:
-            print(f"failed  {failure.path}: {failure.error} [{reason}]")
+        for one in failures:
+            print(f"failed  {one.path}: {one.error} [{reason}]")
         if (rest := summary.failed[reason] - len(failures)) > 0:
             print(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
     if summary.left_out:
@@ -125,12 +125,12 @@ def show_stages(report: "RunReport", place: Path) -> None:
     print(f"report in {place}")
 
 
-def show_plan(facts: Mapping[str, object], *, as_json: bool) -> None:
-    """Print how a run would use the machine."""
+def show_plan(rows: Sequence[tuple[str, str, str]], facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print how a run would use the machine, and why: a table, or the plan alone as one JSON object."""
     if as_json:
         print(json.dumps(facts))
-        return
-    _print_table(("", "plan"), [(name.replace("_", " "), _word(value)) for name, value in facts.items()])
+    else:
+        _print_table(("plan", "", "why"), rows)
 
 
 def note(sentence: str) -> None:

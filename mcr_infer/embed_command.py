@@ -85,7 +85,7 @@ def embed_images(
     from mcr_infer.encoder import ImageEncoder
     from mcr_infer.images.selection import Selection
     from mcr_infer.interruption import Interruption
-    from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, plan_facts, usable_cores
+    from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -104,20 +104,19 @@ def embed_images(
         chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
         notify=console.note,
     )  # fmt: skip
-    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=tower.intra_op_threads)
     plan = Plan(
         workers=workers or cores,
         calls=tower.threads,
         call_size=tower.batch_size,
+        call_threads=tower.intra_op_threads,
         budget=budget,
         reduce=not full_decode,
-        selection=Selection.of(
-            modalities=modality, body_parts=body_part, views=view, presentation_intents=intent
-        ),
+        selection=Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent),
         limits=Limits(seconds=file_seconds, memory_bytes=file_memory << 20),
     )
+    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=plan.call_threads)
     if explain_plan:
-        console.show_plan(plan_facts(plan, encoder), as_json=json)
+        console.show_plan(plan.explain(tower, chosen.preprocess), plan.to_dict() | tower_facts(encoder), as_json=json)
         return
     meter, stop = Meter(), Stop()
     with (

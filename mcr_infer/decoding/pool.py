@@ -29,7 +29,7 @@ from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
 from mcr_infer.preprocess import Preprocess
-from mcr_infer.sources import Source
+from mcr_infer.sources import LocalSource, Source
 
 _TICK = 1.0
 """Seconds between two looks at the time that jobs have taken."""
@@ -113,10 +113,10 @@ class DecodePool:
         failure (`changed`). `full` decodes at the full resolution whatever the pool was told.
         """
         job = _Job(source=source, stamp=stamp, full=full)
-        if source.opened_by == "parent":
-            self._fetchers.submit(self._fetch, job)
-        else:
+        if isinstance(source, LocalSource):
             self._enqueue(job)
+        else:
+            self._fetchers.submit(self._fetch, job)
         return job.future
 
     def patches(self, slot: int) -> NDArray[np.float32]:
@@ -242,13 +242,9 @@ class DecodePool:
             worker = self._idle.pop()
             self._busy[worker] = job
             job.seconds = 0.0
-            remote = job.source.opened_by == "parent"
-            message = {
-                "slot": job.slot,
-                "full": job.full,
-                "source": None if remote else job.source.to_dict(),
-                "stamp": None if remote else job.stamp,
-            }
+            message: dict[str, Any] = {"slot": job.slot, "full": job.full, "source": None, "stamp": None}
+            if isinstance(job.source, LocalSource):
+                message |= {"source": dict(job.source.to_dict()), "stamp": job.stamp}
             try:
                 worker.send(message, job.data)
             except OSError:

@@ -71,6 +71,11 @@ class _Header:
     """An element of the header ends beyond the file."""
 
 
+def load_parser() -> None:
+    """Import pydicom now, which takes half a second, and not with the first file."""
+    import pydicom.filereader  # noqa: F401
+
+
 def read_dicom(
     source: ImageSource,
     *,

@@ -5,10 +5,10 @@ from mcr_infer.pipeline.meter import Meter
 from mcr_infer.pipeline.outcome import Outcome, Summary
 from mcr_infer.pipeline.pairs import embed_pairs
 from mcr_infer.pipeline.plan import Plan, usable_cores
-from mcr_infer.pipeline.report import RunReport, plan_facts
+from mcr_infer.pipeline.report import RunReport, tower_facts
 from mcr_infer.pipeline.reports import embed_reports
 
 __all__ = [
     "Meter", "Outcome", "Plan", "RunReport", "Stop", "Summary", "embed_images", "embed_pairs", "embed_reports",
-    "plan_facts", "usable_cores",
+    "tower_facts", "usable_cores",
 ]  # fmt: skip

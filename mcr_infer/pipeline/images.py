@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,6 +214,5 @@ class _Run:
             )
 
 
-def _of_error(status: str, source: Source, error: ImageError) -> Outcome:
-    kind = "left_out" if status == "left_out" else "failed"
-    return Outcome(path=source.path, status=kind, reason=error.reason, error=str(error))
+def _of_error(status: Literal["left_out", "failed"], source: Source, error: ImageError) -> Outcome:
+    return Outcome(path=source.path, status=status, reason=error.reason, error=str(error))

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class RunReport:
             "ignored": dict(self.ignored),
             "images_per_second": round(summary.embedded / seconds, 3) if seconds else None,
             **self.meter.to_dict(),
-            "plan": plan_facts(self.plan, self.encoder),
-            "bundle_fingerprint": self.encoder.fingerprint,
+            "plan": self.plan.to_dict(),
+            "tower": tower_facts(self.encoder),
             "machine": {"processor": platform.processor() or platform.machine(), "cores": usable_cores()},
             "version": version("mcr-infer"),
         }
@@ -54,21 +54,11 @@ class RunReport:
             raise EmbeddingIndexError(f"index {folder}: {FILE_NAME} cannot be written: {error.strerror}") from error
 
 
-def plan_facts(plan: Plan, encoder: ImageEncoder) -> dict[str, object]:
-    """Return a plan, and what runs the tower, as JSON values."""
-    preprocess = encoder.preprocess
+def tower_facts(encoder: ImageEncoder) -> dict[str, object]:
+    """Return what embeds, as JSON values."""
     return {
-        "workers": plan.workers,
-        "calls": plan.calls,
-        "call_size": plan.call_size,
-        "ahead": plan.ahead,
-        "in_flight": plan.in_flight,
         "device": encoder.device,
         "precision": encoder.precision,
-        "patch_budget": plan.budget,
-        "patches": preprocess.patches_within(plan.budget),
-        "rendering": preprocess.rendering,
-        "reduced_decode": plan.reduce,
-        "selection": plan.selection.to_dict(),
-        "limits": asdict(plan.limits),
+        "rendering": encoder.preprocess.rendering,
+        "bundle_fingerprint": encoder.fingerprint,
     }
