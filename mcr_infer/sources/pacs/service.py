@@ -27,6 +27,9 @@ _STORED_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*
 _OF_THE_WHOLE = frozenset({"pacs_refused", "pacs_unreachable"})
 """Reasons that hold for whatever would be asked next."""
 
+_REMEMBERED = 50_000
+"""UIDs of a search, the latest, by which a server that repeats itself is noticed."""
+
 Row = dict[str, Any]
 Search = Callable[[int, int], list[Row]]
 """Ask for results, given how many are wanted and how many were already had."""
@@ -157,27 +160,29 @@ class Service:
         return PacsInstance(path=path, study=study, series=series, instance=instance, service=self)
 
     def _pages(self, search: Search, key: str, *, stated: int | None = None) -> Iterator[tuple[str, Row]]:
-        """Yield all results of a search by their UIDs, page by page, each once within two pages.
+        """Yield all results of a search by their UIDs, page by page, each once (among the latest 50,000).
 
         A page that is not full is not the last one: servers have limits of their own and do not always say so. So pages are
         asked for until one is empty, or until the `stated` number of results was had. A server that takes no notice of
         the offset sends what was already there, and is not asked again. Raises `ImageError`; for results without a valid
         UID, which will be part of URLs, after all others.
         """
-        first: set[str] | None = None
-        previous: set[str] = set()
+        first: frozenset[str] | None = None
+        latest: dict[str, None] = {}
         had = without_uid = 0
         while True:
             rows = self._page(search, had)
             page = {uid: row for row in rows if (uid := _uid(row, key)) is not None}
-            fresh = page.keys() - previous - (first or set())
-            yield from ((uid, row) for uid, row in page.items() if uid in fresh)
+            fresh = [uid for uid in page if uid not in latest and uid not in (first or ())]
+            first = first or frozenset(page)
+            latest.update(dict.fromkeys(fresh))
+            for uid in [*latest][: len(latest) - _REMEMBERED] if len(latest) > _REMEMBERED else ():
+                del latest[uid]
+            yield from ((uid, page[uid]) for uid in fresh)
             had += len(rows)
             without_uid += sum(_uid(row, key) is None for row in rows)
             if not fresh or (stated is not None and had == stated):
                 break
-            previous = set(page)
-            first = first or previous
         if without_uid:
             raise BrokenImageError(
                 f"the PACS answers a search with {without_uid} result(s) that have no valid UID", reason="pacs_answer"
