@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import os
 import stat
 import struct
@@ -302,6 +303,27 @@ def test_a_header_of_a_gigabyte_is_refused(tmp_path: Path, mode: str):
     assert read(Sources([str(path)])) == {f"{path}/1.dcm": b"x", str(path): "corrupt"}
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
+
+
+def test_an_archive_that_would_take_gigabytes_to_unpack_is_refused(tmp_path: Path):
+    path = write_tar(tmp_path / "a.tar.xz", {"1.dcm": b"x" * 5000}, "w:xz")
+    raw = bytearray(path.read_bytes())
+    end = 12 + (raw[12] + 1) * 4  # of the header of the first block, after that of the stream
+    dictionary = raw.index(b"\x21\x01", 12, end) + 2
+    raw[dictionary] = 40  # 4 GiB
+    raw[end - 4 : end] = struct.pack("<L", zlib.crc32(raw[12 : end - 4]))
+    path.write_bytes(raw)
+    assert read(Sources([str(path)])) == {str(path): "compression"}
+
+
+def test_xz_streams_behind_each_other_are_one_file(tmp_path: Path):
+    data = write_tar(tmp_path / "a.tar", MEMBERS | {"big": os.urandom(300_000)}).read_bytes()
+    parts = [lzma.compress(data[start : start + 100_000]) for start in range(0, len(data), 100_000)]
+    path = tmp_path / "a.tar.xz"
+    path.write_bytes((b"\0" * 8).join(parts))
+    plain = read(Sources([str(tmp_path / "a.tar")]))
+    assert read(Sources([str(path)])) == {name.replace(".tar/", ".tar.xz/"): data for name, data in plain.items()}
+    assert len(read(Sources([str(path)]))) == 4
 
 
 def test_the_directory_of_a_large_zip_archive_is_not_held(tmp_path: Path):
