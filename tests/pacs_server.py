@@ -46,6 +46,7 @@ class Pacs:
     fault: Callable[[Asked, int], Answer | None] = lambda asked, number: None
     """Is told what was asked for and how often that path has been asked for before."""
     asked: list[Asked] = field(default_factory=list)
+    connections: int = 0
     port: int = 0
 
     @property
@@ -107,6 +108,12 @@ def serve(pacs: Pacs, *, tls: ssl.SSLContext | None = None) -> Iterator[Pacs]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = 5
+        wbufsize = 1 << 16  # head and body in one packet: two would wait for each other
+
+        def setup(self) -> None:
+            pacs.connections += 1
+            super().setup()
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
@@ -117,16 +124,15 @@ def serve(pacs: Pacs, *, tls: ssl.SSLContext | None = None) -> Iterator[Pacs]:
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
+            self.close_connection = answer.chunks is not None or answer.announced is not None
             if answer.chunks is None:
                 self.send_header("Content-Length", str(answer.announced or len(answer.body)))
-            self.send_header("Connection", "close")
             self.end_headers()
             try:
                 for piece in answer.chunks or (answer.body,):
                     self.wfile.write(piece)
             except OSError:
-                pass  # the client has heard enough
-            self.close_connection = True
+                self.close_connection = True  # the client has heard enough
 
         def log_message(self, format: str, *args: object) -> None:
             pass

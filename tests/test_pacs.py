@@ -59,6 +59,7 @@ def test_instances_are_found_level_by_level_and_fetched_as_they_are_stored():
         asked for asked in pacs.asked if asked.path == "/dicom-web/studies/1.2/series/1.2.0/instances/1.2.0.1"
     )
     assert fetched.headers["Accept"] == 'multipart/related; type="application/dicom"; transfer-syntax=*'
+    assert pacs.connections == 1
     assert fetched.headers["Host"] == f"127.0.0.1:{pacs.port}"
 
 

@@ -17,7 +17,7 @@ from mcr_infer.images.opening import open_image, unreadable
 from mcr_infer.sources.names import way_inside
 from mcr_infer.sources.source import Failed, PlainFile, Source
 
-_LARGEST = 1 << 30
+_LARGEST = 256 << 20
 """Bytes; a record takes some hundred, and a disc holds some ten thousand images."""
 
 _LONGEST_VALUE = 256

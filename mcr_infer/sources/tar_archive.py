@@ -120,7 +120,7 @@ def read_tar(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
     with open_image(path) as file:
         try:
             yield from _members(path, file, largest, ignored)
-        except (ImageError, GeneratorExit):
+        except ImageError:
             raise
         except OSError as error:
             if error.errno is not None:

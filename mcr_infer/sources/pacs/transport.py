@@ -2,6 +2,7 @@
 
 import random
 import re
+import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,7 +27,6 @@ _ENVELOPE = 1 << 20
 
 LARGEST_SEARCH_ANSWER = 256 << 20
 """Bytes; a page of results takes some hundred KiB."""
-
 
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d+)?")
 
@@ -138,7 +138,7 @@ class Transport(HTTPAdapter):
                 body = self._read(response, request)
             finally:
                 response.close()
-        except requests.exceptions.SSLError:
+        except (requests.exceptions.SSLError, ssl.SSLError):
             raise BrokenImageError(
                 f"the TLS connection to the PACS at {self._host} fails: its certificate is not trusted (--pacs-ca), or it "
                 "wants another one of us (--pacs-cert, --pacs-key)",
