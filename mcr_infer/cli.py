@@ -112,7 +112,7 @@ def embed_images(
     if not paths and files_from is None:
         raise typer.BadParameter("give a PATH, or --files-from")
     if null and files_from is None:
-        raise typer.BadParameter("--null needs --files-from")
+        raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
     chosen = workspace.bundle_for(index, bundle)
     sources = Sources(
         paths or (),

@@ -99,4 +99,4 @@ def test_names_on_standard_input_are_embedded(tmp_path: Path):
 
 def test_the_options_need_each_other(tmp_path: Path):
     assert "give a PATH, or --files-from" in run_cli("embed-images", code=2).stderr
-    assert "--null needs --files-from" in run_cli("embed-images", tmp_path, "--null", code=2).stderr
+    assert "--null says how the names" in run_cli("embed-images", tmp_path, "--null", code=2).stderr
