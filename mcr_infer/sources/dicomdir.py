@@ -17,7 +17,7 @@ from mcr_infer.images.opening import open_image, unreadable
 from mcr_infer.sources.names import way_inside
 from mcr_infer.sources.source import Failed, PlainFile, Source
 
-_LARGEST = 1 << 30
+_LARGEST = 256 << 20
 """Bytes; a record takes some hundred, and a disc holds some ten thousand images."""
 
 _LONGEST_VALUE = 256
@@ -54,7 +54,7 @@ def read_dicomdir(path: str, *, ignored: Counter[str]) -> Iterator[Source]:
                     ignored["DICOMDIR record that is not in use"] += 1
                 elif record.type != "IMAGE":
                     ignored[f"DICOMDIR record {record.type}"] += 1
-                elif any(part in ("", ".", "..") or "/" in part or "\0" in part for part in record.file_id):
+                elif any(part in ("", ".", "..") or "/" in part for part in record.file_id):
                     yield Failed(path=f"{path}/{way_inside('/'.join(record.file_id))}", error=_leads_out())
                 else:
                     yield PlainFile(path=folder.find(record.file_id))
@@ -237,6 +237,9 @@ class _Reader:
                 kind = self.text(size).strip()
             elif tag == _FILE_ID:
                 file_id = self.text(size)
+                # A damaged length takes in what stands behind it, the name of a patient perhaps, with tags in between.
+                if any(character < " " for character in file_id):
+                    raise _damaged()
             else:
                 self.skip(size)
         parts = tuple(part.strip(" ") for part in file_id.split("\\")) if file_id else ()

@@ -9,21 +9,26 @@ import heapq
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 LISTED = 10_000
 """Entries of one folder that are held at once."""
 
-_PIECE = 1 << 16
-"""Bytes of each run that are held while runs are merged."""
+_NAME = 100
+"""Bytes of a name, about: while runs are merged, as many are held as while they were made."""
+
+_SMALLEST_PIECE = 1 << 12
+"""Bytes that are read of a run at once, however many runs there are: a folder of ten million in runs of 10,000 holds
+4 MiB of them."""
 
 _FOLDER, _FILE, _LINK, _OTHER = b"d", b"f", b"l", b"o"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
-    """A name in a folder with what the folder says about it; entries are ordered by the bytes of their names."""
+class Entry(NamedTuple):
+    """A name in a folder with what the folder says about it; entries are ordered by the bytes of their names.
+
+    A tuple, because millions of them are compared.
+    """
 
     key: bytes
     """The name, as the file system has it."""
@@ -61,7 +66,7 @@ def list_sorted(folder: str, *, listed: int = LISTED) -> Iterator[Entry]:
         with os.scandir(folder) as found:
             for entry in found:
                 if len(run) >= listed:
-                    spill = spill or _Spill()
+                    spill = spill or _Spill(listed)
                     spill.add(sorted(run))
                     run.clear()
                 run.append(Entry(os.fsencode(entry.name), _type(entry)))
@@ -91,7 +96,8 @@ def _drain(run: list[Entry]) -> Iterator[Entry]:
 class _Spill:
     """Sorted runs in a temporary file that has no name and is gone with the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: int) -> None:
+        self._held = listed * _NAME
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the merge
         self._runs: list[tuple[int, int]] = []
 
@@ -109,17 +115,18 @@ class _Spill:
         """Yield all runs as one, with one that was not laid down and is sorted backwards; then give the disk space back."""
         try:
             self._file.flush()
-            yield from heapq.merge(_drain(last), *(self._read(start, end) for start, end in self._runs))
+            piece = max(_SMALLEST_PIECE, self._held // len(self._runs))
+            yield from heapq.merge(_drain(last), *(self._read(start, end, piece) for start, end in self._runs))
         finally:
             self.close()
 
-    def _read(self, start: int, end: int) -> Iterator[Entry]:
+    def _read(self, start: int, end: int, piece: int) -> Iterator[Entry]:
         rest = b""
         while start < end:
-            piece = os.pread(self._file.fileno(), min(_PIECE, end - start), start)
-            if not piece:
+            data = os.pread(self._file.fileno(), min(piece, end - start), start)
+            if not data:
                 raise OSError("a temporary file became shorter than it was written")
-            start += len(piece)
-            *whole, rest = (rest + piece).split(b"\0")
+            start += len(data)
+            *whole, rest = (rest + data).split(b"\0")
             for record in whole:
                 yield Entry(record[1:], record[:1])

@@ -1,7 +1,5 @@
 """Which names say clearly that something is no image, which are archives, and how a way inside an archive is written."""
 
-from pathlib import PurePosixPath
-
 _NOT_IMAGES = frozenset({
     ".7z", ".avi", ".bat", ".bz2", ".cfg", ".css", ".csv", ".db", ".doc", ".docx", ".dll", ".exe", ".gz", ".h5",
     ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js", ".json", ".jsonl", ".log", ".lz4", ".md", ".mov", ".mp4",
@@ -44,8 +42,9 @@ def kind_of_no_image(name: str) -> str | None:
         return "hidden"
     if is_dicomdir(name):
         return "DICOMDIR"
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix if suffix in _NOT_IMAGES else None
+    stem, _, extension = name.rpartition(".")
+    suffix = f".{extension.lower()}"
+    return suffix if stem and suffix in _NOT_IMAGES else None
 
 
 def way_inside(name: str) -> str:

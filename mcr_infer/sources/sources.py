@@ -21,7 +21,7 @@ class Sources:
 
     Named files are candidates whatever they are. Folders are walked in the order of their names: hidden entries, DICOMDIRs
     and files with the extension of something else are left out and counted in `ignored` by kind. A folder that cannot be
-    listed is a candidate itself, so that reading it fails in its name. Linked folders are entered, but no two links lead
+    listed is a failure in its name. Linked folders are entered, but no two links lead
     into the same one and none into a folder above it. Archives, named or found in a folder, are opened, and their members
     are treated like files in a folder; archives inside archives are left out. A DICOMDIR that is named stands for the
     images that it refers to, and the address of a PACS for what is found there. What turns out to be damaged on the way is

@@ -7,24 +7,27 @@ what it takes for the end of an archive is looked at again: it ends without a wo
 import bz2
 import gzip
 import io
-import lzma
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import BinaryIO, ClassVar, cast
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.opening import open_image, unreadable
 from mcr_infer.sources.names import kind_of_no_member, way_inside
 from mcr_infer.sources.source import Failed, Json, Loaded, LocalSource, Source
+from mcr_infer.sources.xz import open_xz
 from mcr_infer.stamp import FileStamp
 
 _LARGEST_HEADER = 1 << 20
 """Bytes that a header of a member may have; long names and pax records take some hundred."""
 
-_MAGIC = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_MAGIC: Mapping[bytes, Callable[[BinaryIO], object]] = MappingProxyType({
+    b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": open_xz,
+})  # fmt: skip
 """How a compressed archive begins, and what reads it. Its name is not asked: it is often wrong."""
 
 
@@ -117,7 +120,7 @@ def read_tar(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
     with open_image(path) as file:
         try:
             yield from _members(path, file, largest, ignored)
-        except (ImageError, GeneratorExit):
+        except ImageError:
             raise
         except OSError as error:
             if error.errno is not None:
@@ -211,7 +214,7 @@ class _Headers:
             raise _damaged()
 
 
-def _unpacker(file: BinaryIO):  # type: ignore[no-untyped-def]
+def _unpacker(file: BinaryIO) -> Callable[[BinaryIO], object] | None:
     """Return what unpacks a compressed file, None for a plain one; the file stands at its beginning afterwards."""
     head = file.read(3)
     file.seek(0)

@@ -86,12 +86,16 @@ class Walk:
         """Yield the candidates below a folder, depth first; one listing a level is held, and what was seen is let go."""
         try:
             levels = [_Level(top, self.listed)]
-        except OSError:
-            yield PlainFile(path=top)
+        except OSError as error:
+            yield _not_listed(top, error)
             return
         linked: set[tuple[int, int]] = set()
         while levels:
-            entry = next(levels[-1].entries, None)
+            try:
+                entry = next(levels[-1].entries, None)
+            except OSError as error:  # of the disk that holds the names of a folder of millions
+                yield _not_listed(levels[-1].path, error)
+                entry = None
             if entry is None:
                 levels.pop()
                 continue
@@ -104,8 +108,8 @@ class Walk:
                     yield from self._file(path, entry)
                     continue
                 level = _Level(path, self.listed)
-            except OSError:
-                yield PlainFile(path=path)
+            except OSError as error:
+                yield _not_listed(path, error)
                 continue
             if entry.is_link:
                 if level.identity in linked or any(level.identity == above.identity for above in levels):
@@ -150,6 +154,11 @@ def _up_to_failure(path: str, found: Iterator[Source]) -> Iterator[Source]:
         yield from found
     except ImageError as error:
         yield Failed(path=path, error=error)
+
+
+def _not_listed(path: str, error: OSError) -> Failed:
+    why = error.strerror or type(error).__name__
+    return Failed(path=path, error=BrokenImageError(f"the folder cannot be listed: {why}", reason="unreadable"))
 
 
 class _Level:

@@ -45,6 +45,8 @@ class PacsAccess:
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise ConfigError(f"{path!r} is no file; expected the {name.replace('_', ' ')} for the PACS")
+        if self.page < 2:
+            raise ConfigError(f"a page has at least 2 results, got {self.page}: where pages meet could not be checked")
         if self.key is not None and self.certificate is None:
             raise ConfigError("a key for the PACS is of no use without its certificate: give both")
 

@@ -3,8 +3,8 @@
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
 from mcr_infer.images.modality import RADIOGRAPHS
@@ -12,6 +12,7 @@ from mcr_infer.sources.pacs.access import PacsAccess
 from mcr_infer.sources.pacs.address import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEYS, PacsAddress
 from mcr_infer.sources.pacs.instance import PacsInstance
 from mcr_infer.sources.pacs.multipart import one_part
+from mcr_infer.sources.pacs.paging import Ask, Row, every_result, value
 from mcr_infer.sources.source import Failed, Source
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ _STORED_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*
 
 _OF_THE_WHOLE = frozenset({"pacs_refused", "pacs_unreachable"})
 """Reasons that hold for whatever would be asked next."""
-
-Row = dict[str, Any]
-Search = Callable[[int, int], list[Row]]
-"""Ask for results, given how many are wanted and how many were already had."""
 
 
 class Service:
@@ -125,12 +122,12 @@ class Service:
             ),
             _SERIES_UID,
         ):  # fmt: skip
-            modality = _value(row, _MODALITY)
+            modality = value(row, _MODALITY)
             if modality is not None and modality not in RADIOGRAPHS:
                 code = modality if re.fullmatch(r"[A-Z0-9_ ]{1,16}", str(modality)) else "another modality"
                 ignored[f"series of {code}"] += 1
                 continue
-            stated = _value(row, _INSTANCES_IN_SERIES)
+            stated = value(row, _INSTANCES_IN_SERIES)
             try:
                 yield from self._in_series(address, study, series, stated if isinstance(stated, int) else None)
             except ImageError as error:
@@ -156,37 +153,15 @@ class Service:
         path = address.path_of(study, series, instance)
         return PacsInstance(path=path, study=study, series=series, instance=instance, service=self)
 
-    def _pages(self, search: Search, key: str, *, stated: int | None = None) -> Iterator[tuple[str, Row]]:
-        """Yield all results of a search by their UIDs, page by page, each once within two pages.
+    def _pages(self, search: Ask, tag: str, *, stated: int | None = None) -> Iterator[tuple[str, Row]]:
+        return every_result(
+            lambda limit, offset: self._page(search, limit, offset), tag, page=self._page_size, stated=stated
+        )
 
-        A page that is not full is not the last one: servers have limits of their own and do not always say so. So pages are
-        asked for until one is empty, or until the `stated` number of results was had. A server that takes no notice of
-        the offset sends what was already there, and is not asked again. Raises `ImageError`; for results without a valid
-        UID, which will be part of URLs, after all others.
-        """
-        first: set[str] | None = None
-        previous: set[str] = set()
-        had = without_uid = 0
-        while True:
-            rows = self._page(search, had)
-            page = {uid: row for row in rows if (uid := _uid(row, key)) is not None}
-            fresh = page.keys() - previous - (first or set())
-            yield from ((uid, row) for uid, row in page.items() if uid in fresh)
-            had += len(rows)
-            without_uid += sum(_uid(row, key) is None for row in rows)
-            if not fresh or (stated is not None and had == stated):
-                break
-            previous = set(page)
-            first = first or previous
-        if without_uid:
-            raise BrokenImageError(
-                f"the PACS answers a search with {without_uid} result(s) that have no valid UID", reason="pacs_answer"
-            )
-
-    def _page(self, search: Search, offset: int) -> Sequence[Row]:
+    def _page(self, search: Ask, limit: int, offset: int) -> list[Row]:
         """Ask for one page. Raises `ImageError`."""
         try:
-            rows = search(self._page_size, offset)
+            rows = search(limit, offset)
         except (ImageError, ConfigError):
             raise
         except (ValueError, RecursionError):  # JSON that is none; its text can quote the answer
@@ -200,16 +175,3 @@ class Service:
             f"the PACS at {self._host} answers a search with something that is no DICOM JSON (PS3.18 F.2)",
             reason="pacs_answer",
         )
-
-
-def _value(row: Row, tag: str) -> object:
-    """Return the first value of an attribute in DICOM JSON, None where there is none."""
-    element = row.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    return values[0] if isinstance(values, list) and values and isinstance(values[0], str | int) else None
-
-
-def _uid(row: Row, tag: str) -> str | None:
-    """Return a UID of a result (PS3.5 9.1), None for anything that is none."""
-    uid = _value(row, tag)
-    return uid if isinstance(uid, str) and re.fullmatch(r"[0-9][0-9.]{0,63}", uid) else None

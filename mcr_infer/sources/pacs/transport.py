@@ -2,8 +2,8 @@
 
 import random
 import re
+import ssl
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -28,7 +28,6 @@ _ENVELOPE = 1 << 20
 LARGEST_SEARCH_ANSWER = 256 << 20
 """Bytes; a page of results takes some hundred KiB."""
 
-
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d+)?")
 
 
@@ -49,17 +48,9 @@ class Transport(HTTPAdapter):
     `pacs_answer`, `missing` or `too_large`.
     """
 
-    def __init__(
-        self,
-        host: str,
-        access: PacsAccess,
-        *,
-        plain: bool,
-        largest: int,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, host: str, access: PacsAccess, *, plain: bool, largest: int) -> None:
         super().__init__(pool_maxsize=16, max_retries=0)
-        self._host, self._access, self._plain, self._largest, self._sleep = host, access, plain, largest, sleep
+        self._host, self._access, self._plain, self._largest = host, access, plain, largest
 
     def send(
         self,
@@ -87,7 +78,7 @@ class Transport(HTTPAdapter):
                 failure = f"it answers {response.status_code}"
                 wait = max(wait, self._asked_for(response))
             if attempt < self._access.attempts:
-                self._sleep(wait)
+                time.sleep(wait)
         raise BrokenImageError(
             f"the PACS at {self._host} does not answer: {failure}, {self._access.attempts} times in a row; "
             "run the same command again later",
@@ -147,7 +138,7 @@ class Transport(HTTPAdapter):
                 body = self._read(response, request)
             finally:
                 response.close()
-        except requests.exceptions.SSLError:
+        except (requests.exceptions.SSLError, ssl.SSLError):
             raise BrokenImageError(
                 f"the TLS connection to the PACS at {self._host} fails: its certificate is not trusted (--pacs-ca), or it "
                 "wants another one of us (--pacs-cert, --pacs-key)",
