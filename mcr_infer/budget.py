@@ -7,7 +7,7 @@ black, grey or white. Among what remains the choice is an even spread over the g
 those of the most texture would blind the tower to a quiet lung field.
 
 The order in which patches are taken does not depend on how many are wanted, so a smaller budget sees a subset of what a
-larger one sees. Nothing is drawn by chance: the same pixels give the same patches on every machine.
+larger one sees. Nothing is drawn by chance: the same pixels give the same patches.
 """
 
 import functools
