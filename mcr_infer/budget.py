@@ -7,7 +7,7 @@ black, grey or white. Among what remains the choice is an even spread over the g
 those of the most texture would blind the tower to a quiet lung field.
 
 The order in which patches are taken does not depend on how many are wanted, so a smaller budget sees a subset of what a
-larger one sees. Nothing is drawn by chance: the same pixels give the same patches on every machine.
+larger one sees. Nothing is drawn by chance: the same pixels give the same patches.
 """
 
 import functools
@@ -24,9 +24,13 @@ RECOMMENDED = "recommended"
 BLACK = 0.05
 """Pixels below this, of [0, 1], are black: air beside the body, shutters, padding. The rounding of 8 bits is 0.002."""
 
-_GROUND = ((0.01, 0.9), (0.02, 0.75))
+_GROUND = ((0.01, 0.9), (0.015, 0.75))
 """Standard deviation of a patch below which it is flat, and share of its pixels above which it is black, first strictly,
 then with room for noise and for the edge of a body. A quarter of a patch is the least that shows more than an edge."""
+
+_SHUTTER = 4
+"""Flat ground that is not black is no deeper than the fourth part of the picture: beyond that it is a body without detail,
+an abdomen or a lung that is white throughout, and no collimator leaves less than half of a chest."""
 
 _SCALE = 2**28
 """Of the kernel of the spread in whole numbers, whose sums are the same on every machine."""
@@ -77,23 +81,38 @@ def emptiness(patches: NDArray[np.float32]) -> NDArray[np.int64]:
     Ground reaches a patch from the rim, in a straight line through ground alone: what is flat in the middle of the picture
     may be a heart, and stays.
     """
-    black = (patches < BLACK).mean(axis=1)
-    deviation = patches.std(axis=1)
-    found = np.zeros(len(patches), dtype=np.int64)
+    side = math.isqrt(len(patches))
+    black = (patches < BLACK).mean(axis=1).reshape(side, side)
+    deviation = patches.std(axis=1).reshape(side, side)
+    border = _border(black == 1.0)
+    found = np.zeros((side, side), dtype=np.int64)
     for flat, share in _GROUND:
-        found += _from_the_rim((deviation < flat) | (black > share))
+        found += _from_the_rim((black > share) | (border & (deviation < flat)))
     found += (found == len(_GROUND)) & (black == 1.0)
-    return found
+    return found.reshape(-1)
+
+
+def _border(black: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the cells of a grid [S, S] that a shutter may cover: the outer parts of the picture, without its black frame."""
+    near = []
+    for axis in (1, 0):
+        lines = np.flatnonzero(~black.all(axis=axis))
+        if not lines.size:
+            return np.ones_like(black)
+        first, last = int(lines[0]), int(lines[-1])
+        depth = max(1, (last - first + 1) // _SHUTTER)
+        places = np.arange(len(black))
+        near.append((places < first + depth) | (places > last - depth))
+    rows, columns = near
+    return rows[:, None] | columns[None, :]
 
 
 def _from_the_rim(ground: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the patches [N] that a straight line of ground connects to one of the four sides."""
-    side = math.isqrt(len(ground))
-    grid, unbroken = ground.reshape(side, side), np.logical_and.accumulate
-    down, up = unbroken(grid, axis=0), unbroken(grid[::-1], axis=0)[::-1]
-    right, left = unbroken(grid, axis=1), unbroken(grid[:, ::-1], axis=1)[:, ::-1]
-    reached: NDArray[np.bool_] = down | up | right | left
-    return reached.reshape(-1)
+    """Keep the cells of a grid [S, S] that a straight line of ground connects to one of the four sides."""
+    unbroken = np.logical_and.accumulate
+    down, up = unbroken(ground, axis=0), unbroken(ground[::-1], axis=0)[::-1]
+    right, left = unbroken(ground, axis=1), unbroken(ground[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(down | up | right | left)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ _SLOT = 0.12
 """Seconds that a candidate is measured for, at least; one call of a slow tower takes longer."""
 
 _GAIN = 0.03
-"""Share of the best rate that is noise: the first candidate within it is chosen, and small batches come first."""
+"""What a later candidate must be faster by: less is noise, and small batches take less memory."""
 
 TRUSTED_SECONDS = 30 * 24 * 3600
 """A plan that was measured while the machine was busy is not kept for ever."""
@@ -125,17 +125,13 @@ def calibrate(
     batches = (batch_size,) if batch_size else BATCHES if device == "cpu" else GPU_BATCHES
     image = np.random.default_rng(0).random((bundle.preprocess.image_size,) * 2, dtype=np.float32)
     item = bundle.preprocess.patches(image, budget=budget)
-    found = list(
-        _measured(
-            lambda layout: ImageEncoder(bundle, device=device, precision=precision, threads=layout.intra_op_threads),
-            layouts,
-            batches,
-            item,
-            started + SECONDS,
-        )
+    chosen = _search(
+        lambda layout: ImageEncoder(bundle, device=device, precision=precision, threads=layout.intra_op_threads),
+        layouts,
+        batches,
+        item,
+        started + SECONDS,
     )
-    least = (1 - _GAIN) * max(plan.images_per_second for plan in found)
-    chosen = next(plan for plan in found if plan.images_per_second >= least)
     try:
         if record is None:
             raise FileNotFoundError("no home folder")
@@ -158,45 +154,62 @@ def _layouts(cores: int, threads: int | None) -> list[_Layout]:
     return [_Layout(threads=count, intra_op_threads=max(1, cores // count)) for count in calls]
 
 
-def _measured(
+def _search(
     opened: Callable[[_Layout], ImageEncoder],
     layouts: Sequence[_Layout],
     batches: Sequence[int],
     item: Patches,
     deadline: float,
-) -> Iterator[TowerPlan]:
-    """Measure candidates in the order of preference, at least one, as long as there is time; raises as the tower does."""
-    count, opening, call = 0, 0.0, 0.0
+) -> TowerPlan:
+    """Compare the layouts at the smallest batch, then larger batches in the best one, as long as there is time.
+
+    At least one candidate is measured. A later one is chosen only if it gains more than noise. Raises as the tower does.
+    """
+    best: TowerPlan | None = None
+    chosen: ImageEncoder | None = None
     refused: BackendError | None = None
-    for layout in layouts:
-        if count and time.perf_counter() + opening + 2 * call > deadline:
+    opening = image = 0.0
+    """Seconds that it took to open a tower, and that it takes a radiograph in one call."""
+
+    def better(encoder: ImageEncoder, layout: _Layout, batch: int) -> bool:
+        nonlocal best, refused, image
+        try:
+            # The first call allocates memory: it does not count, unless there is no time for a second.
+            rate = first = throughput(encoder, layout.threads, [item] * batch, 0.0)
+            if time.perf_counter() + batch * layout.threads / first < deadline:
+                rate = throughput(encoder, layout.threads, [item] * batch, _SLOT)
+        except BackendError as error:
+            refused = error  # an engine takes the batches of its profile, and no others
+            return False
+        image = layout.threads / rate
+        if best is not None and rate <= (1 + _GAIN) * best.images_per_second:
+            return False
+        best = TowerPlan(
+            threads=layout.threads,
+            intra_op_threads=layout.intra_op_threads,
+            batch_size=batch,
+            images_per_second=rate,
+            remembered=False,
+        )
+        return True
+
+    layout = layouts[0]
+    for one in layouts:
+        if best is not None and time.perf_counter() + opening + 2 * batches[0] * image > deadline:
             break
         began = time.perf_counter()
-        encoder = opened(layout)
+        encoder = opened(one)
         opening = time.perf_counter() - began
-        each = 0.0
-        for batch in batches:
-            # The first call allocates memory: it is not counted unless there is no time for a second.
-            if count and time.perf_counter() + 2 * batch * each > deadline:
-                break
-            try:
-                rate = first = throughput(encoder, layout.threads, [item] * batch, 0.0)
-                if time.perf_counter() + batch * layout.threads / first < deadline:
-                    rate = throughput(encoder, layout.threads, [item] * batch, _SLOT)
-            except BackendError as error:
-                refused = error  # an engine takes the batches of its profile
-                continue
-            each = layout.threads / rate
-            call, count = each * batch, count + 1
-            yield TowerPlan(
-                threads=layout.threads,
-                intra_op_threads=layout.intra_op_threads,
-                batch_size=batch,
-                images_per_second=rate,
-                remembered=False,
-            )
-    if not count and refused is not None:
+        if better(encoder, one, batches[0]) or chosen is None:
+            layout, chosen = one, encoder
+    for batch in batches[1:]:
+        if chosen is None or (best is not None and time.perf_counter() + 2 * batch * image > deadline):
+            break
+        better(chosen, layout, batch)
+    if best is None:
+        assert refused is not None  # nothing else keeps a candidate from being measured
         raise refused
+    return best
 
 
 def throughput(encoder: ImageEncoder, threads: int, batch: Sequence[Patches], seconds: float) -> float:

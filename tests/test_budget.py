@@ -96,6 +96,22 @@ def test_black_borders_go_before_grey_ones_and_the_padding_of_the_square_is_one(
     assert count[rows < 2].sum() == 4
 
 
+@pytest.mark.parametrize("value", [0.5, 1.0], ids=["grey", "white"])
+def test_half_of_the_picture_without_detail_is_a_body_and_no_shutter(value: float):
+    # A lung or an abdomen that is white throughout, from the rim inwards: all but the outermost is seen as the rest is.
+    pixels = textured()
+    pixels[112:] = value
+    found = emptiness(VIT.patches(pixels)[0]).reshape(14, 14)
+    assert not found[:10, 3:11].any()
+    assert (found[11:] == 2).all()
+    rows, columns = np.divmod(VIT.patches(pixels, budget=0.5)[1], 14)
+    inside = (rows >= 7) & (rows < 11) & (columns >= 3) & (columns < 11)
+    assert abs(inside.sum() / 32 - 98 / (196 - (found > 0).sum())) < 0.1
+    # What is black is left out however deep it lies: air, and the padding of the square.
+    pixels[112:] = 0.0
+    assert (emptiness(VIT.patches(pixels)[0]).reshape(14, 14)[7:] == 3).all()
+
+
 def test_a_quiet_field_inside_the_picture_is_seen_as_much_as_the_rest():
     pixels = textured()
     pixels[64:160, 64:160] = 0.5  # six patches a side without anything in them
