@@ -225,7 +225,9 @@ def embed_phantoms(encoder: ImageEncoder, count: int, size: int) -> tuple[Vector
     vectors, findings = [], []
     for start in range(FIRST_SEED, FIRST_SEED + count, BATCH):
         made = [phantom.make(seed, size) for seed in range(start, min(start + BATCH, FIRST_SEED + count))]
-        vectors.append(encoder.encode_radiographs([one.radiograph() for one in made]))
+        vectors.append(
+            encoder.encode_radiographs([one.radiograph(rendering=encoder.preprocess.rendering) for one in made])
+        )
         findings += [finding_set(one.findings) for one in made]
     return np.concatenate(vectors), findings
 

@@ -68,13 +68,13 @@ def facts(phantoms: int) -> dict[str, object]:
 
 def _pictures(bundle: Bundle, seeds: Sequence[int]) -> Iterator[Arrays]:
     rng = np.random.default_rng(0)
-    every = bundle.preprocess.patch_count
+    every, rendering = bundle.preprocess.patch_count, bundle.preprocess.rendering
     parts = len(seeds) // _BATCH // 2
     # Few patches change what a value is more than many do: as many steps from 1 to 10 as from 10 to 100.
     shares = iter(np.geomspace(1, every, max(parts, 1)).round().astype(int))
     for number, start in enumerate(range(0, len(seeds), _BATCH)):
         made = [phantom.make(seed) for seed in seeds[start : start + _BATCH]]
-        patches = np.stack([bundle.preprocess.patches(one.radiograph().pixels)[0] for one in made])
+        patches = np.stack([bundle.preprocess.patches(one.radiograph(rendering=rendering).pixels)[0] for one in made])
         length = every if number % 2 == 0 else int(next(shares, every))
         chosen = np.stack([np.sort(rng.permutation(every)[:length]) for _ in made]).astype(np.int64)
         yield bundle.preprocess.tower_inputs(np.take_along_axis(patches, chosen[:, :, None], axis=1), chosen)

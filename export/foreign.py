@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from export.text_towers import TextTower
 from export.to_onnx import export_bundle, report, today
 from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, McrError
+from mcr_infer.images.presets import PRESETS
 from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import Padding
 
@@ -87,6 +88,13 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--notice", help="one line that every use of the bundle prints; says where the towers come from if not given"
     )
+    made.add_argument(
+        "--rendering",
+        choices=PRESETS,
+        default="voi",
+        help="how the greys of DICOM files are chosen for the model: mimic_cxr_jpg for one trained on MIMIC-CXR-JPG, minmax "
+        "for min to max, voi (default) for the window of the file",
+    )
     made.add_argument("--licence", metavar="LINE", help="the licence of the weights in a few words; ends the notice")
     made.add_argument("--licence-file", type=Path, metavar="FILE", help="copied into the bundle as LICENSE")
     made.add_argument("--model-card", type=Path, metavar="FILE", help="copied into the bundle as MODEL_CARD.md")
@@ -125,7 +133,7 @@ def export_foreign(foreign: Foreign, options: argparse.Namespace) -> Bundle:
         return export_bundle(
             foreign.towers,
             options.out,
-            preprocess=foreign.preprocess,
+            preprocess=replace(foreign.preprocess, rendering=options.rendering),
             tokenizer=tokenizer,
             max_tokens=foreign.max_tokens,
             name=options.name or options.out.resolve().name,

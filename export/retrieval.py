@@ -56,7 +56,7 @@ class HeldOut:
 def held_out(bundle: Bundle, count: int) -> HeldOut:
     """Make `count` phantoms from seed 100,000 on, cut and tokenised as the bundle does it."""
     made = [phantom.make(seed) for seed in range(FIRST_SEED, FIRST_SEED + count)]
-    cut = [bundle.preprocess.patches(one.radiograph().pixels) for one in made]
+    cut = [bundle.preprocess.patches(one.radiograph(rendering=bundle.preprocess.rendering).pixels) for one in made]
     texts = [embed_text(one.report.text) for one in made]
     input_ids, attention_mask = bundle.tokenizer().encode(texts)
     return HeldOut(

@@ -3,7 +3,8 @@
     from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, read_image, search
 
     bundle = Bundle.open()                                     # the one that ships; Bundle.open(path) for another
-    vectors = ImageEncoder(bundle).encode_radiographs([read_image("chest.dcm")])
+    radiograph = read_image("chest.dcm", rendering=bundle.preprocess.rendering)
+    vectors = ImageEncoder(bundle).encode_radiographs([radiograph])
     with Index.open("mcr-index") as index:
         hits = search(index, TextEncoder(bundle).encode(["left pneumothorax"]), kind="image", k=10)[0]
 

@@ -115,7 +115,17 @@ class ImageEncoder(_Encoder):
         return self._embed(self.preprocess.tower_inputs(patches, positions))
 
     def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
-        """Embed one batch of radiographs, with all their patches, to unit vectors [N, D]."""
+        """Embed one batch of radiographs, with all their patches, to unit vectors [N, D].
+
+        Raises `BackendError` for one that was rendered by another preset than the tower's.
+        """
+        wanted = self.preprocess.rendering
+        for one in radiographs:
+            if one.rendering != wanted:
+                raise BackendError(
+                    f"the bundle {self._bundle.name} takes radiographs rendered by {wanted}, got {one.rendering}: "
+                    f"read_image(..., rendering={wanted!r})"
+                )
         return self.encode([self.preprocess.patches(one.pixels, aspect=one.aspect) for one in radiographs])
 
 

@@ -23,4 +23,4 @@ def image_vector(bundle: Bundle, path: Path, *, device: str, precision: str = FU
     from mcr_infer.images import read_image
 
     encoder = ImageEncoder(bundle, device=device, precision=precision, purpose="one_shot")
-    return encoder.encode_radiographs([read_image(path)]).reshape(-1)
+    return encoder.encode_radiographs([read_image(path, rendering=encoder.preprocess.rendering)]).reshape(-1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mcr_infer.images.presets import Preset
 from mcr_infer.preprocess import Preprocess
 from train.masking import hidden_count
 from train.settings import read_toml, require
@@ -32,6 +33,9 @@ class ImageTower:
     frequency_gain: float = 0.0
     """How much louder fine detail enters the patch projection: coefficient (u, v) of a patch's cosine transform is
     multiplied by 1 + gain (u^2 + v^2). 0 = pixels as they are."""
+
+    rendering: Preset = "voi"
+    """How the greys of DICOM files are chosen, here and by the bundle: `mimic_cxr_jpg` for a tower of that data set."""
 
     def __post_init__(self) -> None:
         Preprocess(image_size=self.image_size, patch_size=self.patch_size)
@@ -117,8 +121,9 @@ class Model:
 
     @property
     def preprocess(self) -> Preprocess:
-        """The geometry that training and inference share."""
-        return Preprocess(image_size=self.image.image_size, patch_size=self.image.patch_size)
+        """The rendering and the geometry that training and inference share."""
+        image = self.image
+        return Preprocess(image_size=image.image_size, patch_size=image.patch_size, rendering=image.rendering)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +361,11 @@ class Config:
         ratio, patches = self.masking.image_ratio, self.model.preprocess.patch_count
         hides = ratio == 0 or hidden_count(patches, ratio) > 0
         require(hides, "masking.image_ratio", ratio, f"0, or enough to hide one of {patches} patches")
+        rendering = self.model.image.rendering
+        drawn = self.data.source != "phantoms" or rendering == "voi"
+        require(
+            drawn, "model.image.rendering", rendering, "voi with data.source phantoms, which are drawn for their window"
+        )
         detail = self.model.image.image_size * self.model.decoders.super_resolution
         enough = self.data.source != "phantoms" or self.data.phantoms.size >= detail
         require(enough, "data.phantoms.size", self.data.phantoms.size, f"at least {detail}, the size that is asked for")

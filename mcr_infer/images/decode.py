@@ -7,12 +7,13 @@ anything is decoded, anything a codec throws is contained, and its result is che
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import numpy as np
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.codestream import Codestream, describe_jpeg, describe_jpeg2000
+from mcr_infer.images.extra import imagecodecs_if_installed, require_imagecodecs
 from mcr_infer.images.layout import PixelFormat, Stored
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.reduction import reduced_shape, spread_evenly
@@ -53,9 +54,11 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
     Raises `BrokenImageError` (`truncated`, `corrupt`) or `UnsupportedImageError` (`codec_missing`).
     """
     if syntax.codec is None or syntax.describe is None:
-        order = ">" if syntax.big_endian else "<"
-        data = unpack_runs(data, layout) if syntax.run_length else data
-        return _unpack_native(data, order, layout)
+        if syntax.run_length:
+            return _unpack_native(unpack_runs(data, layout), layout)
+        size, order = layout.bits_allocated // 8, ">" if syntax.big_endian else "<"
+        stored = np.frombuffer(data, dtype=f"{order}u{size}", count=layout.rows * layout.columns)
+        return _unpack_native(stored.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns), layout)
     if not data.rstrip(b"\x00\xff").endswith(b"\xff\xd9"):
         # Several codecs fill what is missing with zeros and report success.
         raise BrokenImageError(
@@ -129,14 +132,16 @@ def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Code
     return stream
 
 
-def _unpack_native(data: bytes, order: str, layout: PixelFormat) -> Decoded:
+def _unpack_native(cells: Stored, layout: PixelFormat) -> Decoded:
     """Take Bits Stored out of each cell of Bits Allocated; what lies in the other bits, such as overlays, is dropped."""
     size = layout.bits_allocated // 8
-    cells = np.frombuffer(data, dtype=f"{order}u{size}", count=layout.rows * layout.columns)
-    cells = cells.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns)
     if layout.bits_stored == layout.bits_allocated:
         return Decoded(values=cells.view(f"i{size}") if layout.signed else cells)
     lowest = layout.high_bit + 1 - layout.bits_stored
+    if lowest == 0:
+        values = cells.view(f"i{size}") if layout.signed else cells
+        if layout.levels[0] <= values.min() and values.max() <= layout.levels[1]:
+            return Decoded(values=values)  # nothing lies in the other bits, as in most files
     kept = (cells >> lowest) & ((1 << layout.bits_stored) - 1)
     values = _sign_extended(kept, layout.bits_stored) if layout.signed else kept
     # The bits above a signed value may repeat its sign or be zero.
@@ -168,24 +173,6 @@ def _fit_decoded(values: Stored, syntax: TransferSyntax, layout: PixelFormat) ->
     return _sign_extended(codes.astype(np.uint16), bits)
 
 
-def _imagecodecs() -> ModuleType | None:
-    try:
-        import imagecodecs
-    except ImportError:
-        return None
-    module: ModuleType = imagecodecs
-    return module
-
-
-def _require_imagecodecs(what: str) -> ModuleType:
-    codecs = _imagecodecs()
-    if codecs is None:
-        raise UnsupportedImageError(
-            f"{what} needs a decoder that is not installed: pip install 'mcr-infer[codecs]'", reason="codec_missing"
-        )
-    return codecs
-
-
 def _pillow(data: bytes, kind: str) -> Stored:
     from PIL import Image
 
@@ -210,17 +197,17 @@ def _jpeg_8bit_reduced(data: bytes, stream: Codestream, factor: int) -> Stored:
 def _jpeg_extended(data: bytes, stream: Codestream) -> Stored:
     if stream.precision == 8:
         return _pillow(data, "JPEG")
-    values: Stored = _require_imagecodecs("12-bit JPEG").jpeg8_decode(data)
+    values: Stored = require_imagecodecs("12-bit JPEG").jpeg8_decode(data)
     return values
 
 
 def _jpeg_lossless(data: bytes, _: Codestream) -> Stored:
-    values: Stored = _require_imagecodecs("JPEG Lossless").jpeg8_decode(data)
+    values: Stored = require_imagecodecs("JPEG Lossless").jpeg8_decode(data)
     return values
 
 
 def _jpeg_ls(data: bytes, _: Codestream) -> Stored:
-    values: Stored = _require_imagecodecs("JPEG-LS").jpegls_decode(data)
+    values: Stored = require_imagecodecs("JPEG-LS").jpegls_decode(data)
     return values
 
 
@@ -230,7 +217,7 @@ def _jpeg2000(data: bytes, stream: Codestream) -> Stored:
     Both run OpenJPEG. OpenJPH is twice as fast on High-Throughput streams, but imagecodecs drops its errors and returns
     whatever memory held.
     """
-    if (codecs := _imagecodecs()) is not None:
+    if (codecs := imagecodecs_if_installed()) is not None:
         values: Stored = codecs.jpeg2k_decode(data)
         return values
     return _unscaled(_pillow(data, "JPEG2000"), stream)

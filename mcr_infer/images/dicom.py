@@ -124,14 +124,14 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Sele
     if preset in REDUCIBLE and rendering.padding is None and rendering.modality_lut is None:
         reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, reduce_to=reduce_to)
     decoded = decode(data, syntax, layout, reduction=reduction)
-    rendered = render(decoded.values, rendering, preset)
+    rendered = render(turn(decoded.values), rendering, preset)
     spacing = spacing.reduced((layout.rows, layout.columns), decoded.values.shape)
     spacing = spacing.transposed() if turn.transposed else spacing
     if intent == "FOR PROCESSING":
         attributes.notes.append("stored FOR PROCESSING: its contrast may differ from that of a displayed radiograph")
     year = re.match(r"(?:19|20)\d\d", attributes.text("StudyDate") or "")
     return Radiograph(
-        pixels=turn(rendered.pixels),
+        pixels=rendered.pixels,
         source="dicom",
         sop_instance_uid=attributes.uid("SOPInstanceUID"),
         study_instance_uid=attributes.uid("StudyInstanceUID"),
@@ -144,6 +144,7 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Sele
         photometric_interpretation=attributes.code("PhotometricInterpretation"),
         transfer_syntax_uid=header.syntax_uid,
         intensity=rendered.intensity,
+        rendering=preset,
         mirrored=turn.mirrored,
         pixel_spacing=spacing.millimetres,
         aspect=spacing.aspect,

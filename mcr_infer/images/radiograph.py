@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.images.presets import Preset
 from mcr_infer.images.views import ViewSource
 
 MAX_PIXELS = 100_000_000
@@ -52,6 +53,9 @@ class Radiograph:
     intensity: str = "full_range"
     """Where the grey scale came from: `voi_lut`, `window`, `percentiles` or `full_range`, or the preset `minmax` or
     `mimic_cxr_jpg`."""
+
+    rendering: Preset = "voi"
+    """The preset that was asked for; a tower takes pictures of its own preset alone."""
 
     mirrored: bool = False
     """True where Patient Orientation said that the stored rows ran the other way and they were turned back."""

@@ -79,6 +79,7 @@ def read_raster(
         pixels=pixels,
         source="png" if data.startswith(PNG_SIGNATURE) else "jpeg",
         intensity=intensity,
+        rendering=preset,
         aspect=spacing.aspect,
         reduction=reduction,
         notes=tuple(notes),

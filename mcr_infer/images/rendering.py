@@ -7,15 +7,16 @@ and the picture is looked up from that table.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images.equalisation import mimic_cxr_jpg_levels
+from mcr_infer.images.histogram import Histogram
 from mcr_infer.images.layout import Stored
 from mcr_infer.images.presets import Preset
 
@@ -25,8 +26,8 @@ PERCENTILES = (0.5, 99.5)
 _FLAT_SHARE = 0.99
 """A window that gives this share of the pixels one and the same of 256 greys does not belong to the picture."""
 
-_BLOCK = 1 << 20
-"""Pixels at a time: numpy widens indices to 64 bits, eight bytes a pixel, which should not happen to a whole image."""
+_BLOCK = 1 << 16
+"""Pixels at a time: numpy widens indices to 64 bits, eight bytes a pixel, which stay in the processor's cache so."""
 
 Values = NDArray[np.float64]
 WindowFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
@@ -127,17 +128,11 @@ def render(stored: Stored, rendering: Rendering, preset: Preset = "voi") -> Rend
     """
     if preset == "mimic_cxr_jpg":
         rendering = Rendering(inverted=rendering.inverted)  # all that the makers of the data set asked a header for
-    low, high = int(stored.min()), int(stored.max())
-    levels = np.arange(low, high + 1)
-    counts = np.zeros(len(levels), dtype=np.int64)
-    for _, block in _blocks(stored, low):
-        counts += np.bincount(block, minlength=len(levels))
-    padded = np.zeros(len(levels), dtype=bool)
-    if rendering.padding is not None:
-        padded = (levels >= rendering.padding[0]) & (levels <= rendering.padding[1])
-        counts[padded] = 0
-    values = _modality_values(levels, rendering)
-    seen = values[counts > 0]
+    histogram = Histogram(stored, rendering.padding)
+    values = _modality_values(histogram.levels, rendering)
+    # Unpadded values in one straight line have their extremes at both ends, and nobody need count what lies between.
+    straight = rendering.padding is None and rendering.modality_lut is None
+    seen = values[[0, -1]] if straight else values[histogram.counts() > 0]
     if not len(seen) or seen.min() == seen.max():
         raise BrokenImageError(
             "the image has no contrast: " + ("all pixels have one value" if len(seen) else "all pixels are padding"),
@@ -145,31 +140,35 @@ def render(stored: Stored, rendering: Rendering, preset: Preset = "voi") -> Rend
         )
     notes: tuple[str, ...] = ()
     if preset == "mimic_cxr_jpg":
-        table = mimic_cxr_jpg_levels(counts, inverted=rendering.inverted) / np.float32(255)
+        eight_bits = mimic_cxr_jpg_levels(histogram.counts(), inverted=rendering.inverted)
+        table = eight_bits.astype(np.float32) / np.float32(255)
         intensity: str = preset
     else:
         if preset == "minmax":
             shades, intensity = _ramp(values, seen.min(), seen.max() - seen.min()), preset
         else:
-            shades, intensity, notes = _choose_shades(values, counts, rendering)
+            shades, intensity, notes = _choose_shades(values, histogram, rendering)
         if rendering.inverted:
             shades = 1.0 - shades
-        shades[padded] = 0.0
+        shades[histogram.padded] = 0.0
         table = shades.astype(np.float32)
+    return Rendered(pixels=_look_up(stored, histogram.levels, table), intensity=intensity, notes=notes)
+
+
+def _look_up(stored: Stored, levels: NDArray[np.int64], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace each stored value by the entry [L] of its level [L]."""
+    bits = 8 * stored.dtype.itemsize
+    by_code = np.zeros(1 << bits, dtype=np.float32)
+    by_code[levels & ((1 << bits) - 1)] = table
+    codes = stored.view(f"u{stored.dtype.itemsize}").reshape(-1)
     pixels = np.empty(stored.shape, dtype=np.float32)
-    flat = pixels.reshape(-1)
-    for start, block in _blocks(stored, low):
-        flat[start : start + len(block)] = table[block]
-    return Rendered(pixels=pixels, intensity=intensity, notes=notes)
-
-
-def _blocks(stored: Stored, low: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Yield the pixels in storage order as indices above the lowest level, a block at a time with its offset."""
-    flat = stored.reshape(-1)
-    for start in range(0, flat.size, _BLOCK):
-        index = flat[start : start + _BLOCK].astype(np.intp)
-        index -= low
-        yield start, index
+    flat, index = pixels.reshape(-1), np.empty(min(_BLOCK, codes.size), dtype=np.intp)
+    for start in range(0, codes.size, _BLOCK):
+        block = codes[start : start + _BLOCK]
+        np.copyto(index[: len(block)], block)
+        # No code lies outside of the table: `clip` is there because numpy is twice as fast without its check.
+        np.take(by_code, index[: len(block)], out=flat[start : start + len(block)], mode="clip")
+    return pixels
 
 
 def _modality_values(levels: NDArray[np.int64], rendering: Rendering) -> Values:
@@ -179,9 +178,7 @@ def _modality_values(levels: NDArray[np.int64], rendering: Rendering) -> Values:
     return values * rendering.slope + rendering.intercept
 
 
-def _choose_shades(
-    values: Values, counts: NDArray[np.int64], rendering: Rendering
-) -> tuple[Values, str, tuple[str, ...]]:
+def _choose_shades(values: Values, histogram: Histogram, rendering: Rendering) -> tuple[Values, str, tuple[str, ...]]:
     """Map the value of each level to a shade by the first means that shows the picture; say which one it was."""
     means: list[tuple[str, str, Callable[[Values], Values]]] = []
     if (lut := rendering.voi_lut) is not None:
@@ -191,16 +188,21 @@ def _choose_shades(
     notes: list[str] = []
     for intensity, name, mapping in means:
         shades = mapping(values)
-        if _shows_something(shades, counts):
+        if _shows_something(shades, histogram):
             return shades, intensity, tuple(notes)
         notes.append(f"{name} ignored: it makes nearly all pixels the same grey")
-    black, white = _percentiles(values, counts)
+    black, white = _percentiles(values, histogram.counts())
     return _ramp(values, black, white - black), "percentiles", tuple(notes)
 
 
-def _shows_something(shades: Values, counts: NDArray[np.int64]) -> bool:
-    greys = np.bincount(np.rint(shades * 255).astype(np.intp), weights=counts)
-    return bool(greys.max() < _FLAT_SHARE * counts.sum())
+def _shows_something(shades: Values, histogram: Histogram) -> bool:
+    greys = np.rint(shades * 255).astype(np.intp)
+    # Pixels of some rows that have another grey are as many at least as there are in all rows: often enough of them.
+    some = np.bincount(greys, weights=histogram.counts_of_some_rows())
+    if some.sum() - some.max() > (1 - _FLAT_SHARE) * histogram.pixels:
+        return True
+    every = np.bincount(greys, weights=histogram.counts())
+    return bool(every.max() < _FLAT_SHARE * every.sum())
 
 
 def _percentiles(values: Values, counts: NDArray[np.int64]) -> tuple[float, float]:
@@ -241,8 +243,8 @@ class Turn:
             across, down = down, across
         return cls(transposed=transposed, mirrored=across == "R", inverted=down == "H")
 
-    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn pixels [H, W] to C-contiguous [H, W], or [W, H] where transposed."""
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Turn pixels or stored values [H, W] to C-contiguous [H, W], or [W, H] where transposed."""
         turned = pixels.T if self.transposed else pixels
         turned = turned[:, ::-1] if self.mirrored else turned
         turned = turned[::-1] if self.inverted else turned

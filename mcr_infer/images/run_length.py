@@ -1,13 +1,18 @@
 """RLE (PS3.5 annex G): the bytes of the pixels, one plane after the other, each packed by PackBits."""
 
+import contextlib
+from itertools import pairwise
+
 import numpy as np
+from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
-from mcr_infer.images.layout import PixelFormat
+from mcr_infer.images.extra import imagecodecs_if_installed
+from mcr_infer.images.layout import PixelFormat, Stored
 
 
-def unpack_runs(data: bytes, layout: PixelFormat) -> bytes:
-    """Decode one segment a byte of the pixel, the most significant first; return little endian.
+def unpack_runs(data: bytes, layout: PixelFormat) -> Stored:
+    """Decode one segment a byte of the pixel, the most significant first; return the cells of Bits Allocated [H, W].
 
     Raises `BrokenImageError` (`truncated`, `corrupt`).
     """
@@ -18,11 +23,25 @@ def unpack_runs(data: bytes, layout: PixelFormat) -> bytes:
         raise BrokenImageError(
             f"the RLE data have a header that does not fit {planes} segment(s) in {len(data)} bytes", reason="corrupt"
         )
-    cells = np.empty((count, planes), dtype=np.uint8)
-    for plane in range(planes):
-        segment = _unpack_segment(data[starts[plane] : starts[plane + 1]], count)
-        cells[:, planes - 1 - plane] = np.frombuffer(segment, dtype=np.uint8)
-    return cells.tobytes()
+    view = memoryview(data)
+    segments = [view[start:end] for start, end in pairwise(starts)]
+    highest, *lower = (_unpack_fast(segment, count) for segment in segments)
+    cells: Stored = highest
+    for plane in lower:
+        cells = cells.astype(np.uint16) << 8
+        cells |= plane
+    return cells.reshape(layout.rows, layout.columns)
+
+
+def _unpack_fast(segment: memoryview, count: int) -> NDArray[np.uint8]:
+    """Decode a segment with imagecodecs, twenty times faster than here; whatever it does not like is judged here."""
+    out = np.empty(count, dtype=np.uint8)
+    if (codecs := imagecodecs_if_installed()) is not None:
+        # It writes no further than the end of `out`, and raises instead.
+        with contextlib.suppress(RuntimeError):
+            if len(codecs.packbits_decode(segment, out=out)) == count:
+                return out
+    return np.frombuffer(_unpack_segment(bytes(segment), count), dtype=np.uint8)
 
 
 def _unpack_segment(segment: bytes, count: int) -> bytes:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.images.presets import Preset
 from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.images.rendering import Rendering, render
 from mcr_infer.phantom.anatomy import draw_body
 from mcr_infer.phantom.findings import Finding, draw_findings
 from mcr_infer.phantom.language import Report, write_report
@@ -32,9 +34,17 @@ class Phantom:
     report: Report
     view: str
 
-    def radiograph(self) -> Radiograph:
+    def radiograph(self, *, rendering: Preset = "voi") -> Radiograph:
         """Return the radiograph that reading this phantom's DICOM file gives, with the same pixels bit for bit."""
-        return Radiograph(pixels=render_stored(self.stored), source="phantom", modality="DX", view_position=self.view)
+        whole_range = rendering == "voi"
+        return Radiograph(
+            pixels=render_stored(self.stored) if whole_range else render(self.stored, Rendering(), rendering).pixels,
+            source="phantom",
+            modality="DX",
+            view_position=self.view,
+            view_source="tag",
+            rendering=rendering,
+        )
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

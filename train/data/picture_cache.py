@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from PIL import Image
 
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
-from mcr_infer.images import Radiograph, read_image
+from mcr_infer.images import Preset, Radiograph, read_image
 from mcr_infer.images.rendering import Rendering, Window, render
 from train.data.strings import Strings
 from train.data.workers import ITEM_SECONDS, Failure, Job, run_jobs
@@ -97,19 +98,22 @@ def open_pictures(
     changed: NDArray[np.int64],
     *,
     side: int,
+    rendering: Preset = "voi",
     workers: int,
     progress: Callable[[int, int], None],
     say: Callable[[str], None],
-    read: Callable[[str], Radiograph] = read_image,
+    read: Callable[[str], Radiograph] | None = None,
     seconds: float = ITEM_SECONDS,
 ) -> tuple[Pictures, list[Failure]]:
     """Open the pictures of files with their sizes in bytes and times of change in nanoseconds, decoding what is not there.
 
+    They are rendered by a preset, by `read_image` unless `read` is another reader.
     `workers` processes decode (0 = this one), none of them one file for more than `seconds`; `progress` is called with files
     done and wanted, `say` with what a person should know. Returns what could not be decoded, named by its place in `files`;
     that is tried again in the next run. Raises `ConfigError` where the folder cannot be written.
     """
-    folder = cache / f"pictures-{side}-{rendering_digest(side)}"
+    folder = cache / f"pictures-{side}-{rendering_digest(side, rendering)}"
+    read = read or partial(read_image, rendering=rendering)
     keys = np.array(
         [_key(file or "", int(size), int(when)) for file, size, when in zip(files, sizes, changed, strict=True)],
         dtype="S32",
@@ -257,12 +261,12 @@ def stored_picture(radiograph: Radiograph, side: int) -> NDArray[np.uint8] | NDA
     return np.rint(pixels * np.float32(255)).astype(np.uint8) if eight_bits else pixels
 
 
-def rendering_digest(side: int) -> str:
-    """Name what reading and shrinking give now, by what they make of a few small pictures."""
+def rendering_digest(side: int, preset: Preset = "voi") -> str:
+    """Name what reading by a preset and shrinking give now, by what they make of a few small pictures."""
     ramp = (np.add.outer(np.arange(48) * 61, np.arange(40) * 37) % 4096).astype(np.uint16)
     window = Window(center=1800.0, width=2600.0)
     made = [
-        Radiograph(pixels=render(ramp, rendering).pixels, source="dicom", aspect=aspect)
+        Radiograph(pixels=render(ramp, rendering, preset).pixels, source="dicom", aspect=aspect)
         for rendering in (Rendering(), Rendering(window=window, inverted=True, slope=1.5, padding=(0, 9)))
         for aspect in (1.0, 1.25)
     ]
@@ -270,7 +274,7 @@ def rendering_digest(side: int) -> str:
         for name, levels in (("8.png", (ramp >> 4).astype(np.uint8)), ("16.png", ramp)):
             path = Path(folder, name)
             Image.fromarray(levels).save(path)
-            made.append(read_image(path))
+            made.append(read_image(path, rendering=preset))
     digest = hashlib.blake2b(digest_size=6, person=b"mcr-picture")
     digest.update(f"{_FORMAT} {side}".encode())
     for radiograph in made:

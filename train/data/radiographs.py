@@ -188,7 +188,8 @@ def _decode(
 
         pictures, failures = open_pictures(
             Path(config.data.cache), selection.images, selection.sizes, selection.changed,
-            side=config.data.radiographs.cached_side, workers=config.run.workers, progress=tell,
+            side=config.data.radiographs.cached_side, rendering=config.model.image.rendering,
+            workers=config.run.workers, progress=tell,
             say=lambda words: console.print(
                 f"{what} pictures: {words}", highlight=False, markup=False, soft_wrap=True
             ),

@@ -1,11 +1,11 @@
 """Pixels and a text become a training sample: the preprocessing of inference, then masks over both."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Sample
@@ -19,8 +19,10 @@ class SampleMaker:
         self._masking, self._tokenizer = config.masking, tokenizer
         self._preprocess = config.model.preprocess
         finer = config.model.decoders.super_resolution
-        self._target_preprocess = Preprocess(
-            image_size=finer * self._preprocess.image_size, patch_size=finer * self._preprocess.patch_size
+        self._target_preprocess = replace(
+            self._preprocess,
+            image_size=finer * self._preprocess.image_size,
+            patch_size=finer * self._preprocess.patch_size,
         )
 
     def make(
