@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pacs_server import PATIENT, Answer, Asked, Pacs, multipart, results, row, serve, small_pacs
 
 from conftest import json_lines, run_cli
 from mcr_infer.errors import ConfigError, ImageError
 from mcr_infer.sources import FileStamp, NameList, PacsAccess, Sources
 from mcr_infer.sources.pacs.address import PacsAddress
+from pacs_server import PATIENT, Answer, Asked, Pacs, multipart, results, row, serve, small_pacs
 
 QUICK = PacsAccess(first_wait=0.001, longest_wait=0.002, page=2)
 
