@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.presets import Preset, require_preset
+from mcr_infer.images.reduction import Room
 
 ImageInput = Literal["patches", "pixels"]
 INPUT_NAMES: Mapping[ImageInput, tuple[str, ...]] = {"patches": ("patches", "positions"), "pixels": ("pixels",)}
@@ -100,12 +101,13 @@ class Preprocess:
         return INPUT_NAMES[self.input]
 
     @property
-    def reduce_to(self) -> int:
-        """Pixels that the shorter side of a picture must keep so that decoding it smaller does not change the embedding.
+    def reduce_to(self) -> Room:
+        """What a picture must keep of its pixels so that decoding it smaller does not change the embedding.
 
-        `SPARE` times what the picture is resized to; `read_image` takes it.
+        `SPARE` times the pixels that it is resized to; `read_image` takes it.
         """
-        return math.ceil(SPARE * (self.resize or self.image_size))
+        pixels = math.ceil(SPARE * (self.resize or self.image_size))
+        return Room(pixels=pixels, side="longer" if self.fit == "pad" else "shorter")
 
     def image(self, pixels: NDArray[np.float32], *, aspect: float = 1.0) -> NDArray[np.float32]:
         """Fit pixels [H, W] in [0, 1] into a square [S, S] in [0, 1].

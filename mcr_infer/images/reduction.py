@@ -8,6 +8,8 @@ The values are therefore interpolated once, onto a grid that divides the picture
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +19,31 @@ from mcr_infer.images.layout import Stored
 FACTORS = (8, 4, 2)
 
 
-def choose_reduction(rows: int, columns: int, *, aspect: float, reduce_to: int | None) -> int:
-    """Return by how much H x W pixels may be reduced so that both sides keep `reduce_to` pixels: 8, 4, 2, or 1 for not.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a picture must keep of its pixels to be decoded smaller."""
 
-    Where pixels are not square (`aspect`, row over column spacing), the side that they are longer on needs more of them.
-    None reduces nothing.
+    pixels: int
+    """Along one side."""
+
+    side: Literal["longer", "shorter"]
+    """The side that is made to fit: the longer one where all of the picture is kept, the shorter one where it is cropped."""
+
+    def __str__(self) -> str:
+        return f"{self.pixels} pixels along the {self.side} side"
+
+
+def choose_reduction(rows: int, columns: int, *, aspect: float, room: Room | None) -> int:
+    """Return by how much H x W pixels may be reduced so that `room` is kept: 8, 4, 2, or 1 for not; None reduces nothing.
+
+    Sides are compared as they are long on the picture. Where pixels are not square (`aspect`, row over column spacing), the
+    side along which there are fewer of them a length decides.
     """
-    if reduce_to is None:
+    if room is None:
         return 1
-    shorter = min(rows, columns) / max(aspect, 1.0 / aspect)
-    return next((factor for factor in FACTORS if shorter >= factor * reduce_to), 1)
+    sides = (rows * aspect, float(columns))
+    pixels = (max if room.side == "longer" else min)(sides) * min(1.0, 1.0 / aspect)
+    return next((factor for factor in FACTORS if pixels >= factor * room.pixels), 1)
 
 
 def reduced_shape(shape: Sequence[int], factor: int) -> tuple[int, int]:

@@ -88,7 +88,7 @@ class Plan:
         measured = "remembered from an earlier run" if tower.remembered else "measured just now"
         asked = ", ".join(f"{name} {' or '.join(words)}" for name, words in self.selection.to_dict().items())
         cost = f"{tower.images_per_second:.1f} radiographs a second alone, {measured}"
-        full = f"where the shorter side keeps {preprocess.reduce_to} pixels" if self.reduce else "as asked"
+        full = f"where {preprocess.reduce_to} are kept" if self.reduce else "as asked"
         return [
             ("cores", f"{usable_cores()}", "that this process may use"),
             (
