@@ -4,6 +4,10 @@ It is read before a codec is, which allocates whatever a codestream asks for.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Transform = Literal["cosine", "5/3", "9/7"]
+"""Of 8 x 8 blocks, or one of the two wavelets of JPEG 2000, without loss and with it."""
 
 MOST_HALVINGS = 3
 """Nothing is decoded below 1/8: JPEG cannot, and a radiograph of which 1/16 serves is small enough at once."""
@@ -22,6 +26,8 @@ class Codestream:
     signed: bool = False
     halvings: int = 0
     """How often the codestream can be decoded at half the size of the time before, at most `MOST_HALVINGS`."""
+    transform: Transform = "cosine"
+    """Where `halvings` is not 0: what the values of a smaller version are coefficients of."""
 
 
 def describe_jpeg(data: bytes) -> Codestream:
@@ -59,23 +65,28 @@ def describe_jpeg2000(data: bytes) -> Codestream:
     siz = start + 2
     right, bottom, left, top = (int.from_bytes(data[siz + i : siz + i + 4], "big") for i in (4, 8, 12, 16))
     depth = data[siz + 38]
+    levels, wavelets = _coding_styles(data, start)
+    # A smaller version cannot be had without any level, nor be placed where the picture does not begin at the origin of its
+    # grid or its tiles were made by different wavelets.
+    usable = levels and len(wavelets) == 1 and (left, top) == (0, 0)
     return Codestream(
         rows=bottom - top,
         columns=right - left,
         components=int.from_bytes(data[siz + 36 : siz + 38], "big"),
         precision=(depth & 0x7F) + 1,
         signed=depth >= 0x80,
-        # The pixels of a smaller version lie elsewhere where the picture does not begin at the origin of its grid.
-        halvings=_levels(data, start) if (left, top) == (0, 0) else 0,
+        halvings=min(MOST_HALVINGS, *levels) if usable else 0,
+        transform="5/3" if wavelets == {1} else "9/7",
     )
 
 
-def _levels(data: bytes, position: int) -> int:
-    """Return the fewest wavelet levels that any COD or COC segment names (T.800 A.6.1), of the whole or of a tile.
+def _coding_styles(data: bytes, position: int) -> tuple[list[int], set[int]]:
+    """Return levels and wavelets that the COD and COC segments name (T.800 A.6.1, A.6.2), of the whole and of its tiles.
 
-    0 where the segments cannot be followed: decoding in full will say what is wrong.
+    Nothing where the segments cannot be followed: decoding in full will say what is wrong.
     """
     levels: list[int] = []
+    wavelets: set[int] = set()
     tile_end: int | None = None
     while position + 10 <= len(data):
         marker = int.from_bytes(data[position : position + 2], "big")
@@ -86,12 +97,15 @@ def _levels(data: bytes, position: int) -> int:
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         if marker < 0xFF30 or length < 2:
-            return 0
+            return [], set()
         if marker == _SOT:
             tile_length = int.from_bytes(data[position + 6 : position + 10], "big")
             # 12 bytes of SOT and 2 of SOD at least; 0 means that the last tile runs to the end.
             tile_end = position + tile_length if tile_length >= 14 else None
         elif marker in (_COD, _COC):
-            levels.append(data[position + (9 if marker == _COD else 6)])
+            # Levels, two sizes of a code block, its style, the wavelet.
+            style = position + (9 if marker == _COD else 6)
+            levels.append(data[style])
+            wavelets.add(data[style + 4])
         position += 2 + length
-    return min([MOST_HALVINGS, *levels]) if levels else 0
+    return levels, wavelets

@@ -32,8 +32,6 @@ class TransferSyntax:
     """Reads the header of that codestream."""
     reduced: Callable[[bytes, Codestream, int], Stored] | None = None
     """Decodes it at 1/2, 1/4 or 1/8, as far as its own header offers; None where the syntax cannot."""
-    wavelet: bool = False
-    """Reduced values are those of a wavelet, else of a cosine transform: they lie in other places."""
     big_endian: bool = False
     run_length: bool = False
 
@@ -46,6 +44,10 @@ class Decoded:
     reduction: int = 1
     """1, 2, 4 or 8."""
     notes: tuple[str, ...] = ()
+
+
+_OVERSHOOTING = 0.01
+"""The largest share of reduced values that may lie beyond Bits Stored."""
 
 
 def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reduction: int = 1) -> Decoded:
@@ -108,11 +110,14 @@ def _decode_reduced(
     shape = (layout.rows, layout.columns)
     values = _contained(lambda: codec(data, stream, reduction), syntax, reduced_shape(shape, reduction))
     lowest, highest = layout.levels
-    # A wavelet overshoots beside an edge. Far more than that are other values than the header declares.
-    beyond = (highest - lowest) >> 3
+    # A wavelet overshoots beside an edge, by half the range at most and at few pixels. More than that are other values than
+    # the header declares.
+    beyond = (highest - lowest) >> 1
     if int(values.min()) < lowest - beyond or int(values.max()) > highest + beyond:
         return None
-    even = spread_evenly(values, shape, reduction, wavelet=syntax.wavelet)
+    if np.count_nonzero((values < lowest) | (values > highest)) > _OVERSHOOTING * values.size:
+        return None
+    even = spread_evenly(values, shape, reduction, stream.transform)
     return np.rint(even).clip(lowest, highest).astype(f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
 
 
@@ -256,9 +261,7 @@ def _jpeg_blocks(name: str, codec: Callable[[bytes, Codestream], Stored]) -> Tra
 
 
 def _jpeg_2000_family(name: str) -> TransferSyntax:
-    return TransferSyntax(
-        name=name, codec=_jpeg2000, reduced=_jpeg2000_reduced, describe=describe_jpeg2000, wavelet=True
-    )
+    return TransferSyntax(name=name, codec=_jpeg2000, reduced=_jpeg2000_reduced, describe=describe_jpeg2000)
 
 
 IMPLICIT = "1.2.840.10008.1.2"

@@ -63,7 +63,7 @@ def read_raster(
     reduction = 1 if turned else round(max(whole) / max(grey.shape))
     spacing = Spacing()
     if reduction > 1:
-        even = spread_evenly(grey, whole, reduction, wavelet=False)
+        even = spread_evenly(grey, whole, reduction, "cosine")
         grey = np.rint(even).clip(0, 255).astype(np.uint8)
         spacing = spacing.reduced(whole, grey.shape)
     if grey.dtype == np.uint8 and preset != "minmax":
