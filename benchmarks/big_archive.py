@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -46,14 +45,10 @@ def _templates(folder: Path, syntax: str) -> Iterator["Dataset"]:
     from pydicom.encaps import encapsulate
 
     for number in range(DISTINCT):
-        path = _phantom(folder / "phantoms", SEED + number)
-        data = pydicom.dcmread(path)
-        stored = _cropped(data.pixel_array)
-        data.Rows, data.Columns = stored.shape
+        data = pydicom.dcmread(large_phantom(folder / "phantoms", number))
+        stored = data.pixel_array
         data.file_meta.TransferSyntaxUID = SYNTAXES[syntax]
-        if syntax == "uncompressed":
-            data.PixelData = stored.tobytes()
-        else:
+        if syntax != "uncompressed":
             if syntax == "jpeg-ls":
                 frame = imagecodecs.jpegls_encode(stored)
             else:
@@ -66,20 +61,22 @@ def _templates(folder: Path, syntax: str) -> Iterator["Dataset"]:
         yield data
 
 
-def _cropped(square: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Cut the columns out of the middle of a square phantom."""
-    left = (square.shape[1] - COLUMNS) // 2
-    return np.ascontiguousarray(square[:, left : left + COLUMNS])
+def large_phantom(folder: Path, number: int) -> Path:
+    """Return the file of one of the phantoms, uncompressed, written into a folder if it is not there."""
+    import pydicom
 
-
-def _phantom(folder: Path, seed: int) -> Path:
     from mcr_infer import phantom
     from mcr_infer.phantom.dicom import write_dicom
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{seed}.dcm"
+    path = folder / f"{SEED + number}-{ROWS}x{COLUMNS}.dcm"
     if not path.exists():
-        write_dicom(phantom.make(seed, ROWS), path)
+        write_dicom(phantom.make(SEED + number, ROWS), path)
+        data = pydicom.dcmread(path)
+        left = (ROWS - COLUMNS) // 2
+        stored = np.ascontiguousarray(data.pixel_array[:, left : left + COLUMNS])
+        data.Columns, data.PixelData = COLUMNS, stored.tobytes()
+        data.save_as(path, enforce_file_format=True)
     return path
 
 
