@@ -96,6 +96,7 @@ def calibrate(
 ) -> TowerPlan:
     """Return the fastest plan for an image tower on `cores` cores, from memory or by a calibration of at most about 3 s.
 
+    It takes longer only where opening the tower and a single call do.
     `threads` and `batch_size`, where they are given, stand, and only the rest is looked for. A plan that cannot be
     remembered is no error: `notify` is told, if there is one. Raises what opening and running the tower raises, and
     `ConfigError` for a budget that it does not take.
