@@ -1,6 +1,7 @@
 """How fast is an archive embedded, how near is that to what the machine could do, and to what a plain script does?
 
-    python -m benchmarks.throughput [--work cache/throughput] [--rounds 3] [--out benchmarks/results/throughput.json]
+    python -m benchmarks.throughput [bound] [plain] [cost] [--work cache/throughput] [--rounds 3] \
+        [--out benchmarks/results/throughput.json]
 
 Folders of 2,500 x 2,000 pixels of 12 bits (`benchmarks/big_archive.py`), files to committed rows, each run a process of its
 own, by turns.
@@ -8,8 +9,11 @@ own, by turns.
 bound     cores / (core-seconds a file of read + decode + render, resize + cut and tower, each measured alone in the same
           round): what a pipeline without any cost of its own would do
 plain     pydicom's pixel_array and ViT-B/16 in PyTorch, fp32 (`benchmarks/plain.py`), same files, cores and round
+cost      what each way to run the tower costs in retrieval, against fp32 with all patches, on held-out phantoms: recall of
+          the bundle that ships, the first ten that stay of both
 
-The last line of stdout is one JSON document: medians over the rounds, with the machine card.
+The last line of stdout is one JSON document: medians over the rounds, with the machine card. --out keeps the parts that were
+measured before and are not now.
 """
 
 import argparse
@@ -19,13 +23,19 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from benchmarks.big_archive import SYNTAXES, make_archive
 from benchmarks.large import make_vit
 from benchmarks.machine import load, machine_card
+from export.retrieval import FIRST_SEED, Vectors, agreement, held_out, recalls
+from mcr_infer import phantom
+from mcr_infer.bundle import Bundle
+from mcr_infer.encoder import ImageEncoder, TextEncoder
 
 
 class Way(NamedTuple):
@@ -48,6 +58,7 @@ COUNTS = {
 """Files of a run: fifteen seconds or more on two cores."""
 
 PLAIN_COUNT = 32
+COST_SEEDS = range(FIRST_SEED, FIRST_SEED + 300)
 
 
 def main() -> None:
@@ -55,20 +66,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput", description=(__doc__ or "").splitlines()[0]
     )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="bound, plain, cost; without any, all of them")
     parser.add_argument("--work", type=Path, default=Path("cache/throughput"), help="11 GB of files are made here once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the JSON document here, too")
     options = parser.parse_args()
+    if unknown := set(options.parts) - {"bound", "plain", "cost"}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
     folders = {syntax: _folder(options.work, syntax) for syntax in SYNTAXES}
     bundles = {"shipped": None, "vit-b16": make_vit(options.work / "vit-b16").path}
     card = machine_card()
-    result = {
-        "benchmark": "throughput",
-        "rounds": options.rounds,
-        "bound": bound(folders, bundles, options.rounds),
-        "plain": plain(folders, bundles["vit-b16"], options.rounds),
-        "machine": card | {"load_after": load()},
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "bound": lambda: bound(folders, bundles, options.rounds),
+        "plain": lambda: plain(folders, bundles["vit-b16"], options.rounds),
+        "cost": lambda: cost(bundles),
     }
+    result: dict[str, Any] = {"benchmark": "throughput", "rounds": options.rounds}
+    if options.out is not None and options.out.exists():
+        result |= json.loads(options.out.read_text(encoding="utf-8"))
+    result |= {name: parts[name]() for name in options.parts or parts}
+    result["machine"] = card | {"load_after": load()}
     document = json.dumps(result)
     if options.out is not None:
         options.out.write_text(document + "\n", encoding="utf-8")
@@ -146,6 +163,39 @@ def plain(folders: Mapping[str, Path], bundle: Path | None, rounds: int) -> list
             }
             rows.append(row)
             print(f"  {way.name:28} {row['images_per_second']:6.2f} images/s, {row['ratio']:.2f} times", flush=True)
+    return rows
+
+
+def cost(bundles: Mapping[str, Path | None]) -> list[dict[str, Any]]:
+    """Compare retrieval in each way with that in fp32 and all patches."""
+    rows = []
+    for name, path in bundles.items():
+        bundle = Bundle.open(path)
+        pictures = [phantom.make(seed).radiograph(rendering=bundle.preprocess.rendering).pixels for seed in COST_SEEDS]
+        items = held_out(bundle, len(COST_SEEDS))
+        full: Vectors | None = None
+        reports: Vectors | None = None
+        for way in WAYS:
+            encoder = ImageEncoder(bundle, device="cpu", precision=way.precision)
+            cut = [bundle.preprocess.patches(pixels, budget=way.budget) for pixels in pictures]
+            images = np.concatenate([encoder.encode(cut[start : start + 8]) for start in range(0, len(cut), 8)])
+            if full is None or reports is None:
+                full, reports = images, TextEncoder(bundle, device="cpu").encode(items.texts)
+            row = {
+                "bundle": name,
+                "precision": way.precision,
+                "budget": way.budget,
+                "phantoms": len(COST_SEEDS),
+                "image_to_image_top10": agreement((full, full), (images, images)),
+                "text_to_image_top10": agreement((reports, full), (reports, images)),
+                "recall": recalls(items, (images, reports)) if path is None else None,
+            }
+            rows.append(row)
+            print(
+                f"{name:8} {way.name:28} first ten that stay: image to image {row['image_to_image_top10']:.3f}, "
+                f"text to image {row['text_to_image_top10']:.3f}; recall {row['recall']}",
+                flush=True,
+            )
     return rows
 
 
