@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError
 from io import BytesIO
@@ -194,6 +195,29 @@ def test_cancelled_jobs_say_so_and_nothing_is_waited_for(folder: Path):
             decoder.submit(source(good)).result(timeout=10)
         assert decoder.patches(decoded.slot).any()
     assert children() == []
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for():
+    let_go = threading.Event()
+
+    class Silent:
+        path = "dicomweb://pacs/instances/1"
+        opened_by = "parent"
+
+        def open(self) -> BytesIO:
+            assert let_go.wait(timeout=60)
+            raise BrokenImageError("too late", reason="missing")
+
+    with pool() as decoder:
+        futures = [decoder.submit(Silent()) for _ in range(20)]
+        time.sleep(0.2)
+        begun = time.monotonic()
+        decoder.cancel()
+        for future in futures:
+            with pytest.raises(CancelledError):
+                future.result(timeout=10)
+    assert time.monotonic() - begun < 5
+    let_go.set()
 
 
 def test_workers_that_cannot_begin_are_an_error_and_no_endless_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,9 @@ class DecodePool:
         self._lock = threading.Lock()
         self._free = list(range(slots))
         self._waiting: deque[_Job] = deque()
-        self._closing = False
+        self._fetching: set[_Job] = set()
+        """Given to the fetchers, and not waiting for a worker yet."""
+        self._closing = self._closed = False
         self._broken: DecodingError | None = None
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._fetchers = ThreadPoolExecutor(_FETCHING, thread_name_prefix="fetch")
@@ -116,6 +118,8 @@ class DecodePool:
         if isinstance(source, LocalSource):
             self._enqueue(job)
         else:
+            with self._lock:
+                self._fetching.add(job)
             self._fetchers.submit(self._fetch, job)
         return job.future
 
@@ -137,19 +141,25 @@ class DecodePool:
         """Drop all jobs that are waiting or under way: their futures are cancelled."""
         with self._lock:
             self._closing = True
+            fetching = list(self._fetching)
+        for job in fetching:  # a server that does not answer is not waited for
+            self._drop(job)
         self._wake()
 
     def close(self) -> None:
-        """Drop all jobs, and end every worker before this returns."""
+        """Drop all jobs, and end every worker before this returns; what is being fetched is let go by itself."""
         self.cancel()
         self._thread.join()
-        self._fetchers.shutdown(wait=True, cancel_futures=True)
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            os.close(self._wake_in)
+            os.close(self._wake_out)
         self._slots.close()
 
     def _enqueue(self, job: _Job) -> None:
         with self._lock:
+            self._fetching.discard(job)
             closing = self._closing
             if not closing:
                 self._waiting.append(job)
@@ -161,28 +171,27 @@ class DecodePool:
         """Open a source that only this process can open, and hand its bytes on."""
         self._fetch_room.acquire()
         try:
-            if self._closing:
-                job.future.cancel()
-                return
-            try:
-                with job.source.open() as stream:
-                    job.data = stream.read()
-            except OSError as error:
-                raise unreadable(error) from error
-        except ImageError as error:
+            if not self._closing:
+                try:
+                    with job.source.open() as stream:
+                        job.data = stream.read()
+                except OSError as error:
+                    raise unreadable(error) from error
+        except BaseException as error:  # noqa: BLE001 - the caller waits for it, and raises it
             self._fetch_room.release()
-            job.future.set_exception(error)
-        except BaseException as error:
+            with self._lock:
+                self._fetching.discard(job)
+            _settle(job.future, error)
+            return
+        if job.data is None:
             self._fetch_room.release()
-            job.future.set_exception(error)
-            raise
-        else:
-            self._enqueue(job)
+        self._enqueue(job)
 
     def _wake(self) -> None:
         # A full pipe wakes just as well.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_in, b"\0")
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_in, b"\0")
 
     def _guarded(self) -> None:
         """Run the thread of the pool; whatever ends it reaches every future."""
@@ -198,9 +207,10 @@ class DecodePool:
                 worker.end()
             with self._lock:
                 self._closing = True
-                left = [*self._waiting, *self._again, *self._busy.values()]
+                left = [*self._waiting, *self._again, *self._busy.values(), *self._fetching]
                 self._waiting.clear()
-            self._fetch_room.release(1 << 20)
+            # One fetcher that waits goes on, sees the end, and lets the next one go on.
+            self._fetch_room.release()
             for job in left:
                 self._drop(job)
 
@@ -208,7 +218,7 @@ class DecodePool:
         if self._broken is None:
             job.future.cancel()
         else:
-            job.future.set_exception(self._broken)
+            _settle(job.future, self._broken)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -349,6 +359,12 @@ class DecodePool:
         else:
             why, reason = f"the process that decoded it died ({_describe(status)})", "decoder_died"
         self._fail(job, BrokenImageError(f"{why}, twice, the second time with nothing else under way", reason=reason))
+
+
+def _settle(future: "Future[Decoded]", error: BaseException) -> None:
+    """Let a future raise an error, unless nobody waits for it any more."""
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
 
 
 def _describe(status: int) -> str:
