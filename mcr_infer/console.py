@@ -112,15 +112,15 @@ def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None 
 
 
 def show_stages(report: "RunReport", place: Path) -> None:
-    """Print where the time of a run over images went, and where its report lies."""
-    share, waiting, memory = report.meter.shares(), report.meter.waiting, report.meter.memory()
-    if share:
-        told = ", ".join(f"{stage} {part:.0%}" for stage, part in share.items())
-        print(f"processor time: {told}")
+    """Print where the time of a run over images went, if it embedded any, and where its report lies."""
+    waiting, memory = report.meter.waiting, report.meter.memory()
+    if report.summary.embedded:
+        told = ", ".join(f"{stage} {part:.0%}" for stage, part in report.meter.shares().items())
         behind = "decoding" if waiting["decode"] > waiting["tower"] else "the tower"
+        print(f"processor time: {told}; the run waited most for {behind}")
         print(
-            f"the run waited most for {behind}; {report.meter.mean_depth:.1f} decoded files were waiting on average; "
-            f"peak memory {memory['run']} MiB, largest worker {memory['largest_worker']} MiB"
+            f"{report.meter.mean_depth:.1f} decoded files were waiting on average; peak memory {memory['run']} MiB, largest "
+            f"worker {memory['largest_worker']} MiB"
         )
     print(f"report in {place}")
 

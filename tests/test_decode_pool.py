@@ -270,7 +270,7 @@ def test_what_is_no_message_is_not_believed(packet: bytes):
 
 def test_answers_are_looked_at_before_they_are_used():
     answer = {"slot": 0, "id": "1.2", "digest": "0", "study_uid": None, "series_uid": None, "reduction": 1,
-              "metadata": {}, "seconds": {}}  # fmt: skip
+              "metadata": {}, "seconds": {}, "peak_mib": 70}  # fmt: skip
     assert Decoded.from_message(answer).id == "1.2"
     with pytest.raises(DecodingError, match="slot is no int"):
         Decoded.from_message(answer | {"slot": "0"})

@@ -131,6 +131,8 @@ def test_the_report_of_a_run(archive: Path, undisturbed: Path):
     assert report["failures"] == {"truncated": 1}
     assert sum(report["busy_share"].values()) == pytest.approx(1.0, abs=0.001)
     assert set(report["busy_share"]) == {"decode", "cut", "tower", "commit"}
+    # A worker holds no tower: numpy, pydicom and one picture.
+    assert 30 < report["peak_memory_mib"]["largest_worker"] < report["peak_memory_mib"]["run"] + 100
     assert report["plan"]["workers"] == len(os.sched_getaffinity(0))
     assert report["images_per_second"] == pytest.approx(60 / report["seconds"], rel=0.01)
     (failure,) = [json.loads(line) for line in (undisturbed / "failures.jsonl").read_text().splitlines()]

@@ -95,6 +95,9 @@ class Decoded:
     seconds: Mapping[str, float]
     """Processor time of the worker by stage."""
 
+    peak_mib: int
+    """The most resident memory that the worker has had so far."""
+
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> "Decoded":
         """Read the answer of a worker; raises `DecodingError` where it is none."""
@@ -102,7 +105,15 @@ class Decoded:
             values = {one.name: message[one.name] for one in fields(cls)}
         except KeyError as error:
             raise DecodingError(f"a decode worker gave an answer without {error}") from error
-        kinds = {"slot": int, "id": str, "digest": str, "reduction": int, "metadata": dict, "seconds": dict}
+        kinds = {
+            "slot": int,
+            "id": str,
+            "digest": str,
+            "reduction": int,
+            "metadata": dict,
+            "seconds": dict,
+            "peak_mib": int,
+        }
         for name, kind in kinds.items():
             if not isinstance(values[name], kind):
                 raise DecodingError(f"a decode worker gave an answer in which {name} is no {kind.__name__}")

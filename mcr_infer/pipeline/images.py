@@ -162,6 +162,7 @@ class _Run:
                 self._group.tell(_of_error("failed", one.source, error))
             else:
                 self._meter.add(decoded.seconds)
+                self._meter.worker_mib = max(self._meter.worker_mib, decoded.peak_mib)
                 self._placement.place(self._group, Fresh(source=one.source, stamp=one.stamp, decoded=decoded))
         if len(self._group.fresh) >= self._plan.call_size or len(self._group.outcomes) >= _GROUP_OUTCOMES:
             yield from self._send()

@@ -22,6 +22,8 @@ class Meter:
     """Decoded files that waited for a call: how often it was looked at, the sum, and the most."""
 
     decoder_deaths: int = 0
+    worker_mib: int = 0
+    """The most memory that a worker has had."""
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Take processor time by stage into account."""
@@ -62,13 +64,9 @@ class Meter:
         looks, total, _ = self.depths
         return total / looks if looks else 0.0
 
-    @staticmethod
-    def memory() -> dict[str, int]:
-        """Return the peaks of resident memory so far in MiB: of this process, and of the largest worker that has ended."""
-        return {
-            "run": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
-            "largest_worker": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10,
-        }
+    def memory(self) -> dict[str, int]:
+        """Return the peaks of resident memory in MiB: of this process so far, and of the largest worker."""
+        return {"run": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, "largest_worker": self.worker_mib}
 
     def to_dict(self) -> dict[str, object]:
         """Return the sums for the report of a run."""
