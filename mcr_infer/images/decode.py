@@ -5,7 +5,7 @@ anything is decoded, anything a codec throws is contained, and its result is che
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from types import MappingProxyType
 
@@ -34,6 +34,8 @@ class TransferSyntax:
     """Decodes it at 1/2, 1/4 or 1/8, as far as its own header offers; None where the syntax cannot."""
     big_endian: bool = False
     run_length: bool = False
+    lossy: bool = False
+    """Values may lie a little beyond those that were compressed, and so beyond Bits Stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,11 @@ def _fit_decoded(values: Stored, syntax: TransferSyntax, layout: PixelFormat) ->
     """Read decoded values with the signedness that the header declares, whatever the codestream says of it."""
     bits = layout.bits_stored
     low, high = int(values.min()), int(values.max())
-    if low < -(1 << (bits - 1)) or high >= 1 << bits:
+    lowest, highest = layout.levels
+    beyond = (highest - lowest) >> 6
+    if syntax.lossy and lowest - beyond <= low and high <= highest + beyond:
+        values = values.clip(lowest, highest)
+    elif low < -(1 << (bits - 1)) or high >= 1 << bits:
         raise BrokenImageError(
             f"the {syntax.name} data hold values from {low} to {high}, which {bits} bits stored cannot",
             reason="corrupt",
@@ -277,15 +283,15 @@ TRANSFER_SYNTAXES = MappingProxyType({
     BIG_ENDIAN: TransferSyntax(name="Explicit VR Big Endian", encapsulated=False, big_endian=True),
     "1.2.840.10008.1.2.5": TransferSyntax(name="RLE", run_length=True),
     "1.2.840.10008.1.2.4.50": _jpeg_blocks("JPEG Baseline", _jpeg_8bit),
-    "1.2.840.10008.1.2.4.51": _jpeg_blocks("JPEG Extended", _jpeg_extended),
+    "1.2.840.10008.1.2.4.51": replace(_jpeg_blocks("JPEG Extended", _jpeg_extended), lossy=True),
     "1.2.840.10008.1.2.4.57": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.70": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.80": _jpeg("JPEG-LS", _jpeg_ls),
-    "1.2.840.10008.1.2.4.81": _jpeg("JPEG-LS", _jpeg_ls),
+    "1.2.840.10008.1.2.4.81": replace(_jpeg("JPEG-LS", _jpeg_ls), lossy=True),
     "1.2.840.10008.1.2.4.90": _jpeg_2000_family("JPEG 2000"),
-    "1.2.840.10008.1.2.4.91": _jpeg_2000_family("JPEG 2000"),
+    "1.2.840.10008.1.2.4.91": replace(_jpeg_2000_family("JPEG 2000"), lossy=True),
     "1.2.840.10008.1.2.4.201": _jpeg_2000_family("High-Throughput JPEG 2000"),
     "1.2.840.10008.1.2.4.202": _jpeg_2000_family("High-Throughput JPEG 2000"),
-    "1.2.840.10008.1.2.4.203": _jpeg_2000_family("High-Throughput JPEG 2000"),
+    "1.2.840.10008.1.2.4.203": replace(_jpeg_2000_family("High-Throughput JPEG 2000"), lossy=True),
 })  # fmt: skip
 """Every transfer syntax that is read (PS3.6 table A-1), uncompressed ones first."""
