@@ -197,6 +197,22 @@ def test_cancelled_jobs_say_so_and_nothing_is_waited_for(folder: Path):
     assert children() == []
 
 
+def test_a_signal_handler_may_cancel_in_the_middle_of_a_call(tmp_path: Path):
+    path = dicoms.write(tmp_path / "0.dcm", dicoms.picture())
+    with pool() as decoder:
+
+        def interrupted() -> None:
+            with decoder._lock:  # as within submit() or release()
+                decoder.cancel()
+
+        thread = threading.Thread(target=interrupted, daemon=True)
+        thread.start()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+        with pytest.raises(CancelledError):
+            decoder.submit(source(path)).result(timeout=10)
+
+
 def test_a_server_that_does_not_answer_is_not_waited_for():
     let_go = threading.Event()
 

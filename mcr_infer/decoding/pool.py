@@ -83,7 +83,8 @@ class DecodePool:
         shape = SlotShape(patches=preprocess.patches_within(budget), area=preprocess.patch_size**2)
         self._slots = Slots(shape, slots)
         self._most = workers
-        self._lock = threading.Lock()
+        # Of the same thread more than once: a signal handler cancels, whatever its thread is in the middle of.
+        self._lock = threading.RLock()
         self._free = list(range(slots))
         self._waiting: deque[_Job] = deque()
         self._fetching: set[_Job] = set()
