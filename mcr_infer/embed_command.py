@@ -99,6 +99,8 @@ def embed_images(
         names=None if files_from is None else NameList(path=files_from, null=null),
         pacs=PacsAccess(token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca),
     )
+    selection = Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent)
+    limits = Limits(seconds=file_seconds, memory_bytes=file_memory << 20)
     budget, cores = chosen.patch_budget(patch_budget), usable_cores()
     tower = calibrate(
         chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
@@ -111,8 +113,8 @@ def embed_images(
         call_threads=tower.intra_op_threads,
         budget=budget,
         reduce=not full_decode,
-        selection=Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent),
-        limits=Limits(seconds=file_seconds, memory_bytes=file_memory << 20),
+        selection=selection,
+        limits=limits,
     )
     encoder = ImageEncoder(chosen, device=device, precision=precision, threads=plan.call_threads)
     if explain_plan:

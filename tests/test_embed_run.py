@@ -141,6 +141,19 @@ def test_the_report_of_a_run(archive: Path, undisturbed: Path):
     assert {path.stat().st_mode & 0o777 for path in undisturbed.iterdir()} == {0o600}
 
 
+def test_a_selection_is_counted_by_reason(archive: Path, tmp_path: Path):
+    command = ["embed-images", archive, "--index", tmp_path / "index", "--modality", "DX", "--view", "ap", "--json"]
+    (summary,) = json_lines(run_cli(*command).stdout)  # the file that is cut is a PA
+    with Index.open(tmp_path / "index") as store:
+        views = {store.get("image", id).metadata["view"] for id in store.ids("image")}
+    assert views == {"AP"}
+    assert summary["left_out"] == {"view": 62 - summary["embedded"]}
+    assert 0 < summary["embedded"] < 40
+    wrong = run_cli("embed-images", archive, "--index", tmp_path / "other", "--modality", "CT", code=1)
+    assert "modalities of the selection must be one of CR, DX, RG" in wrong.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_plan_is_explained_and_nothing_is_embedded(archive: Path, tmp_path: Path):
     done = run_cli("embed-images", archive, "--index", tmp_path / "index", "--explain-plan", "--json", "--workers", "3")
     (plan,) = json_lines(done.stdout)
