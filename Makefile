@@ -101,7 +101,7 @@ $(BUILD)/hnswlib/.built: $(BUILD)/.installed
 $(DEV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,codecs]' --group dev
+	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,codecs,pacs]' --group dev
 	touch $@
 
 clean:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +133,23 @@ def write_manifest(
 
 def write_precision(folder: Path, name: str, record: Mapping[str, object]) -> Bundle:
     """Add a precision, whose files lie in `folder`, to the manifest there; one of the same name is replaced."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["precisions"] = {**manifest.get("precisions", {}), name: record}
-    return _write_manifest(folder, {**manifest, "files": _described(folder)})
+    known = _manifest_in(folder).get("precisions", {})
+    return _rewrite(folder, "precisions", {**known, name: record})
+
+
+def write_patch_budget(folder: Path, record: Mapping[str, object]) -> Bundle:
+    """Write a measured patch budget into the manifest in `folder`; an earlier one is replaced."""
+    return _rewrite(folder, "patch_budget", record)
+
+
+def _rewrite(folder: Path, key: str, value: object) -> Bundle:
+    """Change one key of the manifest in `folder`, and describe the files that lie there now."""
+    return _write_manifest(folder, {**_manifest_in(folder), key: value, "files": _described(folder)})
+
+
+def _manifest_in(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return values
 
 
 def _described(folder: Path) -> dict[str, dict[str, object]]:

@@ -75,24 +75,26 @@ def held_out(bundle: Bundle, count: int) -> HeldOut:
 
 def embed(towers: Towers, items: HeldOut) -> tuple[Vectors, Vectors]:
     """Embed pictures and reports to unit vectors [N, D] each."""
-    count = len(items.pairs)
-    images = [
-        towers["image"].run(
-            items.preprocess.tower_inputs(
-                items.patches[start : start + _BATCH], items.positions[start : start + _BATCH]
-            ),
-            ("embedding",),
-        )["embedding"]
-        for start in range(0, count, _BATCH)
-    ]
+    return embed_images(towers["image"], items), embed_reports(towers["text"], items)
+
+
+def embed_images(tower: Tower, items: HeldOut) -> Vectors:
+    """Embed pictures to unit vectors [N, D]."""
+    parts = [slice(start, start + _BATCH) for start in range(0, len(items.pairs), _BATCH)]
+    given = (items.preprocess.tower_inputs(items.patches[rows], items.positions[rows]) for rows in parts)
+    return np.concatenate([tower.run(inputs, ("embedding",))["embedding"] for inputs in given])
+
+
+def embed_reports(tower: Tower, items: HeldOut) -> Vectors:
+    """Embed reports to unit vectors [N, D]; they run sorted by length."""
     lengths = items.attention_mask.sum(axis=1)
     order = np.argsort(lengths, kind="stable")
-    reports = np.empty_like(np.concatenate(images))
-    for rows in np.split(order, range(_BATCH, count, _BATCH)):
+    parts = []
+    for rows in np.split(order, range(_BATCH, len(order), _BATCH)):
         longest = int(lengths[rows].max())
         given = {"input_ids": items.input_ids[rows, :longest], "attention_mask": items.attention_mask[rows, :longest]}
-        reports[rows] = towers["text"].run(given, ("embedding",))["embedding"]
-    return np.concatenate(images), reports
+        parts.append(tower.run(given, ("embedding",))["embedding"])
+    return np.concatenate(parts)[np.argsort(order)]
 
 
 def cost(items: HeldOut, full: tuple[Vectors, Vectors], lower: tuple[Vectors, Vectors]) -> dict[str, object]:
@@ -101,13 +103,13 @@ def cost(items: HeldOut, full: tuple[Vectors, Vectors], lower: tuple[Vectors, Ve
     Recall is that of finding sets, macro, of `mcr_infer.evaluate`, and its loss what the precision takes from it.
     `top10_agreement` is the mean share of the first ten that stay among the first ten.
     """
-    recalls = {name: _recall(items, pair) for name, pair in (("fp32", full), ("lower", lower))}
+    found = {name: recalls(items, pair) for name, pair in (("fp32", full), ("lower", lower))}
     return {
         "phantoms": len(items.pairs),
         "first_seed": FIRST_SEED,
-        "recall_fp32": recalls["fp32"],
-        "recall": recalls["lower"],
-        "recall_loss": {name: round(recalls["fp32"][name] - value, 5) for name, value in recalls["lower"].items()},
+        "recall_fp32": found["fp32"],
+        "recall": found["lower"],
+        "recall_loss": {name: round(found["fp32"][name] - value, 5) for name, value in found["lower"].items()},
         "top10_agreement": {
             "text_to_image": agreement((full[1], full[0]), (lower[1], lower[0])),
             "image_to_report": agreement(full, lower),
@@ -123,7 +125,8 @@ def agreement(full: tuple[Vectors, Vectors], lower: tuple[Vectors, Vectors], *, 
     return round(float(np.mean(shared)) / k, 5)
 
 
-def _recall(items: HeldOut, vectors: tuple[Vectors, Vectors]) -> dict[str, float]:
+def recalls(items: HeldOut, vectors: tuple[Vectors, Vectors]) -> dict[str, float]:
+    """Return recall@1 and recall@10 of finding sets, macro, each way, of images and reports [N, D]."""
     found = evaluate_pairs(*vectors, items.pairs, ks=KS, resamples=1).protocol("finding sets")
     ways = (("image_to_report", found.image_to_report), ("report_to_image", found.report_to_image))
     return {f"{name}_r{k}": round(way.recall[k].value, 5) for name, way in ways for k in KS}

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.budget import RECOMMENDED, parse_budget
 from mcr_infer.digests import sha256_against, sha256_of
 from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.preprocess import INPUT_NAMES, Preprocess
@@ -124,6 +125,9 @@ class Bundle:
     precisions: Mapping[str, Precision]
     """What the bundle has beside fp32, by name."""
 
+    recommended_budget: float | None
+    """The smallest patch budget that was measured to cost next to nothing; None where nobody has measured it."""
+
     tokenizer_file: str
     padding: Padding | None
     """How texts shorter than others are filled up; None: with [PAD], which the attention mask hides."""
@@ -182,6 +186,23 @@ class Bundle:
                 f"python -m export.quantize {self.path} --precision {precision} adds them"
             )
         return self.precisions[precision]
+
+    def patch_budget(self, asked: str) -> float:
+        """Return the patch budget that a user asks for: a share in (0, 1], or `recommended` for the one of this bundle.
+
+        Raises `ConfigError` for anything else, and for one below 1 where the image tower takes whole pictures;
+        `BundleError` where the bundle recommends none.
+        """
+        budget = parse_budget(asked)
+        if budget is None:
+            budget = self.recommended_budget
+        if budget is None:
+            raise BundleError(
+                f"the bundle {self.name} recommends no patch budget: name a share in (0, 1] instead of {RECOMMENDED!r}, or, "
+                f"in a checkout of the project, measure it with python -m export.budget {self.path}"
+            )
+        self.preprocess.patches_within(budget)
+        return budget
 
     def verified_tower(self, side: str, precision: str = FULL, *, remembered: bool = False) -> Path:
         """Return the path of the graph of `image` or `text` in a precision, it and its weights verified as in `verified`."""
@@ -296,6 +317,7 @@ def _parse(manifest: Section, folder: Path, *, shipped: bool) -> Bundle:
         precision=manifest.line("precision"),
         tower_files={"image": image.file("file", files), "text": text.file("file", files)},
         precisions=_parse_precisions(manifest, files),
+        recommended_budget=_parse_budget(manifest),
         tokenizer_file=tokenizer,
         padding=padding,
         files=files,
@@ -311,6 +333,16 @@ def _parse_padding(text: Section) -> Padding | None:
         return Padding(token_id=section.count("token_id", least=0), seen=section.line("seen"))
     except ConfigError as exc:
         raise text.refuse("padding", f"a rule of filling up ({exc})") from exc
+
+
+def _parse_budget(manifest: Section) -> float | None:
+    if "patch_budget" not in manifest.keys:
+        return None
+    section = manifest.section("patch_budget")
+    budget = section.number("recommended")
+    if not 0.0 < budget <= 1.0:
+        raise section.refuse("recommended", "a share in (0, 1]")
+    return budget
 
 
 def _parse_precisions(manifest: Section, files: Mapping[str, FileRecord]) -> dict[str, Precision]:

@@ -7,14 +7,26 @@ some inputs failed.
 import gc
 import io
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
+from mcr_infer.options import (
+    SOME_FAILED,
+    BudgetOption,
+    BundleOption,
+    Device,
+    DeviceOption,
+    IndexOption,
+    JsonOption,
+    Kind,
+    PrecisionName,
+    PrecisionOption,
+)  # fmt: skip
 
 app = typer.Typer(
     add_completion=False,
@@ -23,89 +35,7 @@ app = typer.Typer(
     help="Search chest radiographs by what they show. Research use only: not a medical device.",
 )
 
-SOME_FAILED = 3
-
-
-class Device(StrEnum):
-    """Where towers run."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-
-
-class PrecisionName(StrEnum):
-    """Number formats of the towers."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT8_QDQ = "int8-qdq"
-    FP8 = "fp8"
-
-
-class Kind(StrEnum):
-    """What a query finds."""
-
-    IMAGE = "image"
-    REPORT = "report"
-
-
-IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
-BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
-]
-DeviceOption = Annotated[
-    Device,
-    typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
-]
-PrecisionOption = Annotated[
-    PrecisionName,
-    typer.Option(
-        "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]
-
-
-@app.command("embed-images")
-def embed_images(
-    paths: Annotated[
-        list[str], typer.Argument(help="DICOM, PNG or JPEG files, or folders of them.", metavar="PATH...")
-    ],
-    index: IndexOption = Path("mcr-index"),
-    bundle: BundleOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = PrecisionName.FP32,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Radiographs in one call of the tower and one transaction.")
-    ] = 16,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decode threads; one a core if not given.")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
-    from mcr_infer import console, pipeline, workspace
-    from mcr_infer.encoder import ImageEncoder
-    from mcr_infer.images.sources import Sources
-
-    chosen = workspace.bundle_for(index, bundle)
-    sources = Sources(paths)
-    encoder = ImageEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen) as store, console.Run("radiographs", sources.count) as run:
-        summary = run.follow(
-            pipeline.embed_images(
-                (source.path for source in sources),
-                index=store,
-                encoder=encoder,
-                batch_size=batch_size,
-                workers=workers or pipeline.default_workers(),
-            )
-        )
-        store.save_snapshots()
-    console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
-    raise typer.Exit(SOME_FAILED if summary.failures else 0)
+app.command("embed-images")(embed_images)
 
 
 @app.command("embed-reports")
@@ -128,12 +58,14 @@ def embed_reports(
     records = read_reports(Path(path))
     encoder = TextEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
-        summary = run.follow(
-            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text)
+        summary = pipeline.Summary.of(index)
+        run.follow(
+            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text),
+            summary,
         )
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
-    raise typer.Exit(SOME_FAILED if summary.failures else 0)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
 @app.command()
@@ -165,18 +97,22 @@ def query(
             vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
         # A case is not similar to itself: it would only take the first place.
         hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(store, kind, query_precision=None if like is not None else precision)
+        console.warn_of_mixture(
+            store, kind,
+            query_precision=None if like is not None else precision,
+            query_budget=1.0 if image is not None else None,
+        )  # fmt: skip
     console.show_hits(hits, as_json=json)
 
 
 @app.command()
 def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
     """Say what an index holds and which bundle made it."""
-    from mcr_infer import console
+    from mcr_infer import console, workspace
     from mcr_infer.index import Index
 
     with Index.open(index) as store:
-        console.show_info(store, as_json=json)
+        console.show_info(store, recommended_budget=workspace.recommended_budget(store), as_json=json)
 
 
 @app.command()
@@ -204,6 +140,7 @@ def evaluate(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -214,6 +151,7 @@ def evaluate(
     from mcr_infer.pairs import read_pairs
 
     chosen = workspace.open_bundle(bundle)
+    budget = chosen.patch_budget(patch_budget)
     each = read_pairs(pairs)
     texts = TextEncoder(chosen, device=device, precision=precision)
     images, reports = pipeline.embed_pairs(
@@ -221,7 +159,8 @@ def evaluate(
         images=ImageEncoder(chosen, device=device, precision=precision),
         texts=texts,
         batch_size=batch_size,
-        workers=pipeline.default_workers(),
+        workers=pipeline.usable_cores(),
+        budget=budget,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 

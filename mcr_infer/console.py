@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,20 +14,18 @@ if TYPE_CHECKING:
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.pipeline import Outcome, Summary
+    from mcr_infer.pipeline.report import RunReport
     from mcr_infer.verify import Check
-
-_SHOWN_FAILURES = 5
-"""More than these of one reason are only counted on the screen; `--json` names every one."""
 
 
 class Run:
     """A progress line on stderr, with rate and time left, while a run is under way.
 
-    `total` counts the inputs and may take its time: it runs beside the work. None means that nobody knows.
+    `total` counts the inputs and may take its time: it runs beside the work. None, of either, means that nobody knows.
     Where stderr is no terminal, nothing is drawn.
     """
 
-    def __init__(self, what: str, total: Callable[[], int] | None) -> None:
+    def __init__(self, what: str, total: Callable[[], int | None] | None) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -67,7 +65,7 @@ class Run:
     ) -> None:
         self._progress.stop()
 
-    def _find_total(self, total: Callable[[], int]) -> None:
+    def _find_total(self, total: Callable[[], int | None]) -> None:
         self._progress.update(self._task, total=total())
 
     def advance(self) -> None:
@@ -76,39 +74,63 @@ class Run:
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
         self._progress.update(self._task, advance=1, rate=rate)
 
-    def follow(self, outcomes: "Iterable[Outcome]") -> "Summary":
-        """Drive a run to its end and return its summary."""
-        from mcr_infer.pipeline import Summary
-
-        summary = Summary()
-        for outcome in outcomes:
-            summary.count(outcome)
-            self.advance()
-        summary.seconds = time.perf_counter() - self._started
-        return summary
+    def follow(self, outcomes: "Iterable[Outcome]", summary: "Summary") -> None:
+        """Drive a run to its end and count its outcomes; whatever ends it, the count is closed."""
+        try:
+            for outcome in outcomes:
+                summary.count(outcome)
+                self.advance()
+        finally:
+            summary.close(time.perf_counter() - self._started)
 
 
 def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None = None, as_json: bool) -> None:
-    """Print the closing summary: one JSON object, or a sentence and the failures by name."""
+    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
         print(f"left out as no images by their names: {kinds}", file=sys.stderr)
     if as_json:
-        print(json.dumps(summary.to_dict()))
+        # Failures are read and written one by one: there may be millions.
+        print(json.dumps(summary.to_dict())[:-1], end=', "failures": [')
+        for number, failure in enumerate(summary.failures()):
+            print(f"{', ' if number else ''}{failure}", end="")
+        print("]}")
         return
-    by_reason: dict[str, list[Outcome]] = {}
-    for failure in summary.failures:
-        by_reason.setdefault(str(failure.reason), []).append(failure)
-    for reason, failures in by_reason.items():
-        for failure in failures[:_SHOWN_FAILURES]:
-            print(f"failed  {failure.path}: {failure.error} [{reason}]")
-        if len(failures) > _SHOWN_FAILURES:
-            print(f"failed  {len(failures) - _SHOWN_FAILURES} more [{reason}]; --json names each one")
+    for reason, failures in summary.shown.items():
+        for one in failures:
+            print(f"failed  {one.path}: {one.error} [{reason}]")
+        if (rest := summary.failed[reason] - len(failures)) > 0:
+            print(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
+    if summary.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
+        print(f"left out  {summary.left_out.total()} {what}: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
-        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {len(summary.failures)} failed "
+        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
+
+
+def show_stages(report: "RunReport", place: Path) -> None:
+    """Print where the time of a run over images went, if it embedded any, and where its report lies."""
+    waiting, memory = report.meter.waiting, report.meter.memory()
+    if report.summary.embedded:
+        told = ", ".join(f"{stage} {part:.0%}" for stage, part in report.meter.shares().items())
+        behind = "decoding" if waiting["decode"] > waiting["tower"] else "the tower"
+        print(f"processor time: {told}; the run waited most for {behind}")
+        print(
+            f"{report.meter.mean_depth:.1f} decoded files were waiting on average; peak memory {memory['run']} MiB, largest "
+            f"worker {memory['largest_worker']} MiB"
+        )
+    print(f"report in {place}")
+
+
+def show_plan(rows: Sequence[tuple[str, str, str]], facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print how a run would use the machine, and why: a table, or the plan alone as one JSON object."""
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        _print_table(("plan", "", "why"), rows)
 
 
 def note(sentence: str) -> None:
@@ -116,10 +138,13 @@ def note(sentence: str) -> None:
     print(f"note: {sentence}", file=sys.stderr)
 
 
-def warn_of_mixture(index: "Index", kind: str, *, query_precision: str | None = None) -> None:
+def warn_of_mixture(
+    index: "Index", kind: str, *, query_precision: str | None = None, query_budget: float | None = None
+) -> None:
     """Say so where rows of one kind, or the query and the rows, were embedded in different ways: scores are less exact.
 
-    `query_precision` None is a query that is a row of the index itself.
+    `query_precision` None is a query that is a row of the index itself; `query_budget` None is one that has no patches, or
+    is such a row.
     """
     ways = sorted(index.provenance(kind))
     if len(ways) > 1:
@@ -132,6 +157,13 @@ def warn_of_mixture(index: "Index", kind: str, *, query_precision: str | None = 
         note(
             f"the query was embedded in {query_precision}, the {kind} rows in {' and '.join(precisions)}: scores differ "
             "slightly from those of one precision"
+        )
+    budgets = sorted({budget for _, budget in ways}) if kind == "image" else []
+    if query_budget is not None and budgets and budgets != [query_budget]:
+        told = " and ".join(f"{budget:.0%}" for budget in budgets)
+        note(
+            f"the query was embedded with {query_budget:.0%} of its patches, the {kind} rows with {told}: scores differ "
+            "from those of one patch budget"
         )
 
 
@@ -152,19 +184,22 @@ def show_hits(hits: "Sequence[Hit]", *, as_json: bool) -> None:
     _print_table(("rank", "score", "view", "year", "path"), rows)
 
 
-def show_info(index: "Index", *, as_json: bool) -> None:
-    """Print what an index holds."""
+def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:
+    """Print what an index holds, and the patch budget that its bundle recommends (None: none)."""
     facts = {
         "images": index.count("image"),
         "reports": index.count("report"),
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,
+        "recommended_patch_budget": recommended_budget,
     }
     if as_json:
         print(json.dumps(facts))
         return
-    _print_table(("", str(index.folder)), [(name.replace("_", " "), str(value)) for name, value in facts.items()])
+    _print_table(
+        ("", str(index.folder)), [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    )
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

@@ -12,13 +12,12 @@ nothing. Files below `REMEMBERED_BYTES` are always hashed. Where the cache folde
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import time
 from pathlib import Path
 
-from mcr_infer.durable import replace_file
+from mcr_infer.memory import memory_folder, recall, remember
 
 REMEMBERED_BYTES = 8 * 2**20
 """Smaller files are hashed in a few milliseconds."""
@@ -30,7 +29,6 @@ _SETTLED_NS = 2_000_000_000
 """A file that was changed less than this before it was hashed may change again within the same tick of its clock."""
 
 _FORMAT_VERSION = 1
-_RECORD_LIMIT = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Stamp = tuple[int, int, int, int, int]
@@ -71,39 +69,20 @@ def remembered_sha256(path: Path) -> str:
         }
         # Without the memory the file is hashed again, which is slower and not less safe.
         with contextlib.suppress(OSError):
-            record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(record, (json.dumps(content) + "\n").encode(), private=True)
+            remember(record, content)
     return digest
 
 
-def memory_folder() -> Path | None:
-    """Return the folder of the records, of this user alone; None where the user has no home."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # which is then to be ignored. Source: XDG Base Directory Specification.
-        try:
-            base = Path.home() / ".cache"
-        except RuntimeError:
-            return None
-    return base / "mcr-infer" / "digests"
-
-
 def _record_of(path: Path) -> Path | None:
-    folder = memory_folder()
+    folder = memory_folder("digests")
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     return None if folder is None else folder / f"{name}.json"
 
 
 def _recall(record: Path, stamp: Stamp) -> str | None:
     """Read what a file of this stamp hashed to; None where nothing is known, or nothing that may be trusted."""
-    try:
-        with record.open("rb") as file:
-            seen = os.fstat(file.fileno())
-            content = file.read(_RECORD_LIMIT)
-        values = json.loads(content)
-    except (OSError, ValueError, RecursionError):
-        return None
-    # A record that others may write says what others want.
-    if seen.st_uid != os.geteuid() or seen.st_mode & 0o022 or not isinstance(values, dict):
+    values = recall(record)
+    if values is None:
         return None
     digest, at = values.get("sha256"), values.get("hashed_at")
     if values.get("format_version") != _FORMAT_VERSION or values.get("stamp") != list(stamp):

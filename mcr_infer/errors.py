@@ -9,6 +9,7 @@
     ├── ReportError                one report cannot be read or has no text
     ├── ConfigError                a configuration value or key is wrong
     ├── BundleError                a bundle is missing, damaged, of another format or built for something else
+    ├── DecodingError              the processes that decode cannot be started or make no sense
     ├── BackendError               a runtime is missing, conflicts with another or cannot do what was asked
     ├── EmbeddingIndexError        the index cannot be used
     │   ├── IndexNotFoundError     there is no index at that place
@@ -79,6 +80,10 @@ class ConfigError(McrError):
 
 class BundleError(McrError):
     """A bundle is missing, damaged, of another format or built for something else."""
+
+
+class DecodingError(McrError):
+    """The processes that decode cannot be started, or send what no such process sends."""
 
 
 class BackendError(McrError):

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.presets import Preset, require_preset
+from mcr_infer.images.reduction import Room
 
 ImageInput = Literal["patches", "pixels"]
 INPUT_NAMES: Mapping[ImageInput, tuple[str, ...]] = {"patches": ("patches", "positions"), "pixels": ("pixels",)}
@@ -101,12 +103,13 @@ class Preprocess:
         return INPUT_NAMES[self.input]
 
     @property
-    def reduce_to(self) -> int:
-        """Pixels that the shorter side of a picture must keep so that decoding it smaller does not change the embedding.
+    def reduce_to(self) -> Room:
+        """What a picture must keep of its pixels so that decoding it smaller does not change the embedding.
 
-        `SPARE` times what the picture is resized to; `read_image` takes it.
+        `SPARE` times the pixels that it is resized to; `read_image` takes it.
         """
-        return math.ceil(SPARE * (self.resize or self.image_size))
+        pixels = math.ceil(SPARE * (self.resize or self.image_size))
+        return Room(pixels=pixels, side="longer" if self.fit == "pad" else "shorter")
 
     def image(self, pixels: NDArray[np.float32], *, aspect: float = 1.0) -> NDArray[np.float32]:
         """Fit pixels [H, W] in [0, 1] into a square [S, S] in [0, 1].
@@ -128,12 +131,40 @@ class Preprocess:
         return square
 
     def patches(
-        self, pixels: NDArray[np.float32], *, aspect: float = 1.0
+        self, pixels: NDArray[np.float32], *, aspect: float = 1.0, budget: float = 1.0
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cut pixels [H, W] into all patches [K, P*P] of the fitted square, row by row, and their positions [K]."""
-        grid, side = self.grid, self.patch_size
-        blocks = self.image(pixels, aspect=aspect).reshape(grid, side, grid, side).transpose(0, 2, 1, 3)
-        return np.ascontiguousarray(blocks.reshape(grid * grid, side * side)), np.arange(grid * grid, dtype=np.int64)
+        """Fit pixels [H, W] in [0, 1] into the square and cut it into patches [K, P*P] and their positions [K].
+
+        See `image` and `cut`.
+        """
+        return self.cut(self.image(pixels, aspect=aspect), budget=budget)
+
+    def cut(self, square: NDArray[np.float32], *, budget: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Cut a fitted square [S, S] into patches [K, P*P], row by row, and their positions [K], ascending.
+
+        K is `patches_within(budget)`, always: which patches are left out is decided in `mcr_infer.budget`. Raises
+        `ConfigError` as `patches_within` does.
+        """
+        count, grid, side = self.patches_within(budget), self.grid, self.patch_size
+        blocks = square.reshape(grid, side, grid, side).transpose(0, 2, 1, 3)
+        patches = np.ascontiguousarray(blocks.reshape(grid * grid, side * side))
+        if count == len(patches):
+            return patches, np.arange(count, dtype=np.int64)
+        positions = chosen_positions(patches, count)
+        return patches[positions], positions
+
+    def patches_within(self, budget: float) -> int:
+        """Return K, how many patches a tower is given of each radiograph: the budget's share of all, at least one.
+
+        Raises `ConfigError` for a budget outside of (0, 1], and for one below 1 where the tower takes whole pictures.
+        """
+        count = count_of(budget, self.patch_count)
+        if self.input == "pixels" and budget < 1.0:
+            raise ConfigError(
+                f"the image tower takes whole pictures of {self.image_size} x {self.image_size} pixels and no patches: it "
+                f"has no patch budget, got {budget:g}; leave --patch-budget out, or use a bundle whose tower takes patches"
+            )
+        return count
 
     def tower_inputs(self, patches: NDArray[np.float32], positions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Turn a batch of patches [N, K, P*P] at positions [N, K] into what the image tower takes, by name.

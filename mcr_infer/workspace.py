@@ -45,6 +45,15 @@ def bundle_of(store: Index, named: Path | None) -> Bundle:
     return bundle
 
 
+def recommended_budget(store: Index) -> float | None:
+    """Return the patch budget that the bundle of an open index recommends; None where it names none or is not there."""
+    try:
+        bundle = Bundle.open(None if store.bundle_path == SHIPPED else Path(store.bundle_path))
+    except BundleError:
+        return None  # what an index holds can be told without its bundle
+    return bundle.recommended_budget if bundle.fingerprint == store.fingerprint else None
+
+
 def bundle_for(index: Path, named: Path | None) -> Bundle:
     """Open the bundle for an index that may not be there yet: then the named one, else the one that ships."""
     try:

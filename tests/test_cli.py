@@ -31,7 +31,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     shutil.copytree(phantom_folder, tmp_path / "dicoms")
     first = run_cli("embed-images", "./dicoms", "--json")
     (summary,) = json_lines(first.stdout)
-    assert summary.keys() == {"embedded", "unchanged", "failed", "failures", "seconds"}
+    assert summary.keys() == {"embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "seconds"}
     assert (summary["embedded"], summary["unchanged"], summary["failed"]) == (24, 0, 0)
     assert "phantoms" in first.stderr  # the bundle says what it knows
 
@@ -45,7 +45,9 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     (again,) = json_lines(run_cli("embed-images", "./dicoms", "--json").stdout)
     assert (again["embedded"], again["unchanged"]) == (0, 24)
     (info,) = json_lines(run_cli("info", "--json").stdout)
-    assert info.keys() == {"images", "reports", "bundle", "fingerprint", "format_version"}
+    assert info.keys() == {
+        "images", "reports", "bundle", "fingerprint", "format_version", "recommended_patch_budget",
+    }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
 
 

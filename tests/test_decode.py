@@ -239,3 +239,18 @@ def test_a_layout_is_valid_from_birth(change, reason):
     with pytest.raises(ImageError) as caught:
         PixelFormat(**(layout | change))
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("code", "error"), [("81", 3), ("91", 60), ("203", 0)])
+def test_syntaxes_that_may_lose_something_lose_no_more_than_they_say(code: str, error: int):
+    codecs = pytest.importorskip("imagecodecs")
+    stored = smooth(12)
+    frame = {
+        "81": lambda: codecs.jpegls_encode(stored, level=3),
+        "91": lambda: codecs.jpeg2k_encode(stored, level=75, codecformat="J2K", bitspersample=12, reversible=False),
+        "203": lambda: codecs.htj2k_encode(stored, reversible=True),
+    }[code]()
+    found = decode(bytes(frame), TRANSFER_SYNTAXES[JPEG + code], layout_of(stored, 12))
+    assert found.reduction == 1
+    assert found.values.max() <= 4095  # near-lossless JPEG-LS gives 4096 for some of the 4095
+    assert np.abs(found.values.astype(int) - stored).max() <= error

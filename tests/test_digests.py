@@ -12,8 +12,9 @@ from conftest import json_lines, run_cli
 from mcr_infer import digests
 from mcr_infer.backends import open_tower
 from mcr_infer.bundle import Bundle
-from mcr_infer.digests import TRUSTED_SECONDS, memory_folder, remembered_sha256, sha256_of
+from mcr_infer.digests import TRUSTED_SECONDS, remembered_sha256, sha256_of
 from mcr_infer.errors import BundleError
+from mcr_infer.memory import memory_folder
 from mcr_infer.verify import verify
 from tiny import tiny_bundle
 
@@ -53,7 +54,7 @@ def only(folder: Path) -> Path:
 def test_a_file_is_hashed_once_and_its_record_is_private(path: Path, memory: Path, hashed: list[str]):
     assert [remembered_sha256(path) for _ in range(3)] == [SHA256] * 3
     assert hashed == ["weights"]
-    assert memory_folder() == memory
+    assert memory_folder("digests") == memory
     assert (only(memory).stat().st_mode & 0o777, memory.stat().st_mode & 0o777) == (0o600, 0o700)
     assert json.loads(only(memory).read_text())["path"] == str(path.resolve())
 
@@ -136,7 +137,7 @@ def test_without_a_place_for_records_every_file_is_hashed(path: Path, tmp_path: 
     assert len(hashed) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert memory_folder() == tmp_path / "home" / ".cache" / "mcr-infer" / "digests"
+    assert memory_folder("digests") == tmp_path / "home" / ".cache" / "mcr-infer" / "digests"
 
 
 def test_only_single_calls_remember_and_verify_never_does(tmp_path: Path, memory: Path, hashed: list[str]):

@@ -5,6 +5,7 @@ retrieval is measured too, but of a model that retrieves by chance.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from mcr_infer.backends.engines import discard
 from mcr_infer.bundle import Bundle
 from mcr_infer.reports import embed_text
 from mcr_infer.tokenizer import train_tokenizer
+from mcr_infer.tower_plan import calibrate
 from train.config import load_config
 from train.model import MCR
 
@@ -71,6 +73,17 @@ def test_fp32_is_what_the_model_computes_and_verify_passes(large: Path):
     for side in ("image", "text"):
         print(f"{side} tower: max abs difference {max(row['max_abs'] for row in rows if row['tower'] == side):.1e}")
     build_for_each_architecture(bundle, "fp32")
+
+
+def test_the_calibration_takes_seconds_even_here(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = Bundle.open(large)
+    for budget in (1.0, 0.35):
+        start = time.perf_counter()
+        plan = calibrate(bundle, device="cpu", budget=budget, cores=len(os.sched_getaffinity(0)))
+        print(f"\n{budget:.0%} of the patches: {time.perf_counter() - start:.1f} s, {plan}")
+        assert time.perf_counter() - start < 5
+        assert plan.images_per_second > 0.1
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
 from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.images.selection import Selection
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Outcome
+from mcr_infer.pipeline import Outcome, Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
+from mcr_infer.sources import PlainFile
 from tiny import tiny_bundle
 
 
@@ -41,9 +44,10 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def embed(index: Index, bundle: Bundle, *paths: Path | str, batch_size: int = 2) -> list[Outcome]:
-    encoder = ImageEncoder(bundle)
-    return list(pipeline.embed_images(map(str, paths), index=index, encoder=encoder, batch_size=batch_size, workers=2))
+def embed(index: Index, bundle: Bundle, *paths: Path | str, call_size: int = 2, **changes: object) -> list[Outcome]:
+    plan = Plan(**({"workers": 2, "calls": 2, "call_size": call_size} | changes))
+    sources = [PlainFile(path=str(path)) for path in paths]
+    return list(pipeline.embed_images(sources, index=index, encoder=ImageEncoder(bundle, threads=1), plan=plan))
 
 
 def count(outcomes: list[Outcome]) -> Counter[str]:
@@ -66,13 +70,13 @@ def paths_of(index: Index) -> set[str | None]:
 
 def test_outcomes_come_in_the_order_of_the_files(index: Index, bundle: Bundle, folder: Path):
     files = sorted(folder.iterdir()) * 5
-    outcomes = embed(index, bundle, *files, batch_size=1)
+    outcomes = embed(index, bundle, *files, call_size=1)
     assert [outcome.path for outcome in outcomes] == [str(path) for path in files]
     assert count(outcomes) == {"embedded": 3, "unchanged": 12}
 
 
 def test_rows_do_not_depend_on_the_batch(index: Index, bundle: Bundle, folder: Path):
-    embed(index, bundle, *sorted(folder.iterdir()), batch_size=3)
+    embed(index, bundle, *sorted(folder.iterdir()), call_size=3)
     encoder = ImageEncoder(bundle)
     for seed in range(3):
         made = phantom.make(seed, 64)
@@ -132,20 +136,68 @@ def test_when_one_of_two_twins_changes_the_other_is_a_conflict(index: Index, bun
     assert outcomes[1].path.endswith("twin.dcm")
 
 
+def compress(source: Path, target: Path) -> Path:
+    """Write the same image as JPEG 2000 without loss, which keeps its SOP Instance UID."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    data = pydicom.dcmread(source)
+    frame = imagecodecs.jpeg2k_encode(data.pixel_array, level=0, codecformat="J2K", bitspersample=12, reversible=True)
+    data.PixelData = encapsulate([bytes(frame)])
+    data["PixelData"].VR = "OB"
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    data.save_as(target)
+    return target
+
+
+@pytest.mark.parametrize("first", ["plain.dcm", "small.dcm"])
+def test_a_twin_that_was_decoded_smaller_is_a_twin(index: Index, bundle: Bundle, tmp_path: Path, first: str):
+    plain, small = tmp_path / "plain.dcm", tmp_path / "small.dcm"
+    write_dicom(phantom.make(7, 128), plain)
+    compress(plain, small)
+    paths = [plain, small] if first == "plain.dcm" else [small, plain]
+    assert count(embed(index, bundle, *paths)) == {"embedded": 1, "unchanged": 1}
+    (id,) = index.ids("image")
+    assert index.get("image", id).metadata.get("reduction") == (None if first == "plain.dcm" else 2)
+    # A later run knows both without opening them, and one in full finds a picture that it has.
+    assert count(embed(index, bundle, *paths)) == {"unchanged": 2}
+
+
+def test_a_smaller_picture_of_other_pixels_is_a_conflict(index: Index, bundle: Bundle, tmp_path: Path):
+    plain, other = tmp_path / "plain.dcm", tmp_path / "other.dcm"
+    write_dicom(phantom.make(7, 128), plain)
+    shutil.copy(plain, other)
+    paint(other)
+    outcomes = embed(index, bundle, plain, compress(other, tmp_path / "small.dcm"))
+    assert count(outcomes) == {"embedded": 1, "uid_conflict": 1}
+
+
+def test_a_selection_leaves_out_and_is_no_failure(index: Index, bundle: Bundle, folder: Path):
+    (folder / "cut.dcm").write_bytes((folder / "0.dcm").read_bytes()[:4000])
+    views = Counter(pydicom.dcmread(folder / f"{seed}.dcm").ViewPosition for seed in range(3))
+    outcomes = embed(index, bundle, *sorted(folder.iterdir()), selection=Selection(views=("PA",)))
+    assert count(outcomes) == Counter({"embedded": views["PA"], "view": 3 - views["PA"], "truncated": 1})
+    assert {outcome.status for outcome in outcomes if outcome.reason == "view"} <= {"left_out"}
+
+
 def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folder: Path):
     outcomes = embed(index, bundle, folder / "0.dcm", folder / "gone.dcm", folder / "1.dcm")
     assert count(outcomes) == {"embedded": 2, "missing": 1}
 
 
 def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
-    encoder = ImageEncoder(bundle)
-    files = [str(path) for path in sorted(folder.iterdir())]
-    run = pipeline.embed_images(files, index=index, encoder=encoder, batch_size=1, workers=1)
+    files = sorted(folder.iterdir())
+    run = pipeline.embed_images(
+        [PlainFile(path=str(path)) for path in files],
+        index=index,
+        encoder=ImageEncoder(bundle, threads=1),
+        plan=Plan(workers=1, calls=1, call_size=1),
+    )
     said = next(run)
     run.close()
     assert said.status == "embedded"
-    assert paths_of(index) == {said.path}
-    assert count(embed(index, bundle, *files)) == {"embedded": 2, "unchanged": 1}
+    kept = paths_of(index)
+    assert said.path in kept
+    assert count(embed(index, bundle, *files)) == {"embedded": 3 - len(kept), "unchanged": len(kept)}
 
 
 def record(id: str, text: str, row: int) -> ReportRecord:

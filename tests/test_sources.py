@@ -1,4 +1,7 @@
 import os
+import random
+import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -6,7 +9,8 @@ import pytest
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images import read_image
-from mcr_infer.images.sources import Sources
+from mcr_infer.sources import Sources
+from mcr_infer.sources.listing import list_sorted
 
 
 def found(*paths: str | Path) -> list[str]:
@@ -36,7 +40,7 @@ def test_named_files_are_candidates_whatever_they_are(tmp_path):
 
 def test_what_is_left_out_of_folders_is_counted_by_kind(tmp_path):
     fill(
-        tmp_path, "1.dcm", "2", "1.2.840.10008.5", "3.DCM", "4.png", "5.tif", "truth.csv", "README.MD", "a.tar.gz",
+        tmp_path, "1.dcm", "2", "1.2.840.10008.5", "3.DCM", "4.png", "5.tif", "truth.csv", "README.MD", "a.nii.gz",
         "DICOMDIR", ".DS_Store", ".git/config", "sub/b.csv", "sub/dicomdir",
     )  # fmt: skip
     sources = Sources([str(tmp_path)])
@@ -63,6 +67,59 @@ def test_the_walk_is_lazy(tmp_path):
     assert next(walk).path.endswith("1.dcm")
     fill(tmp_path, "b/3.dcm")
     assert [Path(source.path).name for source in walk] == ["2.dcm", "3.dcm"]
+
+
+def test_a_folder_of_more_names_than_are_held_comes_in_the_same_order(tmp_path):
+    names = [f"{number * 7919 % 1009:04d}.dcm" for number in range(1009)] + ["sub/1.dcm", "sub/2.csv", "\udce4.dcm"]
+    random.Random(0).shuffle(names)
+    fill(tmp_path, *names)
+    (tmp_path / "link.dcm").symlink_to(tmp_path / "gone")
+    all_at_once = Sources([str(tmp_path)])
+    expected = [source.path for source in all_at_once]
+    assert len(expected) == 1009 + 3
+    for listed in (1, 7, 100, 1011, 1012, 1013):
+        sources = Sources([str(tmp_path)], listed=listed)
+        assert [source.path for source in sources] == expected
+        assert sources.ignored == all_at_once.ignored == {".csv": 1}
+        assert sources.count() == len(expected)
+
+
+def test_names_beyond_the_bound_are_not_in_memory(tmp_path):
+    for number in range(8_000):
+        (tmp_path / f"{number:06d}-{'x' * 100}.dcm").touch()
+
+    def peak(listed: int) -> int:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in list_sorted(str(tmp_path), listed=listed)) == 8_000
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(8_001) > 1_500_000
+    assert peak(200) < 800_000
+
+
+def test_a_listing_leaves_no_file_behind(tmp_path, monkeypatch):
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    folder = fill(tmp_path / "archive", *map(str, range(50)))
+    walk = iter(Sources([str(folder)], listed=3))
+    next(walk)
+    assert list(place.iterdir()) == []  # it has no name from the start
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    walk.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened - 1
+
+
+def test_a_folder_whose_names_find_no_room_fails_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    folder = fill(tmp_path / "archive", *map(str, range(50)))
+    (only,) = Sources([str(folder)], listed=3)
+    assert only.path == str(folder)
+    with pytest.raises(BrokenImageError, match="the folder cannot be listed: No such file or directory"):
+        only.open()
 
 
 def test_links_into_circles_end(tmp_path):

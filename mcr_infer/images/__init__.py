@@ -3,22 +3,23 @@
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.presets import Preset
 from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.images.reduction import Room
 from mcr_infer.images.selection import Selection
 
-__all__ = ["ImageSource", "Preset", "Radiograph", "Selection", "read_image"]
+__all__ = ["ImageSource", "Preset", "Radiograph", "Room", "Selection", "read_image"]
 
 
 def read_image(
     source: ImageSource,
     *,
     rendering: Preset = "voi",
-    reduce_to: int | None = None,
+    reduce_to: Room | None = None,
     selection: Selection | None = None,
 ) -> Radiograph:
     """Read a DICOM, PNG or JPEG file, told apart by content and never by name, from a path or an open binary stream.
 
     `rendering` is the preset of the bundle that the pixels are for. With `reduce_to`, codecs that can decode at 1/2, 1/4 or
-    1/8 do, as long as the shorter side keeps that many pixels (`Preprocess.reduce_to`); None decodes in full. `selection`
+    1/8 do, as long as the picture keeps that room (`Preprocess.reduce_to`); None decodes in full. `selection`
     is asked before pixels are read.
 
     Raises `NotRadiographError`, `NotSelectedError`, `UnsupportedImageError` or `BrokenImageError`, each with a `reason`, and

@@ -5,7 +5,7 @@ anything is decoded, anything a codec throws is contained, and its result is che
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from types import MappingProxyType
 
@@ -34,6 +34,8 @@ class TransferSyntax:
     """Decodes it at 1/2, 1/4 or 1/8, as far as its own header offers; None where the syntax cannot."""
     big_endian: bool = False
     run_length: bool = False
+    lossy: bool = False
+    """Values may lie a little beyond those that were compressed, and so beyond Bits Stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +48,8 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-_FAR_BEYOND = 0.02
-"""The largest share of decoded values that may lie beyond Bits Stored by more than 1/16 of their range, as those of a
-wavelet do beside an edge."""
+_OVERSHOOTING = 0.01
+"""The largest share of reduced values that may lie beyond Bits Stored."""
 
 
 def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reduction: int = 1) -> Decoded:
@@ -73,9 +74,6 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
         return Decoded(values=values, reduction=reduction)
     codec = syntax.codec
     values = _contained(lambda: codec(data, stream), syntax, (layout.rows, layout.columns))
-    if stream.transform == "9/7" and stream.signed == layout.signed and _overshoots(values, layout):
-        # A wavelet with loss errs to either side; a codec clips it to the bits of the codestream, which may be more.
-        values = values.clip(*layout.levels)
     return Decoded(values=_fit_decoded(values, syntax, layout))
 
 
@@ -83,7 +81,7 @@ def _contained(codec: Callable[[], Stored], syntax: TransferSyntax, shape: tuple
     """Let a codec decode; raise an error of ours for whatever it throws and for values that are none of `shape`."""
     try:
         values = codec()
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, ImageError):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, ImageError):
         raise
     except ImportError as error:
         raise UnsupportedImageError(
@@ -113,24 +111,16 @@ def _decode_reduced(
         return None
     shape = (layout.rows, layout.columns)
     values = _contained(lambda: codec(data, stream, reduction), syntax, reduced_shape(shape, reduction))
-    # A wavelet overshoots beside an edge. More than that are other values than the header declares.
-    if not _overshoots(values, layout):
-        return None
     lowest, highest = layout.levels
+    # A wavelet overshoots beside an edge, by half the range at most and at few pixels. More than that are other values than
+    # the header declares.
+    beyond = (highest - lowest) >> 1
+    if int(values.min()) < lowest - beyond or int(values.max()) > highest + beyond:
+        return None
+    if np.count_nonzero((values < lowest) | (values > highest)) > _OVERSHOOTING * values.size:
+        return None
     even = spread_evenly(values, shape, reduction, stream.transform)
     return np.rint(even).clip(lowest, highest).astype(f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
-
-
-def _overshoots(values: Stored, layout: PixelFormat) -> bool:
-    """Tell whether values lie beyond Bits Stored only as those of a wavelet may: a little, or further at few pixels."""
-    lowest, highest = layout.levels
-    least, most, span = int(values.min()), int(values.max()), highest - lowest
-    if lowest <= least and most <= highest:
-        return True
-    if least < lowest - span // 2 or most > highest + span // 2:
-        return False
-    far = np.count_nonzero((values < lowest - span // 16) | (values > highest + span // 16))
-    return bool(far <= _FAR_BEYOND * values.size)
 
 
 def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Codestream:
@@ -177,7 +167,11 @@ def _fit_decoded(values: Stored, syntax: TransferSyntax, layout: PixelFormat) ->
     """Read decoded values with the signedness that the header declares, whatever the codestream says of it."""
     bits = layout.bits_stored
     low, high = int(values.min()), int(values.max())
-    if low < -(1 << (bits - 1)) or high >= 1 << bits:
+    lowest, highest = layout.levels
+    beyond = (highest - lowest) >> 6
+    if syntax.lossy and lowest - beyond <= low and high <= highest + beyond:
+        values = values.clip(lowest, highest)
+    elif low < -(1 << (bits - 1)) or high >= 1 << bits:
         raise BrokenImageError(
             f"the {syntax.name} data hold values from {low} to {high}, which {bits} bits stored cannot",
             reason="corrupt",
@@ -289,15 +283,15 @@ TRANSFER_SYNTAXES = MappingProxyType({
     BIG_ENDIAN: TransferSyntax(name="Explicit VR Big Endian", encapsulated=False, big_endian=True),
     "1.2.840.10008.1.2.5": TransferSyntax(name="RLE", run_length=True),
     "1.2.840.10008.1.2.4.50": _jpeg_blocks("JPEG Baseline", _jpeg_8bit),
-    "1.2.840.10008.1.2.4.51": _jpeg_blocks("JPEG Extended", _jpeg_extended),
+    "1.2.840.10008.1.2.4.51": replace(_jpeg_blocks("JPEG Extended", _jpeg_extended), lossy=True),
     "1.2.840.10008.1.2.4.57": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.70": _jpeg("JPEG Lossless", _jpeg_lossless),
     "1.2.840.10008.1.2.4.80": _jpeg("JPEG-LS", _jpeg_ls),
-    "1.2.840.10008.1.2.4.81": _jpeg("JPEG-LS", _jpeg_ls),
+    "1.2.840.10008.1.2.4.81": replace(_jpeg("JPEG-LS", _jpeg_ls), lossy=True),
     "1.2.840.10008.1.2.4.90": _jpeg_2000_family("JPEG 2000"),
-    "1.2.840.10008.1.2.4.91": _jpeg_2000_family("JPEG 2000"),
+    "1.2.840.10008.1.2.4.91": replace(_jpeg_2000_family("JPEG 2000"), lossy=True),
     "1.2.840.10008.1.2.4.201": _jpeg_2000_family("High-Throughput JPEG 2000"),
     "1.2.840.10008.1.2.4.202": _jpeg_2000_family("High-Throughput JPEG 2000"),
-    "1.2.840.10008.1.2.4.203": _jpeg_2000_family("High-Throughput JPEG 2000"),
+    "1.2.840.10008.1.2.4.203": replace(_jpeg_2000_family("High-Throughput JPEG 2000"), lossy=True),
 })  # fmt: skip
 """Every transfer syntax that is read (PS3.6 table A-1), uncompressed ones first."""

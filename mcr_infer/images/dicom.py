@@ -22,10 +22,10 @@ from mcr_infer.images.grey_scale import read_rendering
 from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.pixeldata import read_pixel_data
-from mcr_infer.images.presets import Preset, require_preset
+from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.reduction import choose_reduction, needed_side
+from mcr_infer.images.reduction import Room, choose_reduction
 from mcr_infer.images.rendering import render
 from mcr_infer.images.selection import Selection
 from mcr_infer.images.views import DESCRIPTIONS, read_view
@@ -71,11 +71,16 @@ class _Header:
     """An element of the header ends beyond the file."""
 
 
+def load_parser() -> None:
+    """Import pydicom now, which takes half a second, and not with the first file."""
+    import pydicom.filereader  # noqa: F401
+
+
 def read_dicom(
     source: ImageSource,
     *,
     rendering: Preset = "voi",
-    reduce_to: int | None = None,
+    reduce_to: Room | None = None,
     selection: Selection | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Radiograph:
@@ -88,7 +93,7 @@ def read_dicom(
         return _read(file, require_preset(rendering), reduce_to, selection or Selection(), max_pixels)
 
 
-def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Selection, max_pixels: int) -> Radiograph:
+def _read(file: BinaryIO, preset: Preset, reduce_to: Room | None, selection: Selection, max_pixels: int) -> Radiograph:
     header = _read_header(file, max_pixels)
     attributes = header.attributes
     modality = _require_radiograph(header)
@@ -114,8 +119,10 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: int | None, selection: Sele
     rendering = read_rendering(attributes, layout)
     turn = read_turn(attributes)
     spacing = read_spacing(attributes)
-    needed = needed_side(reduce_to, rendering, preset)
-    reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, reduce_to=needed)
+    reduction = 1
+    # Means over padding, or over values that a table then bends or reorders, are other values.
+    if preset in REDUCIBLE and rendering.padding is None and rendering.modality_lut is None:
+        reduction = choose_reduction(layout.rows, layout.columns, aspect=spacing.aspect, room=reduce_to)
     decoded = decode(data, syntax, layout, reduction=reduction)
     rendered = render(turn(decoded.values), rendering, preset)
     spacing = spacing.reduced((layout.rows, layout.columns), decoded.values.shape)

@@ -20,6 +20,11 @@ Preset = Literal["voi", "minmax", "mimic_cxr_jpg"]
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
+REDUCIBLE: tuple[Preset, ...] = ("voi",)
+"""Presets whose greys a reduced decode leaves where they are. The extremes of `minmax` can be single pixels, such as a
+defect of the detector, which a mean over their neighbours takes away; equalisation spreads the levels that most pixels have,
+so that what a mean does to noise becomes visible (cosines down to 0.99)."""
+
 
 def require_preset(name: str) -> Preset:
     """Return the preset of a name; raises `ConfigError` for one that does not exist."""

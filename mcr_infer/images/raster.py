@@ -16,7 +16,7 @@ from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.presets import Preset, require_preset
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.reduction import choose_reduction, spread_evenly
+from mcr_infer.images.reduction import Room, choose_reduction, spread_evenly
 from mcr_infer.images.rendering import PERCENTILES, Rendering, render
 from mcr_infer.images.selection import Selection
 
@@ -36,7 +36,7 @@ def read_raster(
     source: ImageSource,
     *,
     rendering: Preset = "voi",
-    reduce_to: int | None = None,
+    reduce_to: Room | None = None,
     selection: Selection | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Radiograph:
@@ -86,7 +86,7 @@ def read_raster(
     )
 
 
-def _decode(data: bytes, max_pixels: int, reduce_to: int | None) -> tuple["Image", tuple[int, int], bool]:
+def _decode(data: bytes, max_pixels: int, reduce_to: Room | None) -> tuple["Image", tuple[int, int], bool]:
     """Decode and turn by EXIF; a picture that need not be turned is reduced where that is asked for.
 
     Return the image, the rows and columns that are stored, and whether it was turned.
@@ -106,7 +106,7 @@ def _decode(data: bytes, max_pixels: int, reduce_to: int | None) -> tuple["Image
         if frames > 1:
             raise UnsupportedImageError(f"the image has {frames} frames: one is read", reason="multi_frame")
         whole = (image.height, image.width)
-        factor = choose_reduction(*whole, aspect=1.0, reduce_to=reduce_to)
+        factor = choose_reduction(*whole, aspect=1.0, room=reduce_to)
         if factor > 1 and not turned:
             # Only Pillow's JPEG reader takes the hint; it keeps the channels, so that colour is still seen.
             image.draft(None, (image.width // factor, image.height // factor))

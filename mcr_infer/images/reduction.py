@@ -7,16 +7,15 @@ At the size of a tower's input that is up to half a pixel, which costs more of a
 The values are therefore interpolated once, onto a grid that divides the picture evenly.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.images.codestream import Transform
 from mcr_infer.images.layout import Stored
-from mcr_infer.images.presets import Preset
-from mcr_infer.images.rendering import Rendering
 
 FACTORS = (8, 4, 2)
 
@@ -28,34 +27,31 @@ _NEIGHBOURS = {
 tables F.2 and F.3, as analysis filters of gain 1) at f / 2, f / 4, ... as often as levels are left out."""
 
 
-_WITHOUT_WINDOW = 1.25
-"""How much larger a picture must stay whose black and white are percentiles: noise that a reduced decode leaves out moves
-them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a picture must keep of its pixels to be decoded smaller."""
+
+    pixels: int
+    """Along one side."""
+
+    side: Literal["longer", "shorter"]
+    """The side that is made to fit: the longer one where all of the picture is kept, the shorter one where it is cropped."""
+
+    def __str__(self) -> str:
+        return f"{self.pixels} pixels along the {self.side} side"
 
 
-def needed_side(reduce_to: int | None, rendering: Rendering, preset: Preset) -> int | None:
-    """Return how many pixels the shorter side must keep of a picture that is rendered so; None where only all will do.
+def choose_reduction(rows: int, columns: int, *, aspect: float, room: Room | None) -> int:
+    """Return by how much H x W pixels may be reduced so that `room` is kept: 8, 4, 2, or 1 for not; None reduces nothing.
 
-    Means over padding, or over values that a table then bends, are other values. The extremes of `minmax` can be single
-    pixels, such as a defect of the detector, and `mimic_cxr_jpg` spreads the noise of flat regions over many greys: a mean
-    over neighbours takes either away (cosines down to 0.99 on real radiographs).
+    Sides are compared as they are long on the picture. Where pixels are not square (`aspect`, row over column spacing), the
+    side along which there are fewer of them a length decides.
     """
-    if reduce_to is None or preset != "voi" or rendering.padding is not None or rendering.modality_lut is not None:
-        return None
-    fixed = rendering.voi_lut is not None or rendering.window is not None
-    return reduce_to if fixed else math.ceil(_WITHOUT_WINDOW * reduce_to)
-
-
-def choose_reduction(rows: int, columns: int, *, aspect: float, reduce_to: int | None) -> int:
-    """Return by how much H x W pixels may be reduced so that both sides keep `reduce_to` pixels: 8, 4, 2, or 1 for not.
-
-    Where pixels are not square (`aspect`, row over column spacing), the side that they are longer on needs more of them.
-    None reduces nothing.
-    """
-    if reduce_to is None:
+    if room is None:
         return 1
-    shorter = min(rows, columns) / max(aspect, 1.0 / aspect)
-    return next((factor for factor in FACTORS if shorter >= factor * reduce_to), 1)
+    sides = (rows * aspect, float(columns))
+    pixels = (max if room.side == "longer" else min)(sides) * min(1.0, 1.0 / aspect)
+    return next((factor for factor in FACTORS if pixels >= factor * room.pixels), 1)
 
 
 def reduced_shape(shape: Sequence[int], factor: int) -> tuple[int, int]:

@@ -6,7 +6,8 @@ Importing this loads numpy and sqlite3 only; hnswlib is loaded when a kind has m
 """
 
 from mcr_infer.index.index import EXACT_LIMIT, Index
-from mcr_infer.index.rows import KINDS, FileStamp, Row
+from mcr_infer.index.rows import KINDS, Row
 from mcr_infer.index.search import Hit, search
+from mcr_infer.stamp import FileStamp
 
 __all__ = ["EXACT_LIMIT", "KINDS", "FileStamp", "Hit", "Index", "Row", "search"]

@@ -21,12 +21,13 @@ from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest, Snapshot, VectorFile
-from mcr_infer.index.rows import KINDS, FileStamp, Row, check_kind
+from mcr_infer.index.rows import KINDS, Row, check_kind
 from mcr_infer.index.snapshots import newest
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
 from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
+from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""

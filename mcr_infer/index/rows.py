@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,21 +110,6 @@ class Row:
             raise EmbeddingIndexError(
                 f"{self._name}: the embedding has length {length:.6g}, expected 1 within {_UNIT_TOLERANCE}"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """A file as it was seen: enough to know without opening it that it has not changed."""
-
-    path: str
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: str) -> "FileStamp":
-        """Look at a file now. Raises `OSError`."""
-        seen = Path(path).stat()
-        return cls(path=path, size=seen.st_size, mtime_ns=seen.st_mtime_ns)
 
 
 def check_kind(kind: str) -> None:

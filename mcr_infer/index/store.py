@@ -22,7 +22,6 @@ from mcr_infer.index.manifest import FORMAT_VERSION, Identity, newer_format
 from mcr_infer.index.rows import (
     COLUMNS,
     KINDS,
-    FileStamp,
     Row,
     checked_vector,
     from_columns,
@@ -31,6 +30,7 @@ from mcr_infer.index.rows import (
     to_columns,
 )
 from mcr_infer.index.storage import DISK_FULL, NOT_WRITABLE, storage_errors
+from mcr_infer.stamp import FileStamp
 
 FILE_NAME = "store.sqlite"
 

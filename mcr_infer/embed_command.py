@@ -1,0 +1,141 @@
+"""`mcr-infer embed-images`: parse, plan, run, print.
+
+Light to import: the command line registers it at every start.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcr_infer.options import (
+    SOME_FAILED,
+    BudgetOption,
+    BundleOption,
+    Device,
+    DeviceOption,
+    IndexOption,
+    JsonOption,
+    PrecisionName,
+    PrecisionOption,
+)  # fmt: skip
+
+
+def embed_images(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="DICOM, PNG or JPEG files; folders and zip or tar archives of them; a DICOMDIR; dicomweb://HOST/PATH/studies?...",
+            metavar="PATH...",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option("--files-from", help="A file with more of them, one a line; - for standard input.")
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")
+    ] = False,
+    pacs_token_file: Annotated[
+        str | None,
+        typer.Option(help="File with a bearer token for the PACS; else $MCR_INFER_PACS_TOKEN, if it is set."),
+    ] = None,
+    pacs_cert: Annotated[str | None, typer.Option(help="Client certificate for the PACS, PEM.")] = None,
+    pacs_key: Annotated[str | None, typer.Option(help="Its key, where it stands in a file of its own.")] = None,
+    pacs_ca: Annotated[
+        str | None, typer.Option(help="Authorities to trust at the PACS, PEM; else the usual ones.")
+    ] = None,
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Radiographs in one call of the tower; measured if not given.")
+    ] = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="Calls of the tower at a time; measured if not given.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Only these: CR, DX, RG, unknown. Repeat for several.")
+    ] = None,
+    body_part: Annotated[
+        list[str] | None, typer.Option(help="Only these body parts, such as CHEST or unknown. Repeat for several.")
+    ] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(help="Only these views, such as PA, AP, LATERAL, unknown. Repeat for several.")
+    ] = None,
+    intent: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these intents: FOR PRESENTATION, FOR PROCESSING, unknown. Repeat for several."),
+    ] = None,
+    full_decode: Annotated[
+        bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
+    ] = False,
+    file_seconds: Annotated[float, typer.Option(min=1.0, help="Longest that decoding one file may take.")] = 120.0,
+    file_memory: Annotated[int, typer.Option(min=64, help="Most memory of decoding one file, in MiB.")] = 4096,
+    explain_plan: Annotated[
+        bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
+    from mcr_infer import console, workspace
+    from mcr_infer.decoding import Limits
+    from mcr_infer.encoder import ImageEncoder
+    from mcr_infer.images.selection import Selection
+    from mcr_infer.interruption import Interruption
+    from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
+    from mcr_infer.sources import NameList, PacsAccess, Sources
+    from mcr_infer.tower_plan import calibrate
+
+    if not paths and files_from is None:
+        raise typer.BadParameter("give a PATH, or --files-from")
+    if null and files_from is None:
+        raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
+    chosen = workspace.bundle_for(index, bundle)
+    sources = Sources(
+        paths or (),
+        names=None if files_from is None else NameList(path=files_from, null=null),
+        pacs=PacsAccess(token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca),
+    )
+    selection = Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent)
+    limits = Limits(seconds=file_seconds, memory_bytes=file_memory << 20)
+    budget, cores = chosen.patch_budget(patch_budget), usable_cores()
+    tower = calibrate(
+        chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
+        notify=console.note,
+    )  # fmt: skip
+    plan = Plan(
+        workers=workers or cores,
+        calls=tower.threads,
+        call_size=tower.batch_size,
+        call_threads=tower.intra_op_threads,
+        budget=budget,
+        reduce=not full_decode,
+        selection=selection,
+        limits=limits,
+    )
+    encoder = ImageEncoder(chosen, device=device, precision=precision, threads=plan.call_threads)
+    if explain_plan:
+        console.show_plan(plan.explain(tower, chosen.preprocess), plan.to_dict() | tower_facts(encoder), as_json=json)
+        return
+    meter, stop = Meter(), Stop()
+    with (
+        workspace.open_for_writing(index, chosen) as store,
+        console.Run("radiographs", sources.count) as run,
+        Interruption(stop.ask) as interruption,
+    ):
+        summary = Summary.of(index)
+        run.follow(embed_images(sources, index=store, encoder=encoder, plan=plan, meter=meter, stop=stop), summary)
+        summary.interrupted = interruption.signal
+        store.save_snapshots()
+    report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)
+    report.write(index)
+    console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
+    if not json:
+        console.show_stages(report, index)
+    if summary.interrupted is not None:
+        console.note("interrupted: what is counted is in the index; run the same command again to go on")
+        raise typer.Exit(128 + summary.interrupted)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)

@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they may be."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcr_infer.errors import ConfigError
+
+SOME_FAILED = 3
+"""Exit code of a command that is done although some inputs failed."""
+
+
+class Device(StrEnum):
+    """Where towers run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+class PrecisionName(StrEnum):
+    """Number formats of the towers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT8_QDQ = "int8-qdq"
+    FP8 = "fp8"
+
+
+class Kind(StrEnum):
+    """What a query finds."""
+
+    IMAGE = "image"
+    REPORT = "report"
+
+
+def _read_budget(text: str) -> str:
+    """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
+    from mcr_infer.budget import parse_budget
+
+    try:
+        parse_budget(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
+]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
+]
+PrecisionOption = Annotated[
+    PrecisionName,
+    typer.Option(
+        "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
+    ),
+]
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        "--patch-budget",
+        callback=_read_budget,
+        metavar="SHARE",
+        help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
+        "'recommended' is what the bundle names.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

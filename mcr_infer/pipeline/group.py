@@ -1,0 +1,37 @@
+"""Files that go through the tower in one call, and all that is committed and told with them."""
+
+from dataclasses import dataclass, field
+
+from mcr_infer.decoding import Decoded
+from mcr_infer.index import Row
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.sources import FileStamp, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """A decoded file that is to be embedded."""
+
+    source: Source
+    stamp: FileStamp
+    decoded: Decoded
+
+
+@dataclass(slots=True)
+class Group:
+    """Filled file by file; nothing of it is told before it is committed."""
+
+    fresh: dict[str, Fresh] = field(default_factory=dict)
+    """To be embedded, by id."""
+
+    retold: dict[str, Row] = field(default_factory=dict)
+    """Known rows whose file moved or whose header changed: the vector stands."""
+
+    stamps: list[tuple[FileStamp, str]] = field(default_factory=list)
+    """Files that need not be opened again, with the id that they hold."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Say this once the group is committed."""
+        self.outcomes.append(outcome)

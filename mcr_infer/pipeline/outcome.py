@@ -1,0 +1,115 @@
+"""What became of each input, and the closing count of a run."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from mcr_infer.durable import create_private
+from mcr_infer.errors import EmbeddingIndexError
+
+FAILURES = "failures.jsonl"
+"""The failures of the latest run into an index, one JSON object a line."""
+
+SHOWN_FAILURES = 5
+"""Failures of one reason that stay in memory to be shown; all of them are in the file of failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
+
+    path: str
+    status: Literal["embedded", "unchanged", "left_out", "failed"]
+    reason: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return a failure in the shape of `--json`."""
+        return {"path": self.path, "reason": self.reason, "error": self.error}
+
+
+class Summary:
+    """The closing count of a run, filled as outcomes come in; its size does not grow with the run.
+
+    Failures go to a file, one JSON object a line, since a run over millions of files may have many.
+    """
+
+    def __init__(self, failures: Path) -> None:
+        """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`."""
+        self.embedded = 0
+        self.unchanged = 0
+        self.left_out: Counter[str] = Counter()
+        """Inputs that were understood and not wanted, by reason."""
+        self.failed: Counter[str] = Counter()
+        """Failures by reason."""
+        self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
+        """The first failures of each reason."""
+        self.seconds = 0.0
+        self.interrupted: int | None = None
+        """The signal that ended the run before its end."""
+        self.failures_file = failures
+        with self._writing():
+            self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
+
+    @classmethod
+    def of(cls, index: Path) -> "Summary":
+        """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
+        return cls(index / FAILURES)
+
+    def count(self, outcome: Outcome) -> None:
+        """Take one outcome into account. Raises `EmbeddingIndexError` where a failure cannot be written down."""
+        reason = str(outcome.reason)
+        if outcome.status == "embedded":
+            self.embedded += 1
+        elif outcome.status == "unchanged":
+            self.unchanged += 1
+        elif outcome.status == "left_out":
+            self.left_out[reason] += 1
+        else:
+            self.failed[reason] += 1
+            if self.failed[reason] <= SHOWN_FAILURES:
+                self.shown[reason].append(outcome)
+            with self._writing():
+                self._file.write(json.dumps(outcome.to_dict()) + "\n")
+
+    def close(self, seconds: float) -> None:
+        """End the count. Raises `EmbeddingIndexError` where failures cannot be written down."""
+        self.seconds = seconds
+        with self._writing():
+            self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EmbeddingIndexError(
+                f"{self.failures_file} cannot be written ({error.strerror}): free space or mend its folder, and run again; "
+                "rows that were committed stay"
+            ) from error
+
+    @property
+    def failure_count(self) -> int:
+        """How many inputs failed."""
+        return self.failed.total()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the counts in the shape of `--json`, without the failures themselves."""
+        return {
+            "embedded": self.embedded,
+            "unchanged": self.unchanged,
+            "left_out": dict(self.left_out),
+            "failed": self.failure_count,
+            "interrupted": self.interrupted is not None,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def failures(self) -> Iterator[str]:
+        """Yield every failure as JSON, in the order of the inputs."""
+        with self.failures_file.open(encoding="ascii") as file:
+            for line in file:
+                yield line.rstrip("\n")

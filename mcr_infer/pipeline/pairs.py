@@ -1,0 +1,51 @@
+"""Pairs of radiograph and report become vectors for an evaluation, which no bad input may thin out."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.encoder import ImageEncoder, Patches, TextEncoder
+from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.images import read_image
+from mcr_infer.pairs import Pair
+from mcr_infer.reports import embed_text
+
+
+def embed_pairs(
+    pairs: Sequence[Pair],
+    *,
+    images: ImageEncoder,
+    texts: TextEncoder,
+    batch_size: int,
+    workers: int,
+    budget: float = 1.0,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
+
+    An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
+    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees.
+    """
+    images.preprocess.patches_within(budget)  # refused before a file is opened
+
+    def cut(pair: Pair) -> Patches:
+        try:
+            radiograph = read_image(pair.image, rendering=images.preprocess.rendering)
+        except ImageError as error:
+            raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
+        return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect, budget=budget)
+
+    def words(pair: Pair) -> str:
+        try:
+            return embed_text(pair.report)
+        except ReportError as error:
+            raise ReportError(f"report of {pair.image}: {error}", reason=error.reason) from error
+
+    reports = texts.encode([words(pair) for pair in pairs])
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        parts = [
+            images.encode(list(pool.map(cut, pairs[start : start + batch_size])))
+            for start in range(0, len(pairs), batch_size)
+        ]
+    return np.concatenate(parts), reports

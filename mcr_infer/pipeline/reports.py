@@ -1,0 +1,68 @@
+"""Reports become rows of the index: checked, embedded in batches, committed, and every input reported by name."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from mcr_infer.encoder import TextEncoder
+from mcr_infer.errors import ReportError
+from mcr_infer.index import Index, Row
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
+
+
+def embed_reports(
+    records: Iterable[ReportRecord | ReportFailure],
+    *,
+    index: Index,
+    encoder: TextEncoder,
+    batch_size: int,
+    keep_text: bool,
+) -> Iterator[Outcome]:
+    """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`."""
+    waiting: dict[str, tuple[ReportRecord, str, str]] = {}
+    seen: dict[str, str] = {}
+
+    def commit() -> Iterator[Outcome]:
+        vectors = encoder.encode([text for _, text, _ in waiting.values()])
+        rows = [
+            Row(
+                id=record.id,
+                kind="report",
+                path=record.path,
+                study_uid=record.study_uid,
+                vector=vector,
+                precision=encoder.precision,
+                content_digest=digest,
+                text=record.text if keep_text else None,
+            )
+            for (record, _, digest), vector in zip(waiting.values(), vectors, strict=True)
+        ]
+        index.add(rows)
+        done = [record.path for record, _, _ in waiting.values()]
+        waiting.clear()
+        yield from (Outcome(path=path, status="embedded") for path in done)
+
+    for record in records:
+        if isinstance(record, ReportFailure):
+            yield Outcome(path=record.path, status="failed", reason=record.reason, error=record.error)
+            continue
+        try:
+            text = embed_text(record.text)
+        except ReportError as error:
+            yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error))
+            continue
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if seen.setdefault(record.id, digest) != digest:
+            why = f"the id {record.id!r} stands at an earlier report of this run, which has another text"
+            yield Outcome(path=record.path, status="failed", reason="id_conflict", error=why)
+            continue
+        known = index.get("report", record.id)
+        text_kept = not keep_text or (known is not None and known.text is not None)
+        if record.id in waiting or (known is not None and known.content_digest == digest and text_kept):
+            yield Outcome(path=record.path, status="unchanged")
+            continue
+        waiting[record.id] = (record, text, digest)
+        if len(waiting) >= batch_size:
+            yield from commit()
+    if waiting:
+        yield from commit()

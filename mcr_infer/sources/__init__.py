@@ -1,0 +1,19 @@
+"""What to embed: a command line becomes candidates, one at a time, wherever they lie.
+
+    files, folders, archives, DICOMDIRs, lists of names, a PACS -> Sources -> Source -> bytes of one image file
+
+A source names one candidate, knows without opening it whether it has changed, and opens it. It never looks at its contents.
+"""
+
+from mcr_infer.sources.name_list import NameList
+from mcr_infer.sources.pacs.access import PacsAccess
+from mcr_infer.sources.presence import exists
+from mcr_infer.sources.source import Failed, LocalSource, PlainFile, Source
+from mcr_infer.sources.sources import Sources
+from mcr_infer.sources.wire import source_from_dict
+from mcr_infer.stamp import FileStamp
+
+__all__ = [
+    "Failed", "FileStamp", "LocalSource", "NameList", "PacsAccess", "PlainFile", "Source", "Sources", "exists",
+    "source_from_dict",
+]  # fmt: skip

@@ -1,0 +1,65 @@
+"""Which names say clearly that something is no image, which are archives, and how a way inside an archive is written."""
+
+_NOT_IMAGES = frozenset({
+    ".7z", ".avi", ".bat", ".bz2", ".cfg", ".css", ".csv", ".db", ".doc", ".docx", ".dll", ".exe", ".gz", ".h5",
+    ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js", ".json", ".jsonl", ".log", ".lz4", ".md", ".mov", ".mp4",
+    ".nii", ".npy", ".npz", ".onnx", ".parquet", ".pdf", ".pickle", ".pkl", ".ppt", ".pptx", ".ps1", ".pt",
+    ".pth", ".py", ".pyc", ".rar", ".rst", ".rtf", ".safetensors", ".sh", ".so", ".sqlite", ".sqlite3", ".tar",
+    ".tbz", ".tbz2", ".tgz", ".toml", ".tsv", ".txt", ".txz", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zip",
+    ".zst",
+})  # fmt: skip
+"""Extensions of something else. DICOM files have any name, or a UID with dots for one."""
+
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+
+_UP = "%2E%2E"
+"""How `..` is written inside an archive, where it leads nowhere: in a path it would name another file."""
+
+
+def is_zip(name: str) -> bool:
+    """True for the name of a zip archive."""
+    return name.lower().endswith(".zip")
+
+
+def is_tar(name: str) -> bool:
+    """True for the name of a tar archive, compressed or not."""
+    return name.lower().endswith(_TAR_SUFFIXES)
+
+
+def is_archive(name: str) -> bool:
+    """True for the name of an archive whose members are candidates."""
+    return is_zip(name) or is_tar(name)
+
+
+def is_dicomdir(name: str) -> bool:
+    """True for the name that PS3.10 8.6 reserves, in either case."""
+    return name.upper() == "DICOMDIR"
+
+
+def kind_of_no_image(name: str) -> str | None:
+    """Return what a file clearly is instead of an image, by its name alone, or None."""
+    if name.startswith("."):
+        return "hidden"
+    if is_dicomdir(name):
+        return "DICOMDIR"
+    stem, _, extension = name.rpartition(".")
+    suffix = f".{extension.lower()}"
+    return suffix if stem and suffix in _NOT_IMAGES else None
+
+
+def way_inside(name: str) -> str:
+    """Return the name of a member as it is joined to the path of its archive.
+
+    Nothing is unpacked to a disk, so no name can lead anywhere; but the path that is shown must not look like that of
+    a file beside the archive.
+    """
+    parts = [_UP if part == ".." else part for part in name.replace("\0", "%00").split("/") if part not in ("", ".")]
+    return "/".join(parts)
+
+
+def kind_of_no_member(way: str) -> str | None:
+    """Return what a member of an archive clearly is instead of an image, or None; archives inside archives among them."""
+    *folders, name = way.split("/")
+    if any(folder.startswith(".") for folder in folders):
+        return "hidden"
+    return kind_of_no_image(name)
