@@ -59,15 +59,19 @@ def test_records_follow_the_tables(tree):
     assert all(record.image.is_file() and record.report.is_file() for record in records)
 
 
+@pytest.mark.parametrize("rendering", ["voi", "mimic_cxr_jpg"])
 @pytest.mark.parametrize("source", ["mimic_cxr_jpg", "mimic_cxr"])
-def test_the_tensor_of_a_pair_is_that_of_inference(source, tmp_path):
+def test_the_tensor_of_a_pair_is_that_of_inference(source, rendering, tmp_path):
     studies = small_mimic(tmp_path, training=3, validation=2, dicom=source == "mimic_cxr")
     settings = config(tmp_path, source)
+    image = dataclasses.replace(settings.model.image, rendering=rendering)
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, image=image))
     pairs, held_out, tokenizer = open_pairs(settings, tmp_path / "run")
     assert (len(pairs), len(held_out)) == (3, 2)
     end = "dcm" if source == "mimic_cxr" else "jpg"
     for index, study in enumerate(studies[:3]):
-        radiograph = read_image(tmp_path / study.folder / f"{study.images[0]}.{end}")
+        file = tmp_path / study.folder / f"{study.images[0]}.{end}"
+        radiograph = read_image(file, rendering=settings.model.preprocess.rendering)
         expected, positions = settings.model.preprocess.patches(radiograph.pixels)
         text = (tmp_path / f"{study.folder}.txt").read_text()
         ids, _ = tokenizer.encode([embed_text(text, use="both")])

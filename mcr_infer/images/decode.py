@@ -35,7 +35,8 @@ class TransferSyntax:
     big_endian: bool = False
     run_length: bool = False
     lossy: bool = False
-    """Values may lie a little beyond those that were compressed, and so beyond Bits Stored."""
+    """Values may lie a little beyond those that were compressed, and so beyond Bits Stored; where the bits of a codestream
+    are more than those, its codec does not clip them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,9 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-_OVERSHOOTING = 0.01
-"""The largest share of reduced values that may lie beyond Bits Stored."""
+_FAR_BEYOND = 0.02
+"""The largest share of decoded values that may lie beyond Bits Stored by more than 1/16 of their range, as those of a
+wavelet do beside an edge."""
 
 
 def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reduction: int = 1) -> Decoded:
@@ -74,6 +76,9 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
         return Decoded(values=values, reduction=reduction)
     codec = syntax.codec
     values = _contained(lambda: codec(data, stream), syntax, (layout.rows, layout.columns))
+    as_coded = replace(layout, signed=stream.signed)
+    if (syntax.lossy or stream.transform == "9/7") and _overshoots(values, as_coded):
+        values = values.clip(*as_coded.levels)
     return Decoded(values=_fit_decoded(values, syntax, layout))
 
 
@@ -112,15 +117,25 @@ def _decode_reduced(
     shape = (layout.rows, layout.columns)
     values = _contained(lambda: codec(data, stream, reduction), syntax, reduced_shape(shape, reduction))
     lowest, highest = layout.levels
-    # A wavelet overshoots beside an edge, by half the range at most and at few pixels. More than that are other values than
-    # the header declares.
-    beyond = (highest - lowest) >> 1
-    if int(values.min()) < lowest - beyond or int(values.max()) > highest + beyond:
-        return None
-    if np.count_nonzero((values < lowest) | (values > highest)) > _OVERSHOOTING * values.size:
+    if not _overshoots(values, layout):
         return None
     even = spread_evenly(values, shape, reduction, stream.transform)
     return np.rint(even).clip(lowest, highest).astype(f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
+
+
+def _overshoots(values: Stored, layout: PixelFormat) -> bool:
+    """Tell whether values lie beyond Bits Stored only as far as loss and wavelets go: a little, or further at few pixels.
+
+    More than that are other values than the header declares.
+    """
+    lowest, highest = layout.levels
+    least, most, span = int(values.min()), int(values.max()), highest - lowest
+    if lowest <= least and most <= highest:
+        return True
+    if least < lowest - span // 2 or most > highest + span // 2:
+        return False
+    far = np.count_nonzero((values < lowest - span // 16) | (values > highest + span // 16))
+    return bool(far <= _FAR_BEYOND * values.size)
 
 
 def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Codestream:
@@ -167,11 +182,7 @@ def _fit_decoded(values: Stored, syntax: TransferSyntax, layout: PixelFormat) ->
     """Read decoded values with the signedness that the header declares, whatever the codestream says of it."""
     bits = layout.bits_stored
     low, high = int(values.min()), int(values.max())
-    lowest, highest = layout.levels
-    beyond = (highest - lowest) >> 6
-    if syntax.lossy and lowest - beyond <= low and high <= highest + beyond:
-        values = values.clip(lowest, highest)
-    elif low < -(1 << (bits - 1)) or high >= 1 << bits:
+    if low < -(1 << (bits - 1)) or high >= 1 << bits:
         raise BrokenImageError(
             f"the {syntax.name} data hold values from {low} to {high}, which {bits} bits stored cannot",
             reason="corrupt",

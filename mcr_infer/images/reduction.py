@@ -82,5 +82,7 @@ def spread_evenly(values: Stored, shape: tuple[int, int], factor: int, transform
     else:
         even = even[1:-1, 1:-1]
     size = (max(1, round(columns / factor)), max(1, round(rows / factor)))
-    picture = Image.fromarray(np.ascontiguousarray(even)).resize(size, Image.Resampling.LANCZOS, box=box)
+    # What a cosine transform loses in a shift of half a pixel at most is little, and Lanczos takes a third longer.
+    method = Image.Resampling.BICUBIC if transform == "cosine" else Image.Resampling.LANCZOS
+    picture = Image.fromarray(np.ascontiguousarray(even)).resize(size, method, box=box)
     return np.asarray(picture)
