@@ -15,7 +15,6 @@ from conftest import json_lines, run_cli
 from mcr_infer.index import Index
 from mcr_infer.phantom.demo import write_demo
 
-
 COUNT = 200
 """Phantoms of the archive: enough that a run over them is still at work when a test has seen its first rows."""
 
