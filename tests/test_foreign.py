@@ -410,7 +410,7 @@ def test_a_text_tower_that_lies_elsewhere_is_named(made: Made, tmp_path: Path, c
 def test_notices_and_licences_are_checked_before_anything_is_written(made: Made, tmp_path: Path):
     folder, _ = made("clip")
     plain = {"model": str(folder), "out": tmp_path / "out", "name": None, "notice": None, "licence": None,
-             "licence_file": None, "model_card": None}  # fmt: skip
+             "licence_file": None, "model_card": None, "rendering": "voi"}  # fmt: skip
     foreign = load("clip", folder)
     with pytest.raises(BundleError, match="one line of at most 500 printable characters, got 613: "):
         export_foreign(foreign, argparse.Namespace(**{**plain, "licence": "x" * 500}))
