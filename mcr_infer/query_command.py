@@ -34,7 +34,9 @@ def query(
     ] = None,
     unwanted: Annotated[
         list[str] | None,
-        typer.Option("--not", metavar="SENTENCE", help="What hits should not show; ^WEIGHT as above, 0.5 without."),
+        typer.Option(
+            "--not", metavar="SENTENCE", help="What hits should not show; ^WEIGHT, 0.5 without, 1 beside a picture."
+        ),
     ] = None,
     image: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Search with a radiograph; ^WEIGHT as above.")

@@ -17,15 +17,19 @@ def test_parts_have_weights(tmp_path: Path):
     asked = Question.of(
         sentences=["left pleural effusion", "cardiomegaly ^0.25"],
         unwanted=["pneumothorax", "pacemaker^2"],
-        likes=["1.2.3^.5"],
     )
     wanted = (Part("left pleural effusion"), Part("cardiomegaly", 0.25))
     assert asked.sentences == (*wanted, Part("pneumothorax", -NOT_WEIGHT), Part("pacemaker", -2.0))
-    assert asked.likes == (Part("1.2.3", 0.5),)
+    assert Question.of(likes=["1.2.3^.5"]).likes == (Part("1.2.3", 0.5),)
     # A file that is there is what is meant, whatever its name looks like.
     (tmp_path / "chest^2").touch()
     found = Question.of(images=[f"{tmp_path}/chest^2", f"{tmp_path}/chest.dcm^2"])
     assert found.images == (Part(f"{tmp_path}/chest^2"), Part(f"{tmp_path}/chest.dcm", 2.0))
+
+
+def test_what_is_not_wanted_counts_more_beside_a_picture():
+    assert Question.of(sentences=["a"], unwanted=["b"]).sentences[1].weight == -0.5
+    assert Question.of(likes=["1.2"], unwanted=["b"]).sentences[0].weight == -1.0
 
 
 @pytest.mark.parametrize("given", [{}, {"unwanted": ["pneumothorax"]}, {"sentences": ["effusion^0"]}])
@@ -37,7 +41,7 @@ def test_something_must_be_wanted(given: dict[str, list[str]]):
 def test_a_vector_is_the_weighted_sum(phantom_index: Path, phantom_folder: Path):
     bundle = Bundle.open()
     file = next(phantom_folder.glob("*.dcm"))
-    texts = TextEncoder(bundle, device="cpu").encode(["cardiomegaly", "pacemaker"]).astype(np.float64)
+    texts = TextEncoder(bundle, device="cpu").encode(["cardiomegaly", "pacemaker", ""]).astype(np.float64)
     image = ImageEncoder(bundle, device="cpu").encode_radiographs([read_image(file)])[0].astype(np.float64)
     with Index.open(phantom_index) as index:
         id = index.ids("image")[0]
@@ -47,7 +51,7 @@ def test_a_vector_is_the_weighted_sum(phantom_index: Path, phantom_folder: Path)
             Question.of(sentences=["cardiomegaly^2"], unwanted=["pacemaker^0.5"], images=[f"{file}^0.7"], likes=[id]),
         ]
         vectors = vectors_of(asked, bundle, index, device="cpu")
-        expected = 2 * texts[0] - 0.5 * texts[1] + 0.7 * image + row
+        expected = 2 * (texts[0] - texts[2]) - 0.5 * (texts[1] - texts[2]) + 0.7 * image + row
         assert np.abs(vectors[0] - texts[0]).max() < 1e-5
         assert np.abs(vectors[1] - expected / np.linalg.norm(expected)).max() < 1e-5
         assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
