@@ -4,7 +4,7 @@ A filter, an excluded id, one hit a study: each turns candidates away. So candid
 them as long as too few remain, and in the end all of them: there are k wherever k exist.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +34,9 @@ Distinct = Literal["study", "content"]
 """Of what there is one hit only: a study, or a picture or report of the same content. Rows without one all count."""
 
 
+_KEY_OF: Mapping[Distinct, str] = {"study": "study_uid", "content": "content_digest"}
+
+
 class Candidates(NamedTuple):
     """Rows for one query, best first."""
 
@@ -50,12 +53,13 @@ class Scope:
         kind: str,
         *,
         where: Filter | None = None,
-        distinct: Distinct | None = None,
+        distinct: Collection[Distinct] = (),
         exclude: Collection[str] = (),
         ef_search: int | None = None,
     ) -> None:
         """Raises `QueryError` where no row comes into question at all, or the filter cannot be answered."""
-        self._index, self._kind, self._distinct = index, kind, distinct
+        self._index, self._kind = index, kind
+        self._first_of = [_KEY_OF[each] for each in distinct]
         self._ef = ef_search
         total = index.count(kind)
         if not total:
@@ -64,7 +68,7 @@ class Scope:
             )
         self._facts: Facts | None = None
         self._allowed: NDArray[np.bool_] | None = None
-        if where is not None or distinct is not None or exclude:
+        if where is not None or distinct or exclude:
             self._facts = index.facts(kind)
         if where is not None and self._facts is not None:
             self._allowed = where.mask(self._facts)
@@ -147,10 +151,10 @@ class Scope:
         places = np.searchsorted(self._facts.labels, found.labels)
         keep = np.ones(len(places), dtype=np.bool_) if self._allowed is None else self._allowed[places]
         places, found = places[keep], Candidates(found.labels[keep], found.scores[keep])
-        if self._distinct is None:
-            return found
-        first = _first_of_each(self._facts, places, "study_uid" if self._distinct == "study" else "content_digest")
-        return Candidates(found.labels[first], found.scores[first])
+        for name in self._first_of:
+            first = _first_of_each(self._facts.keys[name][places])
+            places, found = places[first], Candidates(found.labels[first], found.scores[first])
+        return found
 
 
 def _best(scores: NDArray[np.float32], wanted: int, margin: float) -> NDArray[np.int64]:
@@ -161,11 +165,11 @@ def _best(scores: NDArray[np.float32], wanted: int, margin: float) -> NDArray[np
     return near if margin else near[:wanted]
 
 
-def _first_of_each(facts: Facts, places: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-    """Return which of some rows, best first, are the first with their value of a key; rows without one all are."""
+def _first_of_each(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the places at which a key stands for the first time; rows without one all are the first."""
     seen: set[int] = set()
     first = []
-    for number, key in enumerate(facts.keys[name][places].tolist()):
+    for number, key in enumerate(keys.tolist()):
         if key and key in seen:
             continue
         seen.add(key)

@@ -47,7 +47,7 @@ def search(
     kind: str = "image",
     k: int = 10,
     where: Filter | None = None,
-    distinct: Distinct | None = None,
+    distinct: Collection[Distinct] = (),
     exclude: Collection[str] = (),
     ef_search: int | None = None,
 ) -> list[list[Hit]]:
