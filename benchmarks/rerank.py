@@ -126,13 +126,9 @@ def retrieval(scores: metrics.Floats, labels: metrics.Integers) -> metrics.Float
 def macro(values: metrics.Floats, labels: metrics.Integers | None) -> dict[str, list[float]]:
     """Average figures [Q, M] over finding sets, or over questions without labels: value, low, high of each."""
     weights = np.ones(len(values)) if labels is None else metrics.macro_weights(labels)
-    mean, low, high = metrics.mean_interval(
-        values, weights, np.arange(len(values)), count=metrics.RESAMPLES, seed=0
-    )
+    mean, low, high = metrics.mean_interval(values, weights, np.arange(len(values)), count=metrics.RESAMPLES, seed=0)
     names = FIGURES[-values.shape[1] :]
-    return {
-        name: [round(float(each[i]), 4) for each in (mean, low, high)] for i, name in enumerate(names)
-    }
+    return {name: [round(float(each[i]), 4) for each in (mean, low, high)] for i, name in enumerate(names)}
 
 
 def hard_pairs(first: int, bodies: int) -> tuple[list[phantom.Phantom], list[str], list[HardPair]]:
@@ -147,9 +143,7 @@ def hard_pairs(first: int, bodies: int) -> tuple[list[phantom.Phantom], list[str
 
     def ask(change: str, seed: int, kind: str, text: str, right: int, wrong: int) -> None:
         texts.append(text)
-        pairs.append(
-            HardPair(change=change, kind=kind, body=seed, text=len(texts) - 1, right=right, wrong=wrong)
-        )
+        pairs.append(HardPair(change=change, kind=kind, body=seed, text=len(texts) - 1, right=right, wrong=wrong))
 
     for number, kind in enumerate(KINDS):
         for seed in range(first + 1000 * number, first + 1000 * number + bodies):
@@ -241,7 +235,8 @@ def ways(pictures: Pictures) -> dict[str, tuple[Pictures, dict[str, Any]]]:
     """Name the ways of scoring: the pictures as each sees them, and the arguments of `looked_again` and `judge_pairs`."""
     packed = [Local.from_bytes(one.to_bytes()) for one in pictures.patches]
     half = [
-        Local(vectors=one.vectors.astype(np.float16).astype(np.float32), weights=one.weights) for one in pictures.patches
+        Local(vectors=one.vectors.astype(np.float16).astype(np.float32), weights=one.weights)
+        for one in pictures.patches
     ]
     return {
         "cosine": (pictures, {"late": None}),
@@ -273,7 +268,11 @@ def measure(images: ImageEncoder, encoder: TextEncoder, *, count: int, bodies: i
     made, sentences, pairs = hard_pairs(HARD_SEED, bodies)
     twins, pair_texts = see(images, made), read(encoder, sentences)
 
-    result: dict[str, Any] = {"finding_sets": int(sets.max()) + 1, "hand_written": len(by_hand), "hard_pairs": len(pairs)}
+    result: dict[str, Any] = {
+        "finding_sets": int(sets.max()) + 1,
+        "hand_written": len(by_hand),
+        "hard_pairs": len(pairs),
+    }
     each: dict[str, dict[str, metrics.Floats]] = {}
     hard_ways = ways(twins)
     for name, (seen, how) in ways(pictures).items():
@@ -315,14 +314,19 @@ def choose(images: ImageEncoder, encoder: TextEncoder, *, count: int, bodies: in
     made, sentences, pairs = hard_pairs(HARD_CHOICE_SEED, bodies)
     twins, pair_texts = see(images, made), read(encoder, sentences)
     grid = []
-    for tau, weight in [(TAU, 0.0), *((tau, weight) for tau in (0.05, 0.07, 0.1, 0.14, 0.2) for weight in (0.5, 1.0, 2.0, 4.0))]:
+    for tau, weight in [
+        (TAU, 0.0),
+        *((tau, weight) for tau in (0.05, 0.07, 0.1, 0.14, 0.2) for weight in (0.5, 1.0, 2.0, 4.0)),
+    ]:
 
         def late(words: Local, seen: Sequence[Local], tau: float = tau) -> metrics.Floats:
             return late_interaction(words, seen, tau=tau)
 
         row: dict[str, Any] = {"tau": tau, "late_weight": weight}
         for kind, texts in asked.items():
-            values = macro(retrieval(looked_again(texts, pictures, late if weight else None, weight=weight), sets), sets)
+            values = macro(
+                retrieval(looked_again(texts, pictures, late if weight else None, weight=weight), sets), sets
+            )
             row[kind] = {name: value[0] for name, value in values.items()}
         right = judge_pairs(pair_texts, twins, pairs, late if weight else None, weight=weight)
         row["hard pairs"] = {name: value[0] for name, value in pair_figures(right, pairs).items()}
@@ -366,7 +370,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, help="folder of a bundle (default: the one that ships)")
     parser.add_argument("--phantoms", type=int, default=1000, help="phantoms in the gallery (default: 1000)")
-    parser.add_argument("--bodies", type=int, default=BODIES, help=f"bodies of each kind of hard pair (default: {BODIES})")
+    parser.add_argument(
+        "--bodies", type=int, default=BODIES, help=f"bodies of each kind of hard pair (default: {BODIES})"
+    )
     parser.add_argument("--choose", action="store_true", help="measure the grid of settings on other phantoms instead")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the document here, too")
     options = parser.parse_args()

@@ -38,11 +38,15 @@ class Local:
                 "mapped parts are vectors [K, D] and weights [K] with K and D of at least 1, got "
                 f"{list(self.vectors.shape)} and {list(self.weights.shape)}"
             )
-        if not (np.isfinite(self.vectors).all() and np.isfinite(self.weights).all() and (self.weights >= 0).all()
-                and self.weights.any()):
+        if not (
+            np.isfinite(self.vectors).all()
+            and np.isfinite(self.weights).all()
+            and (self.weights >= 0).all()
+            and self.weights.any()
+        ):
             raise EmbeddingIndexError(
-                "mapped parts must be finite, with weights of at least 0 and not all 0: the tower does not work on this device; try "
-                "--device cpu, or another bundle"
+                "mapped parts must be finite, with weights of at least 0 and not all 0: the tower does not work on this "
+                "device; try --device cpu, or another bundle"
             )
 
     def to_bytes(self) -> bytes:
@@ -73,8 +77,9 @@ class Local:
         scales = np.frombuffer(content, dtype="<f4", count=count, offset=_HEADER.size)
         weights = np.frombuffer(content, dtype="<f2", count=count, offset=_HEADER.size + 4 * count)
         codes = np.frombuffer(content, dtype=np.int8, offset=_HEADER.size + 6 * count).reshape(count, dim)
-        # One product a value: the scale first, so that no value of float32 overflows on the way.
-        vectors = codes.astype(np.float32) * (scales / np.float32(_LARGEST))[:, None]
+        # The scale is divided first: a product with the codes could overflow.
+        vectors = codes.astype(np.float32)
+        vectors *= (scales / np.float32(_LARGEST))[:, None]
         return cls(vectors=vectors, weights=weights.astype(np.float32))
 
 

@@ -40,17 +40,15 @@ def late_interaction(words: Local, pictures: Sequence[Local], *, tau: float = TA
     dims = {one.vectors.shape[1] for one in (words, *pictures)}
     if len(dims) != 1:
         raise ConfigError(f"words and patches must be vectors of one space, got {sorted(dims)} dimensions")
-    patches = np.concatenate([one.vectors for one in pictures])
-    norms = np.sqrt(np.einsum("kd,kd->k", patches, patches))
-    cosines = _unit(words.vectors) @ patches.T  # [T, all patches of all pictures]
-    cosines /= np.maximum(norms, np.finfo(np.float32).tiny)
-    # Cosines over tau stay below 10 in size: no exponential overflows, so no maximum needs to be taken out first.
-    weighted = np.exp(cosines / np.float32(tau)) * np.concatenate([one.weights for one in pictures])
-    starts = np.cumsum([0, *(len(one.weights) for one in pictures[:-1])])
-    sums = np.add.reduceat(weighted, starts, axis=1).astype(np.float64)  # [T, N]
-    totals = np.array([one.weights.sum(dtype=np.float64) for one in pictures])
+    unit = _unit(words.vectors)
+    means = np.empty((len(unit), len(pictures)))
+    for column, one in enumerate(pictures):  # one by one: the patches of a picture stay in the cache
+        scaled = unit @ one.vectors.T  # [T, K]
+        scaled *= np.float32(1.0 / tau) / _lengths(one.vectors)
+        # Cosines over tau stay small: no exponential overflows, so no maximum needs to be taken out first.
+        means[:, column] = np.exp(scaled, out=scaled) @ one.weights / one.weights.sum()
     weights = words.weights.astype(np.float64)
-    scores: NDArray[np.float64] = tau * (weights / weights.sum()) @ np.log(sums / totals)
+    scores: NDArray[np.float64] = tau * (weights / weights.sum()) @ np.log(means)
     return scores
 
 
@@ -61,9 +59,11 @@ def check_comparable(bundle: Bundle) -> None:
     if bundle.preprocess.input == "pixels":
         reason = "its image tower takes whole pictures and has no patches"
     elif "origin" in manifest:
-        reason = "it is a model from elsewhere, whose patches and words were never trained to meet: only their pooled vectors"
+        reason = "it is a model from elsewhere, which was trained to compare pooled vectors and not patches with words"
     elif _mapping(manifest) == "after":
-        reason = "it was trained to aggregate before mapping, so that single patches and words have no place in the space"
+        reason = (
+            "it was trained to aggregate before mapping, so that single patches and words have no place in the space"
+        )
     if reason is not None:
         raise BundleError(
             f"the bundle {bundle.name} cannot take a second look: {reason}. Leave out --rerank and --keep-locals, or use a "
@@ -80,6 +80,10 @@ def _mapping(manifest: object) -> object:
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.sqrt(np.einsum("kd,kd->k", vectors, vectors))
-    unit: NDArray[np.float32] = vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
-    return unit
+    return vectors / _lengths(vectors)[:, None]
+
+
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the lengths [K] of vectors [K, D]; 1 for a vector of zeros, whose cosines are then 0."""
+    lengths = np.sqrt(np.einsum("kd,kd->k", vectors, vectors))
+    return np.where(lengths > 0, lengths, np.float32(1.0))
