@@ -168,13 +168,8 @@ def warn_of_mixture(
         )
 
 
-def tell_second_look(look: "SecondLook") -> None:
-    """Say which candidates were read again, and which could not be looked at a second time."""
-    if look.read_again:
-        note(
-            f"{look.read_again} of {look.candidates} radiographs were read and embedded again: the index does not keep "
-            "their patches, embed-images --keep-locals does"
-        )
+def warn_of_unseen(look: "SecondLook") -> None:
+    """Say so where candidates could not be looked at a second time."""
     if look.unseen:
         note(
             f"{look.unseen} of {look.candidates} radiographs could not be looked at again, the cosine alone ranks them: the "

@@ -103,9 +103,9 @@ def query(
             exclude=likes, ef_search=ef_search,
         )  # fmt: skip
         if rerank:
-            look = SecondLook(store, chosen, device=device, precision=precision)
+            look = SecondLook(store, chosen, device=device, precision=precision, notify=console.note)
             found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
-            console.tell_second_look(look)
+            console.warn_of_unseen(look)
         console.warn_of_mixture(
             store, kind,
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,

@@ -48,7 +48,8 @@ def late_interaction(words: Local, pictures: Sequence[Local], *, tau: float = TA
         # Cosines over tau stay small: no exponential overflows, so no maximum needs to be taken out first.
         means[:, column] = np.exp(scaled, out=scaled) @ one.weights / one.weights.sum()
     weights = words.weights.astype(np.float64)
-    scores: NDArray[np.float64] = tau * (weights / weights.sum()) @ np.log(means)
+    # No matrix product: in one, the last bit of a picture's score would depend on the others.
+    scores: NDArray[np.float64] = tau * ((weights / weights.sum())[:, None] * np.log(means)).sum(axis=0)
     return scores
 
 

@@ -31,14 +31,14 @@ Words = Sequence[tuple[Local, float]]
 class SecondLook:
     """Patches of the candidates of one run of queries; to be used inside one `Index.snapshot`."""
 
-    def __init__(self, index: Index, bundle: Bundle, *, device: str, precision: str = FULL) -> None:
-        """The tower is opened only where the index does not keep the patches of a candidate."""
+    def __init__(
+        self, index: Index, bundle: Bundle, *, device: str, precision: str = FULL, notify: Callable[[str], None]
+    ) -> None:
+        """The tower is opened only where the index does not keep the patches of a candidate; `notify` is told that."""
         self._index, self._bundle, self._device, self._precision = index, bundle, device, precision
+        self._notify = notify
         self._patches: dict[int, Local | None] = {}
         """By label; None of what cannot be looked at again."""
-
-        self.read_again = 0
-        """Candidates whose files were read and embedded again, since the index does not keep their patches."""
 
     @property
     def candidates(self) -> int:
@@ -97,6 +97,10 @@ class SecondLook:
         readable = {label: row for label, row in rows.items() if row.path is not None and Path(row.path).is_file()}
         if not readable:
             return found
+        self._notify(
+            f"{len(readable)} radiographs are read and embedded again: the index keeps no patches of them, "
+            "embed-images --keep-locals does"
+        )
         encoder = ImageEncoder(self._bundle, device=self._device, precision=self._precision)
         for budget in sorted({row.patch_budget for row in readable.values()}):
             chosen = [(label, row) for label, row in readable.items() if row.patch_budget == budget]
@@ -104,7 +108,6 @@ class SecondLook:
             with DecodePool(encoder.preprocess, workers=usable_cores(), slots=2 * _BATCH, budget=budget) as pool:
                 for start in range(0, len(chosen), _BATCH):
                     found |= _embedded(chosen[start : start + _BATCH], pool, encoder)
-        self.read_again += sum(found[label] is not None for label in readable)
         return found
 
 
