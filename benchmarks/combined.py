@@ -8,8 +8,8 @@
     image ..       a radiograph of A and the sentence B; a radiograph of A and B and B not wanted. It is no answer itself
 
 Beside what `mcr-infer query` does (`mcr_infer/queries.py`: sentences count as their difference from the empty text, o) stand
-the first part alone, the plain sum of the vectors, one sentence that says it all, other weights, and pushing back what is
-near the sentence that is not wanted. Weights and ways were chosen on the phantoms of --first-seed 200000.
+the first part alone, the plain sum of the vectors, the difference from the mean of all reports (m), one sentence that says it
+all, other weights, and pushing back what is near the sentence that is not wanted. Weights and ways were chosen on the phantoms of --first-seed 200000.
 
     precision@10        capped: of the first min(10, right answers in the gallery), as in `benchmarks.language`
     average precision   of all right answers
@@ -87,6 +87,12 @@ class Gallery:
         """Return what a sentence says beyond the empty text [D]."""
         return self.vector(text) - self.vector("")
 
+    @cached_property
+    def usual(self) -> metrics.Floats:
+        """Mean vector [D] of the reports of the gallery: another origin than the empty text."""
+        reports = self.texts.encode([one.report.text for one in self.pictures.phantoms])
+        return reports.astype(np.float64).mean(axis=0)
+
     def again(self, parts: Sequence[tuple[str, float]]) -> metrics.Floats:
         """Score [N] as `query --rerank` does: sentences with their weights, the first `DEPTH` looked at again."""
         total = sum((weight * self.shift(text) for text, weight in parts), start=np.zeros(self.images.shape[1]))
@@ -120,6 +126,7 @@ def unwanted(gallery: Gallery, wanted: str, denied: str) -> Scores:
         f"(A - o) - {weight} (B - o)": images @ (gallery.shift(wanted) - weight * gallery.shift(denied))
         for weight in WEIGHTS
     }
+    ways["(A - m) - 0.5 (B - m)"] = images @ (a - gallery.usual - 0.5 * (b - gallery.usual))
     ways["one sentence, A, no B"] = images @ gallery.vector(f"{wanted}, no {denied}")
     ways["A + 0.5 of the sentence no B"] = images @ (a + 0.5 * gallery.vector(f"no {denied}"))
     ways["A - what is above the mean of B"] = images @ a - np.maximum(0.0, away - away.mean())
@@ -136,6 +143,7 @@ def together(gallery: Gallery, sentences: Sequence[str], joined: str) -> Scores:
     return {
         "the first sentence alone": images @ each[0],
         "A + B": images @ each.sum(axis=0),
+        "(A - m) + (B - m)": images @ (each - gallery.usual).sum(axis=0),
         "the lowest of both cosines": (images @ each.T).min(axis=1),
         "sentences joined by a stop": images @ gallery.vector(". ".join(sentences)),
         "one sentence": images @ gallery.vector(joined),

@@ -108,29 +108,40 @@ def looked_again(
     texts: Texts, pictures: Pictures, late: Late | None, *, weight: float = LATE_WEIGHT, cosine: float = 1.0
 ) -> metrics.Floats:
     """Score pictures by texts [Q, N]: the first `DEPTH` of the cosine by the second look, the others behind them."""
-    scores = texts.vectors.astype(np.float64) @ pictures.vectors.T.astype(np.float64)
-    if late is None:
-        return scores
-    for row, words in zip(scores, texts.words, strict=True):
-        near = np.argsort(-row, kind="stable")[:DEPTH]
-        seen = cosine * row[near] + weight * late(words, [pictures.patches[place] for place in near])
-        row -= 1000.0  # behind all that were looked at again, in their order
-        row[near] = seen
-    return scores
+
+    def second(row: int, near: metrics.Integers) -> metrics.Floats:
+        assert late is not None
+        return weight * late(texts.words[row], [pictures.patches[place] for place in near])
+
+    return _scores(texts.vectors, pictures.vectors, None if late is None else second, cosine)
 
 
 def reports_looked_at_again(
     texts: Texts, pictures: Pictures, late: Late | None, *, weight: float = LATE_WEIGHT, cosine: float = 1.0
 ) -> metrics.Floats:
-    """Score texts by pictures [N, Q], the other way round: the first `DEPTH` texts of each picture by the second look."""
-    scores = pictures.vectors.astype(np.float64) @ texts.vectors.T.astype(np.float64)
-    if late is None:
-        return scores
-    for row, patches in zip(scores, pictures.patches, strict=True):
-        near = np.argsort(-row, kind="stable")[:DEPTH]
-        seen = cosine * row[near] + weight * np.concatenate([late(texts.words[place], [patches]) for place in near])
-        row -= 1000.0
-        row[near] = seen
+    """Score texts by pictures [N, Q], the other way round."""
+
+    def second(row: int, near: metrics.Integers) -> metrics.Floats:
+        assert late is not None
+        return weight * np.concatenate([late(texts.words[place], [pictures.patches[row]]) for place in near])
+
+    return _scores(pictures.vectors, texts.vectors, None if late is None else second, cosine)
+
+
+def _scores(
+    queries: Vectors,
+    gallery: Vectors,
+    second: Callable[[int, metrics.Integers], metrics.Floats] | None,
+    cosine: float,
+) -> metrics.Floats:
+    """Score gallery [N, D] by queries [Q, D]: [Q, N]. `second` scores places of the gallery for a row of the queries."""
+    scores = queries.astype(np.float64) @ gallery.T.astype(np.float64)
+    if second is not None:
+        for number, row in enumerate(scores):
+            near = np.argsort(-row, kind="stable")[:DEPTH]
+            seen = cosine * row[near] + second(number, near)
+            row -= 1000.0  # behind all that were looked at again, in their order
+            row[near] = seen
     return scores
 
 

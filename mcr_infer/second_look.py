@@ -5,9 +5,9 @@
 What cannot be looked at again is counted and told, never passed over.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from mcr_infer.sources import PlainFile
 
 _BATCH = 16
 
+_HELD_BYTES = 256 << 20
+"""Packed patches of files that were read again which are held for the next question."""
+
 Words = Sequence[tuple[Local, float]]
 """The mapped words of the sentences of a question, each with its weight, below 0 where it is not wanted."""
 
@@ -37,18 +40,21 @@ class SecondLook:
         """The tower is opened only where the index does not keep the patches of a candidate; `notify` is told that."""
         self._index, self._bundle, self._device, self._precision = index, bundle, device, precision
         self._notify = notify
-        self._patches: dict[int, Local | None] = {}
-        """By label; None of what cannot be looked at again."""
+        self._read: dict[int, bytes] = {}
+        """Packed patches of files that were read again, by label, oldest first."""
+
+        self._candidates: set[int] = set()
+        self._unseen: set[int] = set()
 
     @property
     def candidates(self) -> int:
         """How many different rows were to be looked at again."""
-        return len(self._patches)
+        return len(self._candidates)
 
     @property
     def unseen(self) -> int:
         """How many of them could not be: their file is gone, changed, broken, in an archive or in a PACS."""
-        return sum(one is None for one in self._patches.values())
+        return len(self._unseen)
 
     def rank(self, words: Words, hits: Sequence[Hit], k: int) -> list[Hit]:
         """Return the k best of the hits of one question with their `rerank_score`, equal ones in the order of the cosine.
@@ -56,7 +62,7 @@ class SecondLook:
         A hit that cannot be looked at again has None, and stands where others of its cosine stand on average.
         """
         patches = self._look_at([hit.label for hit in hits])
-        seen = [(hit, local) for hit in hits if (local := patches[hit.label]) is not None]
+        seen = [(hit, patches[hit.label]) for hit in hits if hit.label in patches]
         cosines, late = np.array([hit.score for hit, _ in seen]), np.zeros(len(seen))
         for sentence, weight in words:
             late += weight * late_interaction(sentence, [local for _, local in seen])
@@ -71,16 +77,25 @@ class SecondLook:
             replace(hit, rank=rank, rerank_score=scores.get(hit.label)) for rank, hit in enumerate(order[:k], start=1)
         ]
 
-    def _look_at(self, labels: Iterable[int]) -> Mapping[int, Local | None]:
-        """Return the patches of images by label; what one query has looked at is there for the next."""
-        new = [label for label in labels if label not in self._patches]
-        kept = self._index.locals("image", new)
-        for label, content in kept.items():
-            self._patches[label] = self._unpacked(content)
-        missing = [label for label in new if label not in kept]
+    def _look_at(self, labels: Sequence[int]) -> Mapping[int, Local]:
+        """Return the patches of images by label, without those that cannot be looked at again."""
+        self._candidates.update(labels)
+        packed = dict(self._index.locals("image", labels))
+        packed |= {label: self._read[label] for label in labels if label in self._read}
+        missing = [label for label in labels if label not in packed and label not in self._unseen]
         if missing:
-            self._patches |= self._read_again(self._index.rows(missing))
-        return self._patches
+            again = self._read_again(self._index.rows(missing))
+            self._unseen.update(label for label in missing if label not in again)
+            packed |= again
+            self._hold(again)
+        return {label: self._unpacked(content) for label, content in packed.items()}
+
+    def _hold(self, packed: Mapping[int, bytes]) -> None:
+        """Keep what was read again for the next questions, as much of it as may be held."""
+        self._read |= packed
+        held = sum(map(len, self._read.values()))
+        while held > _HELD_BYTES:
+            held -= len(self._read.pop(next(iter(self._read))))
 
     def _unpacked(self, content: bytes) -> Local:
         local = Local.from_bytes(content)
@@ -91,10 +106,14 @@ class SecondLook:
             )
         return local
 
-    def _read_again(self, rows: Mapping[int, Row]) -> dict[int, Local | None]:
-        """Read and embed the files of rows as they were; None where that is not possible."""
-        found: dict[int, Local | None] = dict.fromkeys(rows)
-        readable = {label: row for label, row in rows.items() if row.path is not None and Path(row.path).is_file()}
+    def _read_again(self, rows: Mapping[int, Row]) -> dict[int, bytes]:
+        """Read and embed files of rows, cut as they were, and pack their patches; what cannot be is left out."""
+        readable = {
+            label: row
+            for label, row in rows.items()
+            if row.path is not None and os.path.isfile(row.path)  # noqa: PTH113 - False for whatever cannot be a file
+        }
+        found: dict[int, bytes] = {}
         if not readable:
             return found
         self._notify(
@@ -104,35 +123,38 @@ class SecondLook:
         encoder = ImageEncoder(self._bundle, device=self._device, precision=self._precision)
         for budget in sorted({row.patch_budget for row in readable.values()}):
             chosen = [(label, row) for label, row in readable.items() if row.patch_budget == budget]
-            # As many slots as there are in a batch, and the next one is being decoded meanwhile.
-            with DecodePool(encoder.preprocess, workers=usable_cores(), slots=2 * _BATCH, budget=budget) as pool:
-                for start in range(0, len(chosen), _BATCH):
-                    found |= _embedded(chosen[start : start + _BATCH], pool, encoder)
+            found |= _embedded(chosen, encoder, budget)
         return found
 
 
-def _embedded(rows: Sequence[tuple[int, Row]], pool: DecodePool, encoder: ImageEncoder) -> dict[int, Local]:
-    """Decode and embed one batch, without the files that cannot be read or hold another picture than they did."""
-    futures = [
-        # In the same way as it was: a reduced picture is another one to the last bit.
-        (label, row, pool.submit(PlainFile(path=str(row.path)), full=row.metadata.get("reduction", 1) == 1))
-        for label, row in rows
-    ]
-    labels, slots = [], []
-    for label, row, future in futures:
-        try:
-            decoded = future.result()
-        except ImageError:
-            continue
-        if decoded.digest == row.content_digest:
-            labels.append(label)
-            slots.append(decoded.slot)
-        else:
-            pool.release(decoded.slot)
-    _, locals = encoder.encode_with_locals([(pool.patches(slot), pool.positions(slot)) for slot in slots])
-    for slot in slots:
-        pool.release(slot)
-    return dict(zip(labels, locals, strict=True))
+def _embedded(rows: Sequence[tuple[int, Row]], encoder: ImageEncoder, budget: float) -> dict[int, bytes]:
+    """Decode and embed files, without those that cannot be read or hold another picture than they did."""
+    found: dict[int, bytes] = {}
+    # The next batch is decoded while one is embedded.
+    with DecodePool(encoder.preprocess, workers=usable_cores(), slots=2 * _BATCH, budget=budget) as pool:
+        # Reduced or in full, as they were: a reduced picture is another one.
+        futures = [
+            (label, row, pool.submit(PlainFile(path=str(row.path)), full=row.metadata.get("reduction", 1) == 1))
+            for label, row in rows
+        ]
+        for start in range(0, len(futures), _BATCH):
+            slots: dict[int, int] = {}
+            for label, row, future in futures[start : start + _BATCH]:
+                try:
+                    decoded = future.result()
+                except ImageError:
+                    continue
+                if decoded.digest == row.content_digest:
+                    slots[label] = decoded.slot
+                else:
+                    pool.release(decoded.slot)
+            _, locals = encoder.encode_with_locals(
+                [(pool.patches(slot), pool.positions(slot)) for slot in slots.values()]
+            )
+            found |= {label: local.to_bytes() for label, local in zip(slots, locals, strict=True)}
+            for slot in slots.values():
+                pool.release(slot)
+    return found
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> Callable[[float], float]:
