@@ -8,8 +8,9 @@
     image ..       a radiograph of A and the sentence B; a radiograph of A and B and B not wanted. It is no answer itself
 
 Beside what `mcr-infer query` does (`mcr_infer/queries.py`: sentences count as their difference from the empty text, o) stand
-the first part alone, the plain sum of the vectors, the difference from the mean of all reports (m), one sentence that says it
-all, other weights, and pushing back what is near the sentence that is not wanted. Weights and ways were chosen on the phantoms of --first-seed 200000.
+the first part alone, the plain sum of the vectors, the difference from the mean of all reports (m), one sentence that says
+everything, other weights, and pushing back what is near the sentence that is not wanted. Weights and ways were chosen on the
+phantoms of --first-seed 200000.
 
     precision@10        capped: of the first min(10, right answers in the gallery), as in `benchmarks.language`
     average precision   of all right answers
