@@ -28,15 +28,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hard_pairs import HardPair, hard_pairs
 from benchmarks.language import FIRST_SEED, TOP, capped_precision, read_paraphrases
 from benchmarks.machine import machine_card
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
 from mcr_infer.errors import McrError
 from mcr_infer.local import Local
 from mcr_infer.pairs import finding_set_key
-from mcr_infer.phantom.findings import KINDS, NODULE, Finding, draw_finding, finding_set
+from mcr_infer.phantom.findings import finding_set
 from mcr_infer.phantom.language import describe
-from mcr_infer.phantom.phrases import SIZE_WORDS
 from mcr_infer.rerank import DEPTH, LATE_WEIGHT, TAU, late_interaction
 
 CHOICE_SEED, HARD_SEED, HARD_CHOICE_SEED = 200_000, 400_000, 300_000
@@ -44,9 +44,6 @@ CHOICE_SEED, HARD_SEED, HARD_CHOICE_SEED = 200_000, 400_000, 300_000
 
 BODIES = 25
 """Bodies in which each kind of finding is shown in all its ways."""
-
-SIZES, MILLIMETRES = (0.15, 0.85), (12.0, 45.0)
-"""Small and large; of a nodule the diameters."""
 
 BATCH = 16
 FIGURES = ("r1", "r5", "r10", "p10")
@@ -72,18 +69,6 @@ class Pictures:
     phantoms: list[phantom.Phantom]
     vectors: Vectors
     patches: list[Local]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardPair:
-    """A sentence, the picture that it fits and the one that it does not fit."""
-
-    change: str
-    kind: str
-    body: int
-    text: int
-    right: int
-    wrong: int
 
 
 def see(encoder: ImageEncoder, phantoms: list[phantom.Phantom]) -> Pictures:
@@ -158,51 +143,6 @@ def macro(values: metrics.Floats, labels: metrics.Integers | None) -> dict[str, 
     mean, low, high = metrics.mean_interval(values, weights, np.arange(len(values)), count=metrics.RESAMPLES, seed=0)
     names = FIGURES[-values.shape[1] :]
     return {name: [round(float(each[i]), 4) for each in (mean, low, high)] for i, name in enumerate(names)}
-
-
-def hard_pairs(first: int, bodies: int) -> tuple[list[phantom.Phantom], list[str], list[HardPair]]:
-    """Make the phantoms, sentences and pairs: each kind of finding in `bodies` bodies, changed in every way it can be."""
-    made: list[phantom.Phantom] = []
-    texts: list[str] = []
-    pairs: list[HardPair] = []
-
-    def show(seed: int, *findings: Finding) -> int:
-        made.append(phantom.make(seed, 256, findings=findings))
-        return len(made) - 1
-
-    def ask(change: str, seed: int, kind: str, text: str, right: int, wrong: int) -> None:
-        texts.append(text)
-        pairs.append(HardPair(change=change, kind=kind, body=seed, text=len(texts) - 1, right=right, wrong=wrong))
-
-    for number, kind in enumerate(KINDS):
-        for seed in range(first + 1000 * number, first + 1000 * number + bodies):
-            drawn = draw_finding(kind, np.random.default_rng([seed, 3]))
-            sided = drawn.side is not None
-            if sided:
-                drawn = draw_finding(kind, np.random.default_rng([seed, 3]), side="left")
-
-            def named(finding: Finding, seed: int = seed) -> str:
-                return describe([finding], np.random.default_rng([seed, 4]))
-
-            there, absent = show(seed, drawn), show(seed)
-            ask("presence", seed, kind, named(drawn), there, absent)
-            ask("denial", seed, kind, f"no {kind}", absent, there)
-            ask("denial", seed, kind, f"no evidence of {kind}", absent, there)
-            if sided:
-                other = replace(drawn, side="right")
-                mirrored = show(seed, other)
-                ask("side", seed, kind, named(drawn), there, mirrored)
-                ask("side", seed, kind, named(other), mirrored, there)
-            if kind in SIZE_WORDS:
-                places = [
-                    show(seed, replace(drawn, size=size, millimetres=mm if kind == NODULE else None))
-                    for size, mm in zip(SIZES, MILLIMETRES, strict=True)
-                ]
-                for place, opposite, band in ((*places, 0), (*places[::-1], 2)):
-                    word = SIZE_WORDS[kind][band].split("|")[0].strip("()")
-                    label = drawn.label.replace("nodule", "mass") if band else drawn.label
-                    ask("size", seed, kind, f"{word} {label}", place, opposite)
-    return made, texts, pairs
 
 
 def judge_pairs(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import combined, rerank
+from benchmarks.hard_pairs import HardPair, hard_pairs
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
 from mcr_infer.local import Local
 from mcr_infer.phantom.findings import KINDS, finding_set
@@ -20,8 +21,8 @@ def pictures() -> rerank.Pictures:
 
 
 @pytest.fixture(scope="module")
-def hard() -> tuple[list[phantom.Phantom], list[str], list[rerank.HardPair]]:
-    return rerank.hard_pairs(400_000, 1)
+def hard() -> tuple[list[phantom.Phantom], list[str], list[HardPair]]:
+    return hard_pairs(400_000, 1)
 
 
 def test_the_two_pictures_of_a_hard_pair_differ_in_one_thing(hard):
@@ -58,7 +59,7 @@ def test_a_judgement_wants_the_right_picture_clearly_above():
     )
     asked = rerank.Texts(vectors=vectors, words=[part] * 2)
     pairs = [
-        rerank.HardPair(change=change, kind="x", body=body, text=0, right=right, wrong=wrong)
+        HardPair(change=change, kind="x", body=body, text=0, right=right, wrong=wrong)
         for change, body, right, wrong in (("side", 1, 0, 1), ("side", 2, 1, 0), ("size", 1, 0, 2))
     ]
     right = rerank.judge_pairs(asked, seen, pairs, None)
