@@ -13,7 +13,7 @@ import typer
 from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption
 
 if TYPE_CHECKING:
-    from mcr_infer.index import Filter
+    from mcr_infer.index import Filter, Index
 
 
 class Kinds(StrEnum):
@@ -59,11 +59,7 @@ def delete(
             _ask(count, yes=yes)
             store.delete_rows(found.labels)
             store.save_snapshots(purge=purge)
-            if not store.erase():
-                console.note(
-                    f"a process that reads {index} still needs the former state: what was deleted leaves the disk when it "
-                    "ends and the next command writes to the index"
-                )
+            _erase(store, count)
         left = {one: 0 if dry_run else store.unreachable(one) for one in KINDS}
     console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
 
@@ -91,6 +87,24 @@ def _ask(count: int, *, yes: bool) -> None:
             f"there is no terminal to ask on whether to delete {count} rows: give --yes, or --dry-run"
         )
     typer.confirm("There is no way back. Delete them?", abort=True, err=True)
+
+
+def _erase(store: "Index", count: int) -> None:
+    """Have what is deleted leave the disk, too, or say why it has not."""
+    from mcr_infer import console
+    from mcr_infer.errors import EmbeddingIndexError
+
+    try:
+        gone = store.erase()
+    except EmbeddingIndexError as error:
+        raise EmbeddingIndexError(
+            f"{count} rows are deleted and found by nobody, but pages of the store may hold parts of them: {error}"
+        ) from error
+    if not gone:
+        console.note(
+            f"a process that reads {store.folder} needs its former state: what was deleted leaves the disk once that has "
+            "ended and another command has written to the index"
+        )
 
 
 def rebuild(

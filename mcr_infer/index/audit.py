@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcr_infer.check import Check
-from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import McrError
 from mcr_infer.index.audit_rows import audit_rows
 from mcr_infer.index.connection import FILE_NAME as STORE
+from mcr_infer.index.folder import LEFTOVERS
 from mcr_infer.index.lock import FILE_NAME as LOCK
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Manifest
@@ -24,7 +24,6 @@ _LIVE = {STORE, f"{STORE}-wal", f"{STORE}-shm", MANIFEST, LOCK}
 _REPORTS = {"run.json", "failures.jsonl"}
 """What `embed-images` leaves in the folder, see `mcr_infer.pipeline.report`."""
 
-_OURS = ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL)
 _ATTEMPTS = 3
 _SHOWN = 5
 
@@ -116,7 +115,7 @@ def _folder_checks(folder: Path, manifest: Manifest | None) -> Iterator[Check]:
     yield Check(name="permissions", ok=not open_to_others, detail=why if open_to_others else "the owner's alone")
     named = {name for kind, state in states_of(manifest).items() for name in state.file_names(kind)}
     others = [path for path in paths if path.name not in _LIVE | _REPORTS | named]
-    left = [path.name for path in others if any(path.match(pattern) for pattern in _OURS)]
+    left = [path.name for path in others if any(path.match(pattern) for pattern in LEFTOVERS)]
     foreign = [path.name for path in others if path.name not in left]
     what = {
         "of a run that is under way or was cut short; the next writer removes them": left,

@@ -117,8 +117,7 @@ class Connection:
         if there.f_bavail * there.f_frsize < needed:
             raise EmbeddingIndexError(
                 f"index {self._folder}: compacting {FILE_NAME} needs {needed >> 20} MiB for as long as it takes, "
-                f"{(there.f_bavail * there.f_frsize) >> 20} MiB are free: free some space and run the same command again. "
-                "Nothing was changed"
+                f"{(there.f_bavail * there.f_frsize) >> 20} MiB are free: free some space and run `mcr-infer compact`"
             )
         # Otherwise a copy of all vectors would pass through /var/tmp, which may be another disk and another owner's.
         place = str(self._folder.absolute()).replace("'", "''")

@@ -13,6 +13,9 @@ from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import Store
 
+LEFTOVERS = ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL, "etilqs_*")
+"""What a crash may leave in the folder, unless a manifest names it; the last are SQLite's temporary files."""
+
 _OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK}
 
 

@@ -13,12 +13,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
-from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.folder import LEFTOVERS, create, holds_index
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
@@ -151,7 +150,7 @@ class Index:
         self._write_manifest(known)
         named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
-            for pattern in ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL):
+            for pattern in LEFTOVERS:
                 for path in self.folder.glob(pattern):
                     if path.name not in named:
                         path.unlink(missing_ok=True)
@@ -398,8 +397,14 @@ class Index:
         return self._store.delete_labels(labels)
 
     def erase(self) -> bool:
-        """Empty the WAL, in which deleted rows still stand; False where a process that reads still needs them."""
+        """Write the store anew, without what deleted rows left in it, and empty the WAL.
+
+        SQLite overwrites what is deleted, but not what it moved within a page before: parts of ids and paths stay behind, of
+        a few rows in a thousand. False where a process that reads still needs the former state. Raises
+        `EmbeddingIndexError` where the disk has no room for a second copy of the store.
+        """
         self._writing()
+        self._store.vacuum()
         return self._store.truncate()
 
     def unreachable(self, kind: str) -> int:
@@ -412,7 +417,5 @@ class Index:
 
         Raises `EmbeddingIndexError` where the disk has no room for a second copy of the store; the index is then as it was.
         """
-        self._writing()
-        self._store.vacuum()
+        self.erase()
         self.save_snapshots(purge=True)
-        self._store.truncate()
