@@ -35,6 +35,11 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
     return done
 
 
+def words(text: str) -> str:
+    """Take the frame and the line breaks out of what wrong usage prints."""
+    return " ".join(text.replace("│", " ").split())
+
+
 def json_lines(text: str) -> list[dict]:
     """Parse output of --json."""
     return [json.loads(line) for line in text.splitlines()]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_index_store import DIM, opened, row, stamp, unit
 
-from conftest import invoke, json_lines
+from conftest import invoke, json_lines, words
 from mcr_infer.bundle import Bundle
 from mcr_infer.errors import EmbeddingIndexError, QueryError
 from mcr_infer.index import Index, parse_filter, search
@@ -129,7 +129,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     filled(folder, 20).close()
     done = invoke("delete", "--index", folder, "--study", "1.9.2", code=2)
-    assert "there is no terminal" in " ".join(done.stderr.replace("│", " ").split())
+    assert "there is no terminal to ask on" in words(done.stderr)
     done = invoke("delete", "--index", folder, "--study", "1.9.2", "--dry-run")
     assert "2 images and 1 report" in done.stdout
     assert "nothing was deleted: --dry-run" in done.stdout
