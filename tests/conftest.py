@@ -23,9 +23,9 @@ def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProces
     return done
 
 
-def invoke(*arguments: str | Path, code: int = 0) -> Result:
+def invoke(*arguments: str | Path, code: int = 0, input: str | None = None) -> Result:
     """Run mcr-infer in this process, which is faster, where a process of its own would prove nothing more."""
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    done = CliRunner().invoke(app, list(map(str, arguments)), input=input)
     if isinstance(done.exception, McrError):  # which `main` maps
         done.exit_code = 1
         done.stderr_bytes += f"error: {done.exception}\n".encode()

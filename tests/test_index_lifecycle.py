@@ -4,12 +4,12 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_index_store import DIM, opened, row, stamp, unit
+from test_index_store import DIM, FINGERPRINT, opened, row, stamp, unit
 
 from conftest import invoke, json_lines, words
 from mcr_infer.bundle import Bundle
@@ -17,8 +17,11 @@ from mcr_infer.errors import EmbeddingIndexError, QueryError
 from mcr_infer.index import Index, parse_filter, search
 from mcr_infer.index import facts as facts_module
 from mcr_infer.index.deletion import compact, doomed, unreachable
+from mcr_infer.index.folder import create
+from mcr_infer.index.manifest import Identity
 from mcr_infer.index.selection import Among
 from mcr_infer.index.tuning import BREADTHS, queries_of_other_kind, tune
+from mcr_infer.pseudonyms import SiteSecret
 from mcr_infer.tuning_queries import tuning_queries
 
 COUNT = 1_200
@@ -151,6 +154,56 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
         assert "say what to delete by one of" in invoke("delete", "--index", folder, *wrong, code=2).stderr
     done = invoke("delete", "--index", folder, "--where", "veiw=PA", "--kind", "both", code=1)
     assert "no row has 'veiw'; view?" in done.stderr
+
+
+@pytest.mark.parametrize("pseudonymous", [False, True])
+def test_a_patient_and_uids_by_the_site_secret(tmp_path: Path, pseudonymous: bool) -> None:
+    folder, file = tmp_path / "index", tmp_path / "site-secret"
+    file.write_bytes(bytes(range(40)))
+    file.chmod(0o600)
+    secret = SiteSecret.read(file)
+    create(
+        folder,
+        Identity(
+            index_id="1", fingerprint=FINGERPRINT, embedding_dim=DIM, bundle="phantom", bundle_path="shipped",
+            pseudonymous=pseudonymous, secret_check=secret.check(),
+        ),
+    )  # fmt: skip
+
+    def name(uid: str, key: Callable[[str], str]) -> str:
+        return key(uid) if pseudonymous else uid
+
+    with Index.open(folder, writable=True) as index:
+        index.add(
+            [
+                row(
+                    n, id=name(f"1.2.{n}", secret.image_key), study_uid=name(f"1.9.{n // 2}", secret.study_key), path=None,
+                    patient_key=secret.patient_key(f"PAT{n // 4}", "ward"),
+                )
+                for n in range(20)
+            ]
+        )  # fmt: skip
+    given = ("--index", folder, "--yes", "--json", "--site-secret", file)
+    assert json_lines(invoke("delete", "--id", "1.2.0", "--id", "1.2.1", *given).stdout)[0]["deleted"] == {"image": 2}
+    told = json_lines(invoke("delete", "--study", "1.9.1", *given).stdout)[0]["deleted"]
+    assert told == {"image": 2, "report": 0}
+    done = invoke("delete", "--patient", "PAT2", *given)  # of another issuer
+    assert json_lines(done.stdout)[0]["deleted"] == {"image": 0, "report": 0}
+    done = invoke("delete", "--patient", "-", "--issuer", "ward", *given, input="PAT2\n")
+    assert json_lines(done.stdout)[0]["deleted"] == {"image": 4, "report": 0}
+    assert "PAT2" not in done.stdout + done.stderr
+    assert "needs --site-secret" in words(invoke("delete", "--patient", "PAT2", "--index", folder, code=2).stderr)
+    if pseudonymous:
+        done = invoke("delete", "--study", "1.9.6", "--index", folder, "--yes", code=2)
+        assert "give a key, or a UID with --site-secret" in words(done.stderr)
+        invoke("delete", "--study", secret.study_key("1.9.6"), "--index", folder, "--yes")
+        with Index.open(folder) as index:
+            assert index.count("image") == 10
+    file.write_bytes(bytes(range(100, 140)))
+    assert "is not the site secret of the keys" in invoke("delete", "--patient", "PAT2", *given, code=1).stderr
+    filled(tmp_path / "plain", 8).close()
+    done = invoke("delete", "--patient", "PAT2", "--index", tmp_path / "plain", "--site-secret", file, code=1)
+    assert "holds no keys" in done.stderr
 
 
 def test_two_values_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
