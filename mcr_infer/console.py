@@ -192,6 +192,8 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,
+        "pseudonymous": index.identity.pseudonymous,
+        "patient_keys": bool(index.identity.secret_check),
         "recommended_patch_budget": recommended_budget,
     }
     if as_json:
@@ -200,6 +202,12 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
     _print_table(
         ("", str(index.folder)), [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
     )
+
+
+def show_keys(kind: str, keys: Iterable[str], *, as_json: bool) -> None:
+    """Print keys, one a line."""
+    for key in keys:
+        print(json.dumps({"kind": kind, "key": key}) if as_json else key)
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

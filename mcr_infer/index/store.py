@@ -236,6 +236,15 @@ class Store:
         )  # fmt: skip
         return str(found[0][0]) if found else None
 
+    def files(self, kind: str, id: str) -> list[FileStamp]:
+        """Return the files that gave a row, or hold the same, as they were seen."""
+        return [
+            FileStamp(path=str(loaded_path(path)), size=size, mtime_ns=mtime_ns)
+            for path, size, mtime_ns in self._rows(
+                "SELECT path, size, mtime_ns FROM files WHERE kind = ? AND id = ? ORDER BY path", kind, id
+            )
+        ]
+
     def get(self, kind: str, id: str) -> Row | None:
         """Return a row, or None where there is none."""
         return next(iter(self._get(kind, id)), None)
