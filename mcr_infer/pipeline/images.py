@@ -71,11 +71,12 @@ def embed_images(
     """Embed radiographs into the index, and yield an outcome for each source, in their order.
 
     Files that the index knows by path, size and modification time are not opened. `naming` is that of the index. Raises
-    `EmbeddingIndexError` where the index cannot be written, `BackendError` where the tower fails, `DecodingError` where no
-    process can decode.
+    `EmbeddingIndexError` where the index cannot be written or names its rows otherwise, `BackendError` where the tower
+    fails, `DecodingError` where no process can decode.
     """
-    stop = stop or Stop()
-    run = _Run(index, encoder, plan, naming or Naming(), meter or Meter(), stop)
+    stop, naming = stop or Stop(), naming or Naming()
+    index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
+    run = _Run(index, encoder, plan, naming, meter or Meter(), stop)
     with run:
         stop.then = run.pool.cancel
         try:

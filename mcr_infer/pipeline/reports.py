@@ -22,9 +22,11 @@ def embed_reports(
 ) -> Iterator[Outcome]:
     """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`.
 
-    `naming` is that of the index; a pseudonymous one refuses text, which can name anybody (`IndexMismatchError`).
+    `naming` is that of the index. Raises `IndexMismatchError` where it is not, and for text in a pseudonymous index, which
+    can name anybody.
     """
     naming = naming or Naming()
+    index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
     waiting: dict[str, tuple[ReportRecord, str, str]] = {}
     seen: dict[str, tuple[str, str | None]] = {}
 
