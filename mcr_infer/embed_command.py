@@ -71,6 +71,10 @@ def embed_images(
         list[str] | None,
         typer.Option(help="Only these intents: FOR PRESENTATION, FOR PROCESSING, unknown. Repeat for several."),
     ] = None,
+    keep_locals: Annotated[
+        bool,
+        typer.Option("--keep-locals", help="Keep mapped patches, too, for query --rerank; the README says their size."),
+    ] = False,
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
     ] = False,
@@ -90,6 +94,7 @@ def embed_images(
     from mcr_infer.images.selection import Selection
     from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
+    from mcr_infer.rerank import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -99,6 +104,8 @@ def embed_images(
         raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
     naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
     chosen = workspace.bundle_for(index, bundle, naming)
+    if keep_locals:
+        check_comparable(chosen)
     sources = Sources(
         paths or (),
         names=None if files_from is None else NameList(path=files_from, null=null),
@@ -132,7 +139,16 @@ def embed_images(
         Interruption(stop.ask) as interruption,
     ):
         summary = Summary.of(index, naming=naming)
-        outcomes = embed_images(sources, index=store, encoder=encoder, plan=plan, naming=naming, meter=meter, stop=stop)
+        outcomes = embed_images(
+            sources,
+            index=store,
+            encoder=encoder,
+            plan=plan,
+            naming=naming,
+            keep_locals=keep_locals,
+            meter=meter,
+            stop=stop,
+        )
         run.follow(outcomes, summary)
         summary.interrupted = interruption.signal
         store.save_snapshots()

@@ -65,18 +65,20 @@ def embed_images(
     encoder: ImageEncoder,
     plan: Plan,
     naming: Naming | None = None,
+    keep_locals: bool = False,
     meter: Meter | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Outcome]:
     """Embed radiographs into the index, and yield an outcome for each source, in their order.
 
-    Files that the index knows by path, size and modification time are not opened. `naming` is that of the index. Raises
-    `EmbeddingIndexError` where the index cannot be written or names its rows otherwise, `BackendError` where the tower
-    fails, `DecodingError` where no process can decode.
+    Files that the index knows by path, size and modification time are not opened. `naming` is that of the index. With
+    `keep_locals` it keeps the mapped patches of those that are embedded, for a second look. Raises `EmbeddingIndexError`
+    where the index cannot be written or names its rows otherwise, `BackendError` where the tower fails, `DecodingError`
+    where no process can decode.
     """
     stop, naming = stop or Stop(), naming or Naming()
     index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
-    run = _Run(index, encoder, plan, naming, meter or Meter(), stop)
+    run = _Run(index, encoder, plan, naming, meter or Meter(), stop, keep_locals=keep_locals)
     with run:
         stop.then = run.pool.cancel
         try:
@@ -94,7 +96,15 @@ class _Run:
     """The state of one run: what is ahead, the group that is being filled, and the calls under way."""
 
     def __init__(
-        self, index: Index, encoder: ImageEncoder, plan: Plan, naming: Naming, meter: Meter, stop: Stop
+        self,
+        index: Index,
+        encoder: ImageEncoder,
+        plan: Plan,
+        naming: Naming,
+        meter: Meter,
+        stop: Stop,
+        *,
+        keep_locals: bool,
     ) -> None:
         self._index, self._encoder, self._plan, self._meter, self._stop = index, encoder, plan, meter, stop
         self._naming = naming
@@ -108,7 +118,7 @@ class _Run:
             limits=plan.limits,
             patients=naming.patients,
         )
-        self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls)
+        self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls, keep_locals=keep_locals)
         self._placement = Placement(index, self.pool, naming)
         self._ahead: deque[_Waiting] = deque()
         self._group = Group()
@@ -200,11 +210,17 @@ class _Run:
         with self._meter.waits("tower"):
             done = list(self._calls.take())
         with self._meter.works("commit"):
-            rows = [row for group, vectors in done for row in self._rows(group, vectors)]
+            rows = [row for group, embedded in done for row in self._rows(group, embedded.vectors)]
             retold = [row for group, _ in done for id, row in group.retold.items() if id not in group.fresh]
             stamps = [stamp for group, _ in done for stamp in group.stamps]
+            locals = {
+                ("image", id): content
+                for group, embedded in done
+                if embedded.locals is not None
+                for id, content in zip(group.fresh, embedded.locals, strict=True)
+            }
             if rows or retold or stamps:
-                self._index.add(rows + retold, files=stamps)
+                self._index.add(rows + retold, files=stamps, locals=locals)
         for group, _ in done:
             self._placement.committed(group)
             yield from group.outcomes
