@@ -26,7 +26,10 @@ from mcr_infer.options import (
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    PseudonymiseOption,
+    SecretOption,
 )  # fmt: skip
+from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
 from mcr_infer.verify_command import verify
@@ -50,6 +53,8 @@ def embed_reports(
     precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
     json: JsonOption = False,
 ) -> None:
     """Embed reports into an index, so that radiographs and sentences find them."""
@@ -57,15 +62,18 @@ def embed_reports(
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_reports
 
-    chosen = workspace.bundle_for(index, bundle)
-    records = read_reports(Path(path))
+    if keep_text and pseudonymise:
+        raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
+    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = workspace.bundle_for(index, bundle, naming)
+    records = read_reports(Path(path), patients=naming.patients)
     encoder = TextEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
-        summary = pipeline.Summary.of(index)
-        run.follow(
-            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text),
-            summary,
+    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
+        summary = pipeline.Summary.of(index, naming=naming)
+        outcomes = pipeline.embed_reports(
+            records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
         )
+        run.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
@@ -138,6 +146,7 @@ for command in (delete, rebuild, compact, migrate, verify, export, merge):
     app.command()(command)
 app.command("import")(import_)
 app.command("build-engine")(build_engine)
+app.command()(pseudonym)
 
 
 def main() -> None:

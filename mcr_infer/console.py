@@ -221,6 +221,8 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,
+        "pseudonymous": index.identity.pseudonymous,
+        "patient_keys": bool(index.identity.secret_check),
         "recommended_patch_budget": recommended_budget,
     }
     tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
@@ -343,6 +345,12 @@ def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
             f"{told.paths_taken} files have a path that stands for another row in {index.folder}: they are looked at again "
             "when they are embedded"
         )
+
+
+def show_keys(kind: str, keys: Iterable[str], *, as_json: bool) -> None:
+    """Print keys, one a line."""
+    for key in keys:
+        print(json.dumps({"kind": kind, "key": key}) if as_json else key)
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:
