@@ -105,6 +105,8 @@ class Figure:
     measure: Measure
     unit: str
     better: Better = ""
+    headline: str = ""
+    """What it is in a few words, for the summary of the report; empty is not in the summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
