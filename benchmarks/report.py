@@ -1,8 +1,8 @@
 """A report: what was measured, on what, at which commit and of which bundle; one folder of three files that say the same.
 
-    parts -> Report -> results.json    for programs, and for `python -m benchmarks --compare`
-                    -> report.html     one file, no script, nothing loaded from anywhere
-                    -> report.md       for where HTML is not shown
+parts -> Report -> results.json    for programs, and for `python -m benchmarks --compare`
+                -> report.html     one file, no script, nothing loaded from anywhere
+                -> report.md       for where HTML is not shown
 """
 
 import json
@@ -51,6 +51,30 @@ class Report:
     """Its card, from `benchmarks.machine`."""
 
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        for kind, names in (
+            ("parts", [part.name for part in self.parts]),
+            ("figures", [name for part in self.parts for name in part.figures]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two {kind} of a report have the name {twice[0]!r}; names are what comparisons go by")
+
+    @property
+    def measured(self) -> list[Part]:
+        """Parts of this run."""
+        return [part for part in self.parts if not part.taken]
+
+    @property
+    def earlier(self) -> list[Part]:
+        """Parts that were taken before, on what they say."""
+        return [part for part in self.parts if part.taken]
+
+    @property
+    def headlines(self) -> list[tuple[Part, Figure]]:
+        """The figures that matter most, with their parts."""
+        return [(part, figure) for part in self.parts for figure in part.figures.values() if figure.headline]
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -111,7 +135,9 @@ def read_report(path: Path) -> Report:
     try:
         return Report.from_dict(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise NotAReportError(f"{path}: does not hold what a report of schema version {version} must: {error!r}") from error
+        raise NotAReportError(
+            f"{path}: does not hold what a report of schema version {version} must: {error!r}"
+        ) from error
 
 
 def commit_of(folder: Path) -> Commit:

@@ -32,7 +32,9 @@ Point = tuple[float, float, float | None, float | None]
 
 def text_width(text: str, size: float = SIZE) -> float:
     """Return about how wide a text is, rather too wide, in a sans-serif font nobody knows beforehand."""
-    wide = sum(0.32 if c in "ijlrtfI.,:;'|! ()[]" else 0.9 if c in "mwMW%@" else 0.7 if c.isupper() else 0.59 for c in text)
+    wide = sum(
+        0.32 if c in "ijlrtfI.,:;'|! ()[]" else 0.9 if c in "mwMW%@" else 0.7 if c.isupper() else 0.59 for c in text
+    )
     return wide * size
 
 
@@ -225,7 +227,20 @@ def _mark(parent: Element, plot: Plot, place: int, x: float, y: float) -> None:
         "square": [(-r, -r), (r, -r), (r, r), (-r, r)],
         "triangle": [(0, -5.5), (5.2, 4), (-5.2, 4)],
         "diamond": [(0, -6), (6, 0), (0, 6), (-6, 0)],
-        "cross": [(-5, -2), (-2, -2), (-2, -5), (2, -5), (2, -2), (5, -2), (5, 2), (2, 2), (2, 5), (-2, 5), (-2, 2), (-5, 2)],
+        "cross": [
+            (-5, -2),
+            (-2, -2),
+            (-2, -5),
+            (2, -5),
+            (2, -2),
+            (5, -2),
+            (5, 2),
+            (2, 2),
+            (2, 5),
+            (-2, 5),
+            (-2, 2),
+            (-5, 2),
+        ],
         "bar": [(-6, -2), (6, -2), (6, 2), (-6, 2)],
     }[shape]
     path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
