@@ -1,6 +1,7 @@
 """A scale of a plot: where a value lies, and which round values are written beside it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,19 +32,27 @@ class Axis:
         return _decades(self.low, self.high, most) if self.log else _steps(self.low, self.high, most)
 
 
-def linear_range(values: list[float], *, from_zero: bool) -> tuple[float, float]:
-    """Return round limits around values; from zero unless the values stay clear of it and that is not asked for."""
+def labels(values: Sequence[float]) -> list[str]:
+    """Return numbers as text, each with as few decimals as say it; large ones in groups of three digits."""
+    return [next(f"{v:,.{d}f}" for d in range(13) if d == 12 or abs(v - round(v, d)) <= 1e-6 * abs(v)) for v in values]
+
+
+def linear_range(values: Sequence[float], *, from_zero: bool) -> tuple[float, float]:
+    """Return round limits around values.
+
+    They begin at zero where that is asked for or near, and where the values hardly differ, so that noise does not look like
+    change.
+    """
     low, high = min(values), max(values)
-    if from_zero or 0 <= low < 0.7 * high:
-        low = min(low, 0.0)
-        high = max(high, 0.0)
+    if from_zero or 0 <= low < 0.7 * high or 0 <= low > 0.95 * high:
+        low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         low, high = (0.0, 1.0) if low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     step = _step(low, high, 6)
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
 
-def log_range(values: list[float]) -> tuple[float, float]:
+def log_range(values: Sequence[float]) -> tuple[float, float]:
     """Return limits of 1, 2 or 5 times a power of ten around positive values."""
     low = max(mark for mark in _marks(min(values)) if mark <= min(values) * (1 + 1e-9))
     high = min(mark for mark in _marks(max(values)) if mark >= max(values) * (1 - 1e-9))

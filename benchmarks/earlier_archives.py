@@ -118,7 +118,7 @@ def decoding(values: Document, taken: str) -> Part:
     return Part(
         name="decoding",
         title="Decoding",
-        question="What does a file of 2,500 × 2,000 pixels cost until it is patches, by transfer syntax, in full and reduced?",
+        question="What does a file of 2,500 × 2,000 pixels cost until it is patches, by transfer syntax?",
         command="python -m benchmarks.decoding",
         taken=taken,
         tables=(
@@ -203,8 +203,8 @@ def endurance(values: Document, taken: str) -> Part:
                     (
                         "broken files",
                         f"{malformed['broken']} among {malformed['good']}",
-                        f"{sum(malformed['failed'].values())} failed and {sum(malformed['left_out'].values())} left out with a reason, "
-                        f"{len(malformed['broken_embedded'])} embedded",
+                        f"{sum(malformed['failed'].values())} failed and {sum(malformed['left_out'].values())} left out with a "
+                        f"reason, {len(malformed['broken_embedded'])} embedded",
                     ),
                 ),
             ),

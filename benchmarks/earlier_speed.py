@@ -22,7 +22,7 @@ def startup(values: Document, taken: str) -> Part:
                 values["text query"]["ratio_to_bare"],
                 "×",
                 "lower",
-                "a text query over the bare imports of the same libraries, whole process",
+                "the time of the bare imports: a whole text query, process start included",
             ),
             "startup.query.seconds": figure(values["text query"]["median_s"], "s", "lower"),
             "startup.help.seconds": figure(values["--help"]["median_s"], "s", "lower"),
@@ -48,7 +48,7 @@ def startup_large(values: Document, taken: str) -> Part:
                 values["open_clip"]["median_s"] / values[own]["median_s"],
                 "×",
                 "higher",
-                "as long as mcr-infer open_clip takes to a first answer, BERT-base's size",
+                "as long until the first answer: open_clip beside mcr-infer, text tower of BERT-base's size",
             ),
             "startup.large.sentence_transformers.over_query": figure(
                 values["sentence-transformers"]["median_s"] / values[own]["median_s"], "×", "higher"
@@ -196,7 +196,7 @@ def towers(values: Document, taken: str) -> Part:
 
 def _tower_plot(name: str, bundle: Document) -> Plot:
     series: dict[str, list[tuple[float, float, None, None]]] = {}
-    for use in bundle["uses"]:
+    for use in sorted(bundle["uses"], key=lambda use: (use["precision"], -use["budget"])):
         which = series.setdefault(f"{use['precision']}, {use['budget']:.0%} of patches", [])
         which.append((use["batch"], use["images_per_core_second"], None, None))
     return Plot(
@@ -205,7 +205,7 @@ def _tower_plot(name: str, bundle: Document) -> Plot:
         x=Column(name="batch", unit="radiographs"),
         y=Column(name="speed", unit="radiographs/core-s", better="higher"),
         log_x=True,
-        series=tuple(Series(name=each, points=tuple(points)) for each, points in sorted(series.items())),
+        series=tuple(Series(name=each, points=tuple(points)) for each, points in series.items()),
     )
 
 

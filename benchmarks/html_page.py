@@ -1,7 +1,8 @@
 """A report as one HTML page: one column, no script, nothing loaded from anywhere, plots as SVG inside.
 
 The page is built as a tree of elements and written out once, so that every text is escaped. Each plot stands in it twice, for
-wide and for narrow screens, since text that shrinks with its picture cannot be read on a phone; the style sheet shows one.
+wide and for narrow screens, since text that shrinks with its picture
+cannot be read on a phone; the style sheet shows one.
 """
 
 import re
@@ -82,7 +83,7 @@ def _headlines(main: Element, report: Report) -> None:
         link = SubElement(summary, "a", {"href": f"#{anchor(part.name)}"})
         big = _add(link, "strong", number(figure.measure.value))
         if figure.unit:
-            _add(big, "small", f" {figure.unit}")
+            _add(big, "small", figure.unit if figure.unit in "×%" else f" {figure.unit}")
         _add(link, "span", figure.headline)
         if figure.measure.low is not None and figure.measure.high is not None:
             _add(link, "em", f"{number(figure.measure.low)} to {number(figure.measure.high)}")
@@ -154,7 +155,7 @@ def _table(section: Element, table: Table) -> None:
 
 
 def _head(head: Element, column: Column) -> None:
-    head.text = " ".join(filter(None, (column.name, _ARROWS[column.better])))
+    head.text = "\u00a0".join(filter(None, (column.name, _ARROWS[column.better])))
     if column.unit:
         _add(head, "small", column.unit)
 
@@ -173,7 +174,7 @@ def _cell(element: Element, cell: Cell) -> None:
 def _figures(section: Element, part: Part) -> None:
     """Write all named figures, folded away: programs read them from results.json."""
     details = SubElement(section, "details")
-    _add(details, "summary", f"{len(part.figures)} named figures, as comparisons see them")
+    _add(details, "summary", f"Figures by name, as comparisons see them ({len(part.figures)})")
     box = SubElement(details, "div", {"class": "scroll"})
     body = SubElement(SubElement(box, "table"), "tbody")
     for name, figure in part.figures.items():

@@ -66,7 +66,7 @@ def numeric_columns(table: Table) -> tuple[bool, ...]:
     """Tell for each column whether it holds numbers, which stand at the right."""
     return tuple(
         any(is_number(row[place]) for row in table.rows)
-        and not any(isinstance(row[place], str) and place == 0 for row in table.rows)
+        and not (place == 0 and any(isinstance(row[0], str) for row in table.rows))
         for place in range(len(table.columns))
     )
 

@@ -3,7 +3,8 @@
     Plot -> plot_svg(plot, width) -> an <svg> of that width; legend and titles above the data, never over them
 
 Bars lie on their side, so that names of any length stand beside them. On a logarithmic axis there is no zero for a bar to
-begin at: values are dots there. Colours are the classes c0, c1, ... of the page; series differ by the shape of their mark as well.
+begin at: values are dots there. Colours are the classes c0, c1, ... of the page; series differ by the
+shape of their mark as well.
 """
 
 import math
@@ -11,7 +12,7 @@ import textwrap
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-from benchmarks.axis import Axis, linear_range, log_range
+from benchmarks.axis import Axis, labels, linear_range, log_range
 from benchmarks.part import Plot, Series
 from benchmarks.part_command import number
 
@@ -27,13 +28,17 @@ _NARROW = 480
 
 _SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "bar")
 
+_WIDTHS = {"ijl.,:;'|!I ": 0.33, "rtf()[]-/": 0.42, "mwMW%@×→…": 0.98}
+"""Of letters in parts of the size; those of DejaVu Sans, which is the widest of the fonts that the page asks for."""
+
 Point = tuple[float, float, float | None, float | None]
 
 
 def text_width(text: str, size: float = SIZE) -> float:
     """Return about how wide a text is, rather too wide, in a sans-serif font nobody knows beforehand."""
     wide = sum(
-        0.32 if c in "ijlrtfI.,:;'|! ()[]" else 0.9 if c in "mwMW%@" else 0.7 if c.isupper() else 0.59 for c in text
+        next((width for letters, width in _WIDTHS.items() if letter in letters), 0.7 if letter.isupper() else 0.64)
+        for letter in text
     )
     return wide * size
 
@@ -105,7 +110,7 @@ def _bars(svg: Element, plot: Plot, width: int, top: float) -> float:
     longest = max(text_width(number(point[1])) for points in found for point in points.values())
     axis = _value_axis(plot, left + 1, width - longest - 12)
     grid = SubElement(svg, "g", {"class": "grid"})
-    y = top
+    y, bands = top, []
     for name, group in zip(names, groups, strict=True):
         shown = [(place, points[group]) for place, points in enumerate(found) if group in points]
         high = len(shown) * (_BAR + _BETWEEN_BARS) - _BETWEEN_BARS
@@ -113,15 +118,20 @@ def _bars(svg: Element, plot: Plot, width: int, top: float) -> float:
             y = _paragraph(svg, 0, y + 12, name, width) + 6
         else:
             _text(svg, left - 12, y + high / 2 + 4, name, "end")
+        bands.append((y, y + high))
         for place, point in shown:
             _bar(svg, plot, axis, place, point, y, f"{name}, {plot.series[place].name}")
             y += _BAR + _BETWEEN_BARS
         y += _BETWEEN_GROUPS - _BETWEEN_BARS
     y -= _BETWEEN_GROUPS - 6
-    for tick in axis.ticks(4 if width < _NARROW else 6):
-        _line(grid, axis.at(tick), top, axis.at(tick), y, "zero" if tick == 0 else "")
-        wide = text_width(number(tick))
-        _text(svg, min(max(axis.at(tick), wide / 2), width - wide / 2), y + 16, number(tick), "middle", "tick")
+    # Names above bars stand where lines from top to bottom would cross them.
+    bands = bands if above else [(top, y)]
+    ticks = axis.ticks(4 if width < _NARROW else 6)
+    for tick, told in zip(ticks, labels(ticks), strict=True):
+        for begin, end in bands:
+            _line(grid, axis.at(tick), begin - 2, axis.at(tick), end + 2, "zero" if tick == 0 else "")
+        wide = text_width(told)
+        _text(svg, min(max(axis.at(tick), wide / 2), width - wide / 2), y + 16, told, "middle", "tick")
     return _paragraph(svg, left, y + 36, _axis_title(plot.y.title, plot.log_y), width - left, "title") + 8
 
 
@@ -147,13 +157,14 @@ def _lines(svg: Element, plot: Plot, width: int, top: float) -> float:
     top = _paragraph(svg, 0, top + 12, _axis_title(plot.y.title, plot.log_y), width, "title") + 16
     bottom = top + (210 if width < _NARROW else 260)
     y_axis = _value_axis(plot, bottom, top)
-    left = max(text_width(number(tick)) for tick in y_axis.ticks()) + 8
+    ticks = y_axis.ticks()
+    left = max(map(text_width, labels(ticks))) + 8
     xs = sorted({point[0] for series in plot.series for point in _points(plot, series)})
     x_axis = _x_axis(plot, xs, left + 10, width - 14)
     grid = SubElement(svg, "g", {"class": "grid"})
-    for tick in y_axis.ticks():
+    for tick, name in zip(ticks, labels(ticks), strict=True):
         _line(grid, left, y_axis.at(tick), width, y_axis.at(tick), "zero" if tick == 0 else "")
-        _text(svg, left - 8, y_axis.at(tick) + 4, number(tick), "end", "tick")
+        _text(svg, left - 8, y_axis.at(tick) + 4, name, "end", "tick")
     right = 0.0
     for tick, name in _x_ticks(plot, xs, x_axis, width):
         wide = text_width(name)
@@ -197,9 +208,10 @@ def _x_ticks(plot: Plot, xs: Sequence[float], axis: Axis, width: int) -> list[tu
     """Return what stands below: names, the values that were measured where there are few, else round ones."""
     if plot.x_names:
         return [(x, plot.x_names[int(x)]) for x in xs]
-    if sum(text_width(number(x)) + 14 for x in xs) < width * 0.8 and len(xs) <= 10:
-        return [(x, number(x)) for x in xs]
-    return [(x, number(x)) for x in axis.ticks(4 if width < _NARROW else 7)]
+    told = labels(xs)
+    if sum(text_width(name) + 14 for name in told) > width * 0.8 or len(xs) > 10:
+        xs = axis.ticks(4 if width < _NARROW else 7)
+    return list(zip(xs, labels(xs), strict=True))
 
 
 def _axis_title(title: str, log: bool) -> str:
