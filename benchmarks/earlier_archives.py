@@ -203,8 +203,8 @@ def endurance(values: Document, taken: str) -> Part:
                     (
                         "broken files",
                         f"{malformed['broken']} among {malformed['good']}",
-                        f"{sum(malformed['failed'].values())} failed and {sum(malformed['left_out'].values())} left out with a "
-                        f"reason, {len(malformed['broken_embedded'])} embedded",
+                        f"{sum(malformed['failed'].values())} failed and {sum(malformed['left_out'].values())} left out, "
+                        f"each with a reason, {len(malformed['broken_embedded'])} embedded",
                     ),
                 ),
             ),

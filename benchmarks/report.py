@@ -117,11 +117,16 @@ class NotAReportError(Exception):
     """A file that is no results.json, or one of another schema."""
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON document. Raises `OSError` or `ValueError`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_report(path: Path) -> Report:
     """Read a results.json, or that of a report folder. Raises `NotAReportError` in words."""
     path = path / RESULTS if path.is_dir() else path
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise NotAReportError(f"{path}: cannot be read as JSON: {error}") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
