@@ -15,10 +15,15 @@ def throughput(values: Document, taken: str) -> Part:
     }
     for one in plain:
         key = f"throughput.over_plain.{one['syntax']}.{one['precision']}.budget_{one['budget']:g}"
+        figures[f"throughput.plain.{one['syntax']}"] = figure(one["plain_images_per_second"], "images/s", "")
         headline = ""
         if (one["syntax"], one["precision"], one["budget"]) == ("jpeg-2000", "fp32", 1.0):
             headline = "as fast as pydicom and timm in PyTorch over JPEG 2000 files, ViT-B/16, fp32"
         figures[key] = Figure(measure=span(one["ratio"], one["ratios"]), unit="×", better="higher", headline=headline)
+    shares = [b["share_of_bound"] for b in bound]
+    figures["throughput.share_of_bound.min"] = figure(min(shares), "", "higher")
+    figures["throughput.share_of_bound.max"] = figure(max(shares), "", "higher")
+    figures["throughput.share_of_bound.worst_round"] = figure(min(min(b["shares"]) for b in bound), "", "higher")
     names = tuple(f"{b['bundle']}, {b['syntax']}" for b in bound)
     return Part(
         name="throughput",
@@ -204,7 +209,8 @@ def endurance(values: Document, taken: str) -> Part:
                         "broken files",
                         f"{malformed['broken']} among {malformed['good']}",
                         f"{sum(malformed['failed'].values())} failed and {sum(malformed['left_out'].values())} left out, "
-                        f"each with a reason, {len(malformed['broken_embedded'])} embedded",
+                        f"each with a reason, {len(malformed['broken_embedded'])} embedded, "
+                        f"{malformed['unchanged']} the same image as another",
                     ),
                 ),
             ),
@@ -222,8 +228,16 @@ def endurance(values: Document, taken: str) -> Part:
             "endurance.memory.growth": figure(
                 100 * memory["growth"], "%", "lower", f"more memory after {memory['files']:,} files than after 1,000"
             ),
-            "endurance.memory.mib": figure(memory["mib_at_the_end"], "MiB", "lower"),
+            "endurance.memory.files": figure(memory["files"], "files", ""),
+            "endurance.memory.mib_at_1000": figure(memory["mib_at_1000"], "MiB", "lower"),
+            "endurance.memory.mib_at_the_end": figure(memory["mib_at_the_end"], "MiB", "lower"),
+            "endurance.kills": figure(kills["kills"], "kills", ""),
+            "endurance.kills.indexes": figure(kills["indexes_compared"], "indexes", ""),
             "endurance.kills.rows_that_differ": figure(kills["rows_that_differ"], "rows", "lower"),
+            "endurance.malformed.good": figure(malformed["good"], "files", ""),
+            "endurance.malformed.broken": figure(malformed["broken"], "files", ""),
+            "endurance.malformed.embedded": figure(len(malformed["broken_embedded"]), "files", "lower"),
+            "endurance.malformed.seconds": figure(malformed["seconds"], "s", "lower"),
         },
     )
 

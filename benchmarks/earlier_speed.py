@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.earlier_values import Document, bars, figure
-from benchmarks.part import Cell, Column, Part, Plot, Series, Table
+from benchmarks.part import Cell, Column, Figure, Part, Plot, Series, Table
 
 
 def startup(values: Document, taken: str) -> Part:
@@ -189,9 +189,34 @@ def towers(values: Document, taken: str) -> Part:
         taken=taken,
         tables=tuple(tables),
         plots=tuple(plots),
-        figures=figures,
+        figures=figures | _tower_ratios(values) | _option_costs(values),
         notes=("Radiographs a second of processor time, which other programs on the machine bend least.",),
     )
+
+
+def _tower_ratios(values: Document) -> dict[str, Figure]:
+    """Return speeds at a batch of 4 over that of fp32 with all patches."""
+    found = {}
+    for name, bundle in values["bundles"].items():
+        speed = {(u["precision"], u["budget"]): u["images_per_core_second"] for u in bundle["uses"] if u["batch"] == 4}
+        for (precision, budget), value in speed.items():
+            key = f"towers.{name}.{precision}.budget_{budget:g}.over_fp32_all"
+            found[key] = figure(value / speed["fp32", 1.0], "×", "higher")
+    return found
+
+
+def _option_costs(values: Document) -> dict[str, Figure]:
+    """Return the least and the greatest speed with each option of the runtime over that without it, of all bundles."""
+    options: dict[str, list[float]] = {}
+    for bundle in values["bundles"].values():
+        for one in bundle["options"]:
+            options.setdefault(one["option"].replace(" ", "_"), []).append(one["over_as_served"])
+    options.pop("as_served")
+    return {
+        f"towers.options.{name}.{which.__name__}": figure(which(found), "×", "")
+        for name, found in options.items()
+        for which in (min, max)
+    }
 
 
 def _tower_plot(name: str, bundle: Document) -> Plot:

@@ -1,7 +1,8 @@
 """A report as one HTML page: one column, no script, nothing loaded from anywhere, plots as SVG inside.
 
 The page is built as a tree of elements and written out once, so that every text is escaped. Each plot stands in it twice,
-for wide and for narrow screens, since text that shrinks with its picture cannot be read on a phone; the style sheet shows one.
+for wide and for narrow screens, since text that shrinks with its picture cannot be read on a phone; one is
+shown.
 """
 
 import re
