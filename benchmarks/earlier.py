@@ -1,7 +1,7 @@
 """What was measured earlier and lies in `results/` as JSON, in the shape of the report.
 
-Each benchmark that writes a JSON document of its own has a reader here, in `earlier_archives`, `earlier_speed` or
-`earlier_quality`; a document that
+Each benchmark that writes a JSON document of its own has a reader here, in one of the modules
+`earlier_*`; a document that
 is not there is no part of the report, one that cannot be read is an error, since it would be missing without a word.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 
 from benchmarks.earlier_archives import ARCHIVES
 from benchmarks.earlier_quality import QUALITY
+from benchmarks.earlier_queries import QUERIES
 from benchmarks.earlier_speed import SPEED
 from benchmarks.part import Part
 
 ROOT = Path(__file__).parents[1]
 
-READERS: Mapping[str, Callable[[Any, str], Part]] = {**ARCHIVES, **SPEED, **QUALITY}
+READERS: Mapping[str, Callable[[Any, str], Part]] = {**ARCHIVES, **SPEED, **QUALITY, **QUERIES}
 """By the path of the document within the checkout."""
 
 

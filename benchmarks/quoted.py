@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import read_json
-
-ROOT = Path(__file__).parents[1]
-
-Rows = list[list[str]]
+from benchmarks.quoted_queries import QUERY_TABLES
+from benchmarks.quoted_rows import Rows, results, table
 
 
 def startup(root: Path) -> list[str]:
     """Start-up: the bundle that ships, and a text tower of BERT-base's size."""
-    small, large = _results(root, "startup"), _results(root, "startup_large")
+    small, large = results(root, "startup"), results(root, "startup_large")
     told = {
         "text query, bundle that ships": (small["text query"], ".2f"),
         "text query, text tower of BERT-base's size, 10,000 rows": (large["text query, BERT-base, 10,000 rows"], ".2f"),
@@ -24,12 +21,12 @@ def startup(root: Path) -> list[str]:
         [name, format(one["ratio_to_bare"], form), format(one["processor_ratio_to_bare"], form)]
         for name, (one, form) in told.items()
     ]
-    return _table(["", "wall, over the bare imports", "processor time, over the bare imports"], rows)
+    return table(["", "wall, over the bare imports", "processor time, over the bare imports"], rows)
 
 
 def sessions(root: Path) -> list[str]:
     """Recipes of sessions."""
-    found = {name: one for name, one in _results(root, "sessions").items() if isinstance(one, dict)}
+    found = {name: one for name, one in results(root, "sessions").items() if isinstance(one, dict)}
     rows = [
         [
             "the runtime's defaults" if name == "defaults" else f"`{name}`",
@@ -40,14 +37,14 @@ def sessions(root: Path) -> list[str]:
         for name, one in found.items()
     ]
     head = ["recipe", "first answer, ms", "a sentence alone, ms"]
-    return _table([*head, "both towers at once: a sentence, ms (p95)", "calls a second"], rows)
+    return table([*head, "both towers at once: a sentence, ms (p95)", "calls a second"], rows)
 
 
 def towers(root: Path) -> list[str]:
     """Radiographs a second of processor time by bundle, batch, precision and budget."""
     rows: Rows = []
     names = {"phantom": "bundle that ships", "vitb16": "ViT-B/16 of random weights"}
-    for bundle, found in _results(root, "towers")["bundles"].items():
+    for bundle, found in results(root, "towers")["bundles"].items():
         speed = {(u["precision"], u["batch"], u["budget"]): u["images_per_core_second"] for u in found["uses"]}
         form = ".0f" if min(speed.values()) > 100 else ".1f"
         for place, batch in enumerate(sorted({key[1] for key in speed})):
@@ -56,7 +53,7 @@ def towers(root: Path) -> list[str]:
                 for precision in ("fp32", "int8")
             ]
             rows.append(["" if place else f"{names[bundle]}, {found['patches']} patches", str(batch), *told])
-    return _table(["", "batch", "fp32: all patches, 50 %, 35 %", "int8: all patches, 50 %, 35 %"], rows)
+    return table(["", "batch", "fp32: all patches, 50 %, 35 %", "int8: all patches, 50 %, 35 %"], rows)
 
 
 def throughput(root: Path) -> list[str]:
@@ -66,15 +63,15 @@ def throughput(root: Path) -> list[str]:
             *(one["bundle"], one["syntax"], ", ".join(f"{ms:.0f}" for ms in one["core_ms"].values())),
             *(f"{one['bound']:.1f}", f"{one['images_per_second']:.1f}", f"**{one['share_of_bound']:.2f}**"),
         ]
-        for one in _results(root, "throughput")["bound"]
+        for one in results(root, "throughput")["bound"]
     ]
     head = ["bundle", "files", "core-ms: decode and render, resize and cut, tower", "bound, images/s"]
-    return _table([*head, "images/s", "share"], rows)
+    return table([*head, "images/s", "share"], rows)
 
 
 def plain(root: Path) -> list[str]:
     """Beside a plain script, and what is paid for it in retrieval."""
-    found = _results(root, "throughput")
+    found = results(root, "throughput")
     speed = {(one["precision"], one["budget"], one["syntax"]): one for one in found["plain"]}
     cost = {(one["bundle"], one["precision"], one["budget"]): one for one in found["cost"]}
     rows = []
@@ -88,20 +85,20 @@ def plain(root: Path) -> list[str]:
         both = ", ".join(f"{100 * recall[f'{way}_r10']:.1f}" for way in ("image_to_report", "report_to_image"))
         rows.append([f"{precision}, {budget:.0%}", *told, f"{stay}; {both}"])
     paid = "first ten that stay, image to image (ViT-B/16 of random weights); R@10 of the bundle that ships, i→r, r→i %"
-    return _table(["", "JPEG 2000", "uncompressed", paid], rows)
+    return table(["", "JPEG 2000", "uncompressed", paid], rows)
 
 
 def decoding(root: Path) -> list[str]:
     """What a file costs by transfer syntax, for a tower of 160 pixels."""
     rows = []
-    for one in _results(root, "decoding")["rows"]:
+    for one in results(root, "decoding")["rows"]:
         by = one["reduction"]["for 160 px"]
         told = (
             [f"{one['core_ms']['for 160 px']} (1/{by})", f"{one['least_cosine']:.5f}"] if by > 1 else ["as in full", ""]
         )
         rows.append([one["name"], str(one["megabytes"]), str(one["core_ms"]["full"]), *told])
     head = ["transfer syntax", "MB", "in full", "reduced", "cosine of the embedding to that of the full decode"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def budget_speed(root: Path) -> list[str]:
@@ -117,12 +114,12 @@ def budget_speed(root: Path) -> list[str]:
         ]
         for budget in _budgets(speed)
     ]
-    return _table(["patches", "fp32", "int8"], rows)
+    return table(["patches", "fp32", "int8"], rows)
 
 
 def budget_choices(root: Path) -> list[str]:
     """Retrieval by budget and by how patches are chosen."""
-    retrieval = _results(root, "budget")["retrieval"]
+    retrieval = results(root, "budget")["retrieval"]
     rows = []
     budgets = [run["budget"] for run in retrieval["as served"]]
     for budget in budgets:
@@ -139,19 +136,19 @@ def budget_choices(root: Path) -> list[str]:
                     ]
                 )
     head = ["patches", "chosen", "R@1 i→r, r→i %", "R@10 i→r, r→i %", "first ten that stay t→i, i→r %"]
-    return _table([*head, "recall of findings %", "largest loss of a finding"], rows)
+    return table([*head, "recall of findings %", "largest loss of a finding"], rows)
 
 
 def budget_findings(root: Path) -> list[str]:
     """Recall of each finding as served, by budget."""
-    runs = _results(root, "budget")["retrieval"]["as served"]
+    runs = results(root, "budget")["retrieval"]["as served"]
     rows = [[name, *(f"{100 * run['finding_recall'][name]:.1f}" for run in runs)] for name in runs[0]["finding_recall"]]
-    return _table(["recall of", *(f"{run['budget']:.0%}" for run in runs)], rows)
+    return table(["recall of", *(f"{run['budget']:.0%}" for run in runs)], rows)
 
 
 def budget_summary(root: Path) -> list[str]:
     """What a budget brings and costs, in short."""
-    retrieval, speed = _results(root, "budget")["retrieval"], _speed(root)
+    retrieval, speed = results(root, "budget")["retrieval"], _speed(root)
     drawn = {run["budget"]: run for run in retrieval["random"]}
     rows = [
         [
@@ -163,7 +160,7 @@ def budget_summary(root: Path) -> list[str]:
         for run in retrieval["as served"]
     ]
     head = ["patches", "R@1 image → report, report → image %", "R@10 %", "R@10, random %"]
-    return _table([*head, "first ten that stay, text → image %", "speed, fp32", "speed, int8"], rows)
+    return table([*head, "first ten that stay, text → image %", "speed, fp32", "speed, int8"], rows)
 
 
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
@@ -177,16 +174,13 @@ TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "budget-choices": budget_choices,
     "budget-findings": budget_findings,
     "budget-summary": budget_summary,
+    **QUERY_TABLES,
 }
 """By the name that stands in the markers."""
 
 
-def _results(root: Path, name: str) -> Any:
-    return read_json(root / "benchmarks" / "results" / f"{name}.json")
-
-
 def _speed(root: Path) -> dict[tuple[str, float], Mapping[str, float]]:
-    return {(one["precision"], one["budget"]): one for one in _results(root, "budget")["speed"]}
+    return {(one["precision"], one["budget"]): one for one in results(root, "budget")["speed"]}
 
 
 def _budgets(speed: Mapping[tuple[str, float], object]) -> list[float]:
@@ -195,10 +189,3 @@ def _budgets(speed: Mapping[tuple[str, float], object]) -> list[float]:
 
 def _both(run: Mapping[str, Any], k: int) -> str:
     return ", ".join(f"{100 * run['recall'][f'{way}_r{k}']:.1f}" for way in ("image_to_report", "report_to_image"))
-
-
-def _table(heads: list[str], rows: Rows) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
-
-    return [line(heads), "|" + "---|" * len(heads), *map(line, rows)]

@@ -153,6 +153,25 @@ def test_all_committed_results_are_in_the_report():
     assert len(report.headlines) >= 6
 
 
+def test_engines_at_equal_recall_stand_beside_each_other_and_one_that_does_not_get_there_says_so():
+    line = {"rows": 1000, "queries": "text", "recall": 0.95, "threads": 1}
+    speed = {"per_second": 5000.0, "per_processor_second": 4000.0, "ratio": 1.0, "ratio_processor": 1.0}
+    run = {
+        "setting": "m 32",
+        "sizes": {"hnswlib": {"bytes_per_vector": 2320, "bytes_per_vector_on_disk": 2316, "build": None}},
+        "speed": [
+            {**line, "engine": "hnswlib", "ef_search": 80, **speed},
+            {**line, "engine": "usearch", "ef_search": None},
+        ],
+    }
+    document = {"top": 10, "batch": 64, "engines": {"machine": {}, "found": run}, "million": {"found": {"engines": run}}}
+    part = READERS["benchmarks/results/recall.json"](document, "earlier")
+    assert part.tables[0].rows[0] == (1000, "text", 95.0, 1, "hnswlib", 80, 5000.0, 4000.0, 1.0)
+    assert part.tables[0].rows[1][5:] == (None, *["does not get there"] * 3)
+    assert part.tables[1].rows == (("hnswlib, engines", 2320, 2316), ("hnswlib, million", 2320, 2316))
+    assert part.figures["recall.1000.hnswlib.text.0.95.threads_1"].measure.value == 5000.0
+
+
 def test_a_document_that_holds_something_else_is_an_error_and_not_missing(tmp_path: Path):
     path = tmp_path / "benchmarks/results/startup.json"
     path.parent.mkdir(parents=True)
