@@ -122,7 +122,7 @@ def rerank_choice(values: Document, taken: str) -> Part:
                 ),
                 rows=tuple(
                     (
-                        *(row["tau"], row["late_weight"]),
+                        *(f"{row['tau']:g}", f"{row['late_weight']:g}"),
                         *(100 * row[name][key] for name in shown for key in ("r1", "p10")),
                         100 * row["mean"],
                     )

@@ -42,7 +42,7 @@ def html_page(report: Report) -> str:
     _add(
         main,
         "footer",
-        "↑ more is better, ↓ less is better. Numbers in brackets are 95 % intervals of the median before them.",
+        "↑ more is better, ↓ less is better. Brackets and whiskers are 95 % intervals unless a note says otherwise.",
     )
     for element in html.iter():
         element.text = element.text and _CONTROLS.sub("�", element.text)
