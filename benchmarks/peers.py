@@ -3,8 +3,8 @@
     python -m benchmarks.peers [--quick] [--work DIR]
 
 Sentences go through text towers of BERT-base's size, radiographs (DICOM phantoms of 1,024 pixels) through image towers of
-ViT-B/16's, all of random weights: speed does not depend on them, and weights of none of them can be had offline. Each contender
-runs in a process of its own (`benchmarks/contender.py`), in turn, several rounds; one that fails is a line with its reason.
+ViT-B/16's, all of random weights: speed does not depend on them, and weights cannot be had offline. Each contender runs in a
+process of its own (`benchmarks/contender.py`), in turn, several rounds; one that fails is a line with its reason.
 Packages whose requirements contradict ours are installed into a folder of their own under --work. Vector engines are
 compared in `python -m benchmarks.recall`. --quick leaves out what would have to be exported first.
 
@@ -38,8 +38,8 @@ OVERLAYS = {
         ],
     ),
 }  # fmt: skip
-"""What a contender needs that cannot be installed beside the rest: fastembed and optimum want an older huggingface_hub, optimum an
-older transformers."""
+"""What a contender needs that cannot be installed beside the rest: fastembed and optimum want an older huggingface_hub,
+optimum an older transformers."""
 
 _TIMEOUT = 600
 
@@ -90,9 +90,12 @@ def prepare(work: Path, *, quick: bool) -> dict[str, str]:
         made.rename(radiographs)
     if quick:
         absent = "left out of the quick run: its model would have to be exported first"
-        needed = {"mcr-infer, text": "bert", "sentence-transformers": "sentence_transformers", "fastembed": "",
-                  "sentence-transformers, ONNX": "", "open_clip, text": "open_clip", "mcr-infer, DICOM": "vitb16"}  # fmt: skip
-        return {name: absent for name, folder in needed.items() if not folder or not (work / folder).exists()}
+        needed = {
+            "mcr-infer, text": "bert", "sentence-transformers": "sentence_transformers", "open_clip, text": "open_clip",
+            "sentence-transformers, ONNX": "sentence_transformers_onnx", "fastembed": "sentence_transformers_onnx",
+            "mcr-infer, DICOM": "vitb16",
+        }  # fmt: skip
+        return {name: absent for name, folder in needed.items() if not (work / folder).exists()}
     bundle = large.make_bundle(work / "bert")
     large.make_sentence_transformers(work / "sentence_transformers", bundle)
     large.make_open_clip(work / "open_clip", bundle)
@@ -146,10 +149,8 @@ def _export_onnx(work: Path) -> None:
 def _environment(work: Path, name: str) -> dict[str, str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if name in OVERLAYS:
-        former = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str((work / OVERLAYS[name][0]).resolve()), *([former] if former else [])]
-        )
+        places = [str((work / OVERLAYS[name][0]).resolve()), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     return environment
 
 
