@@ -41,7 +41,9 @@ def lines(part: Part) -> list[str]:
         told += ["", table.title]
         cells = [[column.title for column in table.columns], *([cell_text(cell) for cell in row] for row in table.rows)]
         widths = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
-        told += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        told += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
     return [*told, *part.notes, *(f"FLAG {flag}" for flag in part.flags)]
 
 

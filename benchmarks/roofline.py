@@ -62,7 +62,7 @@ FORMATS = ("float32", "bfloat16", "int8")
 
 
 def limit(architecture: Architecture, rows: int, form: str, *, seconds: float, rounds: int = 3) -> Measure | str:
-    """Return the rate of a block's four products over some rows, in giga-operations a second; a text says why there is none."""
+    """Return the rate of a block's four products over some rows, in 10⁹ operations a second, or why there is none."""
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -106,9 +106,7 @@ def run(options: Options) -> Part:
     with Gauge() as gauge:
         for place, (tower, tokens) in enumerate(KNOWN):
             for batch in (1, 8):
-                found = {
-                    form: limit(tower, batch * tokens, form, seconds=seconds, rounds=rounds) for form in FORMATS
-                }
+                found = {form: limit(tower, batch * tokens, form, seconds=seconds, rounds=rounds) for form in FORMATS}
                 rows.append((tower.name, tokens, batch, *found.values()))
                 gauge.tick()
                 rate = found["float32"]
@@ -132,8 +130,7 @@ def run(options: Options) -> Part:
                     *(Column(name=form, unit=unit, better="higher") for form in FORMATS),
                 ),
                 rows=tuple(rows),
-                note="Medians; the interval is that of the median over the rounds. Other parts give their rates as shares of "
-                "the float32 column.",
+                note="Medians over the rounds. Other parts give their rates as shares of the float32 column.",
             ),
         ),
         plots=(
