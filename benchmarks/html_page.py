@@ -64,10 +64,10 @@ def _top(main: Element, report: Report) -> None:
         box = SubElement(main, "section", {"class": "flags"})
         _add(box, "h2", "Read with care")
         listed = SubElement(box, "ul")
-        for part, flag in report.flagged:
+        for part in (part for part in report.parts if part.flags):
             item = SubElement(listed, "li")
             _add(item, "a", part.title).set("href", f"#{anchor(part.name)}")
-            _add(item, "span", f": {flag}")
+            _add(item, "span", f": {'; '.join(part.flags)}")
     _contents(main, report)
     card = SubElement(main, "section", {"class": "card"})
     _add(card, "h2", "What it was measured on")
@@ -148,8 +148,16 @@ def _table(section: Element, table: Table) -> None:
     body = SubElement(whole, "tbody")
     for cells in table.rows:
         row = SubElement(body, "tr")
-        for cell, right in zip(cells, numeric, strict=True):
+        last = max((place for place, cell in enumerate(cells) if cell is not None), default=0)
+        for cell, right in list(zip(cells, numeric, strict=True))[: last + 1]:
             _cell(SubElement(row, "td", {"class": "number"} if right else {}), cell)
+        # A text that says why nothing was measured has the rest of its row.
+        if last + 1 < len(cells):
+            if isinstance(cells[last], str) and last:
+                row[-1].set("colspan", str(len(cells) - last))
+                row[-1].set("class", "reason")
+            else:
+                SubElement(row, "td", {"colspan": str(len(cells) - last - 1)})
     if table.note:
         _add(section, "p", table.note, "note")
 
@@ -164,7 +172,7 @@ def _cell(element: Element, cell: Cell) -> None:
     if isinstance(cell, Measure) and cell.low is not None and cell.high is not None:
         element.text = number(cell.value) + " "
         _add(element, "small", f"[{number(cell.low)}, {number(cell.high)}]")
-    elif is_number(cell) or cell is None or len(cell) < 24:
+    elif is_number(cell) or cell is None or len(cell) < 32:
         element.text = cell_text(cell)
     else:
         element.text = cell

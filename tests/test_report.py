@@ -15,7 +15,7 @@ from benchmarks.earlier import READERS, ROOT, earlier_parts
 from benchmarks.html_page import html_page
 from benchmarks.machine import container_limits, gpus, machine_card
 from benchmarks.markdown_page import markdown_page
-from benchmarks.part import Column, Part, Plot, Series
+from benchmarks.part import Column, Part, Plot, Series, Table
 from benchmarks.report import NotAReportError, commit_of, read_report
 from benchmarks.selection import Choice, PartFailedError, failed_part, measure_part, question_of
 from benchmarks.svg_plot import plot_svg, text_width
@@ -72,6 +72,18 @@ def test_a_page_holds_every_table_plot_and_figure():
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     linked = {str(attributes["href"])[1:] for tag, attributes in page.tags if tag == "a"}
     assert linked == ids == {"part-latency", "part-older"}
+
+
+def test_a_reason_has_the_rest_of_its_row_and_flags_of_a_part_stand_together():
+    columns = tuple(Column(name=name) for name in "abcd")
+    rows = (("x", 1.0, 2.0, 3.0), ("y", "not installed", None, None), ("z", 1.0, None, None), ("w", None, 2.0, None))
+    table = Table(title="T", columns=columns, rows=rows)
+    part = Part(name="p", title="P", question="?", command="-", tables=(table,), flags=("noisy", "busy"))
+    seen = Page(html_page(one_report(part)))
+    cells = [attributes for tag, attributes in seen.tags if tag == "td"]
+    assert [int(str(cell.get("colspan", 1))) for cell in cells] == [1, 1, 1, 1, 1, 3, 1, 1, 2, 1, 1, 1, 1]
+    assert cells[5]["class"] == "reason"
+    assert ": noisy; busy" in seen.all_of("span")
 
 
 def test_a_hostile_name_is_text_and_nothing_is_loaded():
@@ -164,7 +176,12 @@ def test_engines_at_equal_recall_stand_beside_each_other_and_one_that_does_not_g
             {**line, "engine": "usearch", "ef_search": None},
         ],
     }
-    document = {"top": 10, "batch": 64, "engines": {"machine": {}, "found": run}, "million": {"found": {"engines": run}}}
+    document = {
+        "top": 10,
+        "batch": 64,
+        "engines": {"machine": {}, "found": run},
+        "million": {"found": {"engines": run}},
+    }
     part = READERS["benchmarks/results/recall.json"](document, "earlier")
     assert part.tables[0].rows[0] == (1000, "text", 95.0, 1, "hnswlib", 80, 5000.0, 4000.0, 1.0)
     assert part.tables[0].rows[1][5:] == (None, *["does not get there"] * 3)
