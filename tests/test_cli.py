@@ -14,7 +14,8 @@ from mcr_infer.phantom.dicom import write_dicom
 from tiny import tiny_bundle
 
 COMMANDS = (
-    "embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify", "build-engine", "pseudonym",
+    "build-engine", "compact", "delete", "demo", "embed-images", "embed-reports", "evaluate", "export", "import", "info",
+    "merge", "migrate", "pseudonym", "query", "rebuild", "verify",
 )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     (info,) = json_lines(run_cli("info", "--json").stdout)
     assert info.keys() == {
         "images", "reports", "bundle", "fingerprint", "format_version", "pseudonymous", "patient_keys",
-        "recommended_patch_budget",
+        "recommended_patch_budget", "tuning",
     }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
 
