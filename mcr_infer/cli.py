@@ -15,6 +15,7 @@ import typer
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
+from mcr_infer.index_command import compact, delete, migrate, rebuild
 from mcr_infer.options import (
     SOME_FAILED,
     BudgetOption,
@@ -27,6 +28,7 @@ from mcr_infer.options import (
     PrecisionName,
     PrecisionOption,
 )  # fmt: skip
+from mcr_infer.verify_command import verify
 
 app = typer.Typer(
     add_completion=False,
@@ -165,39 +167,8 @@ def evaluate(
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 
 
-@app.command()
-def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
-    device: Annotated[
-        Device | None, typer.Option("--device", help="Where towers run: cpu, or what the precision is made for.")
-    ] = None,
-    precision: PrecisionOption = PrecisionName.FP32,
-    json: JsonOption = False,
-) -> None:
-    """Check a bundle on this machine: every digest, the golden outputs, and that a row does not depend on its batch."""
-    from mcr_infer import console
-    from mcr_infer.backends.flavor import FLAVORS
-    from mcr_infer.bundle import MANIFEST, Bundle
-    from mcr_infer.engine_gate import engine_file_checks, verify_engines
-    from mcr_infer.errors import BundleError
-    from mcr_infer.verify import Check
-    from mcr_infer.verify import verify as run_checks
-
-    # fp32 on the CPU is what the golden outputs were compared with; other precisions know their own device.
-    where = device or (Device.CPU if precision is PrecisionName.FP32 else Device.AUTO)
-    try:
-        opened = Bundle.open(bundle)
-    except BundleError as error:
-        checks = [Check(name=MANIFEST, ok=False, detail=str(error))]
-    else:
-        if where in FLAVORS:
-            checks = verify_engines(opened, precision=precision, flavor=FLAVORS[where])
-        else:
-            checks = [*run_checks(opened, device=where, precision=precision), *engine_file_checks(opened)]
-    console.show_checks(checks, as_json=json)
-    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
-
-
+for command in (delete, rebuild, compact, migrate, verify):
+    app.command()(command)
 app.command("build-engine")(build_engine)
 
 

@@ -6,16 +6,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mcr_infer.check import Check
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
+    from mcr_infer.index.deletion import Doomed
+    from mcr_infer.index.manifest import Tuning
     from mcr_infer.pipeline import Outcome, Summary
     from mcr_infer.pipeline.report import RunReport
-    from mcr_infer.verify import Check
 
 
 class Run:
@@ -194,12 +197,84 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         "format_version": index.format_version,
         "recommended_patch_budget": recommended_budget,
     }
+    tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
     if as_json:
-        print(json.dumps(facts))
+        print(json.dumps({**facts, "tuning": {kind: one and asdict(one) for kind, one in tuned.items()}}))
         return
-    _print_table(
-        ("", str(index.folder)), [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    rows = [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    rows += [(f"search of {kind}s", _told_tuning(tuning)) for kind, tuning in tuned.items() if tuning]
+    _print_table(("", str(index.folder)), rows)
+
+
+def show_doomed(found: "Doomed", place: Path, *, to_stderr: bool) -> None:
+    """Print what a deletion is about: how many rows of which studies, and the first ids."""
+    out = sys.stderr if to_stderr else sys.stdout
+    print(f"{_counted(found.counts)} of {place} match, of {found.studies} studies", file=out)
+    for kind, ids in found.shown.items():
+        if ids:
+            more = found.counts[kind] - len(ids)
+            print(f"  {kind}s: {', '.join(ids)}{f' and {more} more' if more else ''}", file=out)
+
+
+def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, as_json: bool) -> None:
+    """Print what was deleted, and what a graph still holds of it (`left`, by kind)."""
+    if as_json:
+        facts = {"deleted": dict(found.counts), "dry_run": dry_run, "left_in_graphs": dict(left)}
+        print(json.dumps(facts))
+    elif dry_run:
+        print("nothing was deleted: --dry-run")
+    elif any(found.counts.values()):
+        print(f"{_counted(found.counts)} deleted")
+    if not any(found.counts.values()):
+        note("nothing matched, and nothing was deleted; --kind says whether images, reports or both are meant")
+    if any(left.values()):
+        note(
+            f"graphs hold {sum(left.values())} vectors of deleted rows, which no search finds: to have them gone from the "
+            f"disk, too, run `mcr-infer compact --index {place}`, or delete with --purge"
+        )
+
+
+def show_snapshots(index: "Index", *, as_json: bool) -> None:
+    """Print what lies beside the store of an index, and how its graphs were tuned."""
+    facts: dict[str, dict[str, object]] = {}
+    told = []
+    for kind in ("image", "report"):
+        state = index.state(kind)
+        graph, tuning = state.graph, state.tuning
+        shape = None if graph is None else {"m": graph.m, "ef_construction": graph.ef_construction}
+        facts[kind] = {"rows": state.rows, "graph": shape, "tuning": None if tuning is None else asdict(tuning)}
+        way = f"graph of M {graph.m}, ef_construction {graph.ef_construction}" if graph else "exact search"
+        told.append(f"{state.rows} {kind}s: {way}{f'; {_told_tuning(tuning)}' if tuning else ''}")
+    print(json.dumps(facts) if as_json else "\n".join(told))
+
+
+def _told_tuning(tuning: "Tuning") -> str:
+    return (
+        f"ef_search {tuning.ef_search} finds {tuning.recall:.2%} of the ten nearest, asked for {tuning.target_recall:.2%} "
+        f"({tuning.queries} queries, {tuning.rows} rows)"
     )
+
+
+def show_sizes(place: Path, *, before: int, after: int, as_json: bool) -> None:
+    """Print how many bytes an index took before and after."""
+    if as_json:
+        print(json.dumps({"bytes_before": before, "bytes_after": after}))
+    else:
+        print(f"{place}: {before} bytes before, {after} bytes after")
+
+
+def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None:
+    """Print from which format version to which an index came."""
+    if as_json:
+        print(json.dumps({"from": former, "to": now}))
+    elif former == now:
+        print(f"{place} has format version {now}, that of this release")
+    else:
+        print(f"{place} is brought from format version {former} to {now}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

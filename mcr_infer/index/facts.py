@@ -167,10 +167,10 @@ def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
     header: dict[str, Any] = {"rows": len(facts.labels), "columns": {}}
     arrays += [facts.keys[name].astype("<u8") for name in KEYS]
     for name, column in facts.columns.items():
-        has_words = bool(column.words)
-        header["columns"][name] = {"numbers": column.has_numbers, "words": list(column.words)}
+        words, codes = _used(column)
+        header["columns"][name] = {"numbers": column.has_numbers, "words": words}
         arrays += [column.numbers.astype("<f8")] if column.has_numbers else []
-        arrays += [column.codes.astype("<i4")] if has_words else []
+        arrays += [codes.astype("<i4")] if words else []
     # Arrays begin at a multiple of eight bytes, as far as those before them are of that size.
     told = json.dumps(header).encode("ascii")
     told += b" " * (-len(told) % 8)
@@ -183,6 +183,15 @@ def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
         rows=len(facts.labels),
         generation=facts.generation,
     )
+
+
+def _used(column: Column) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the words that rows still have, and the codes [N] of these: what only deleted rows said is not kept."""
+    used = np.zeros(len(column.words) + 1, dtype=np.bool_)
+    used[column.codes] = True  # no word at all is the last
+    moved = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
+    moved[-1] = -1
+    return [word for word, kept in zip(column.words, used, strict=False) if kept], moved[column.codes]
 
 
 def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Facts:  # noqa: ARG001

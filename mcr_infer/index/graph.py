@@ -6,7 +6,6 @@ the manifest says. The digest guards against accidents; a folder that a stranger
 """
 
 import os
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from mcr_infer.digests import sha256_of
 from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.graph_file import verified_graph
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
@@ -25,21 +25,17 @@ EF_CONSTRUCTION = 200
 EF_SEARCH = 100
 """Links of a node, breadth while building, breadth while searching (Malkov and Yashunin, arXiv 1603.09320)."""
 
-_HEADER = struct.Struct("<6QiI3QdQ")
-"""What hnswlib 0.8 writes first: offset of level 0, capacity, elements, bytes of an element, offsets of label and vector,
-highest level, entry point, the three link counts, level factor, ef_construction."""
-
 _ALREADY_DELETED = "already deleted"
 
 
 class Graph:
     """A graph over rows of one kind; its labels are those of the store."""
 
-    def __init__(self, *, dim: int, capacity: int) -> None:
-        """Make an empty graph with room for `capacity` vectors of `dim` dimensions."""
+    def __init__(self, *, dim: int, capacity: int, m: int | None = None, ef_construction: int | None = None) -> None:
+        """Make an empty graph with room for `capacity` vectors of `dim` dimensions; None stands for the defaults."""
         self._dim = dim
         self._hnsw = _new(dim)
-        self._hnsw.init_index(max(capacity, 1), M=M, ef_construction=EF_CONSTRUCTION)
+        self._hnsw.init_index(max(capacity, 1), M=m or M, ef_construction=ef_construction or EF_CONSTRUCTION)
         self.labels: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         """The rows that can be found, ascending."""
         self.generation = -1
@@ -53,17 +49,7 @@ class Graph:
     @classmethod
     def load(cls, folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> "Graph":
         """Load a snapshot. Raises `IndexCorruptError` saying what does not match, before hnswlib sees the file."""
-        path = folder / snapshot.file_name(kind)
-        try:
-            size = path.stat().st_size
-            if size != snapshot.bytes:
-                raise IndexCorruptError(f"{path.name} has {size} bytes, expected {snapshot.bytes}")
-            if sha256_of(path) != snapshot.sha256:
-                raise IndexCorruptError(f"{path.name} does not match its digest")
-            with path.open("rb") as file:
-                _check_header(path.name, file.read(_HEADER.size), snapshot, dim)
-        except OSError as exc:
-            raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
+        path = verified_graph(folder, kind, snapshot, dim=dim)
         graph = cls.__new__(cls)
         graph._dim = dim
         graph._hnsw = _new(dim)
@@ -153,15 +139,3 @@ def _new(dim: int) -> Any:
     import hnswlib
 
     return hnswlib.Index(space="ip", dim=dim)
-
-
-def _check_header(name: str, content: bytes, snapshot: Snapshot, dim: int) -> None:
-    """Compare the header with what a graph of this dimension must have. Raises `IndexCorruptError`."""
-    if len(content) < _HEADER.size:
-        raise IndexCorruptError(f"{name} is too short for a graph")
-    level0, capacity, elements, stride, label_at, vector_at, _, entry, _, links0, links, _, _ = _HEADER.unpack(content)
-    at = links0 * 4 + 4
-    found = (level0, elements, links, links0, vector_at, label_at, stride)
-    expected = (0, snapshot.elements, snapshot.m, 2 * snapshot.m, at, at + 4 * dim, at + 4 * dim + 8)
-    if found != expected or capacity < elements or entry >= elements:
-        raise IndexCorruptError(f"{name} is not a graph of {snapshot.elements} vectors of {dim} dimensions")

@@ -4,7 +4,7 @@ One process writes, any number read: readers see what was committed without open
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +13,18 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
+from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.facts import Facts
-from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.filters import Filter
+from mcr_infer.index.folder import LEFTOVERS, create, holds_index
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest
-from mcr_infer.index.rows import KINDS, Row, check_kind
-from mcr_infer.index.snapshots import Notify, Snapshots, states_of
+from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning
+from mcr_infer.index.rows import KINDS, Row, check_kind, from_columns
+from mcr_infer.index.snapshots import Notify, Renewal, Snapshots, states_of
 from mcr_infer.index.storage import storage_errors
-from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
 from mcr_infer.stamp import FileStamp
 
@@ -150,7 +150,7 @@ class Index:
         self._write_manifest(known)
         named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
-            for pattern in ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL):
+            for pattern in LEFTOVERS:
                 for path in self.folder.glob(pattern):
                     if path.name not in named:
                         path.unlink(missing_ok=True)
@@ -222,8 +222,8 @@ class Index:
 
     @property
     def format_version(self) -> int:
-        """Version of the format on disk."""
-        return FORMAT_VERSION
+        """Version of the format on disk; a reader takes older ones as they are."""
+        return self._store.version
 
     def check_bundle(self, fingerprint: str) -> None:
         """Raise `IndexMismatchError` unless a bundle of this fingerprint made the index."""
@@ -267,8 +267,8 @@ class Index:
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows and what is known about their files; return how many rows there were.
 
-        A graph file keeps the vector, unreachable, until `save_snapshots(rebuild=True)`, a file of vectors until
-        `save_snapshots`.
+        Files of vectors and facts keep what was in them until `save_snapshots`, a graph file the vector, unreachable, until
+        `save_snapshots(purge=True)`.
         """
         check_kind(kind)
         self._writing()
@@ -331,21 +331,91 @@ class Index:
         """Return the graph of a kind as the store is now: loaded, caught up, or made again where it is damaged."""
         return self._snapshots.graph(kind)
 
-    def save_snapshots(self, *, rebuild: bool = False) -> None:
+    def save_snapshots(
+        self, *, rebuild: bool = False, purge: bool = False, m: int | None = None, ef_construction: int | None = None
+    ) -> None:
         """Bring the files beside the store up to date, so that a new process starts fast; to be called after adding.
 
-        They are the vectors and facts, and the graphs of kinds that have many rows. `rebuild` makes graphs from nothing,
-        which also forgets deleted vectors; so does a graph in which more than a fifth of the nodes is deleted. Raises
+        They are the vectors and facts, and the graphs of kinds that have many rows. `rebuild` makes all of them from
+        nothing, `purge` the graphs that hold vectors of deleted rows; so does a graph in which more than a fifth of the
+        nodes is deleted. `m` and `ef_construction` shape the graphs that are made, by default as the former were. Raises
         `EmbeddingIndexError` when the disk is full: the former files are then still there.
         """
         self._writing()
         known = self._known()
+        renewal = Renewal(everything=rebuild, purge=purge, m=m, ef_construction=ef_construction)
         self._write_manifest(
             {
-                kind: self._snapshots.save(
-                    kind, known.get(kind), with_graph=self.count(kind) > self.exact_limit, rebuild=rebuild
-                )
+                kind: self._snapshots.save(kind, known.get(kind), with_graph=self.has_graph(kind), renewal=renewal)
                 for kind in KINDS
             }
         )
         self._tidy()
+
+    def has_graph(self, kind: str) -> bool:
+        """True where a kind has so many rows that searches go through a graph."""
+        return self.count(kind) > self.exact_limit
+
+    def state(self, kind: str) -> KindState:
+        """Return what the manifest says of a kind: its snapshots, and how its graph was tuned."""
+        check_kind(kind)
+        generation, rows = self._store.state(kind)
+        return self._known().get(kind, KindState(generation=generation, rows=rows))
+
+    def set_tuning(self, kind: str, tuning: Tuning) -> None:
+        """Search the graph of a kind as broadly as was measured to be enough, from now on."""
+        self._writing()
+        self.graph(kind).ef_search = tuning.ef_search
+        known = self._known()
+        self._write_manifest({**known, kind: replace(self.state(kind), tuning=tuning)})
+
+    def select(self, kind: str, where: Filter) -> NDArray[np.int64]:
+        """Return the labels of the rows that match a filter, ascending [N]; to be used in the same `snapshot`."""
+        check_kind(kind)
+        facts = self.facts(kind)
+        return facts.labels[where.mask(facts)]
+
+    def labels(self, kind: str) -> NDArray[np.int64]:
+        """Return the labels of all rows of a kind, ascending [N]; to be called inside `snapshot`."""
+        check_kind(kind)
+        return self._store.labels(kind)
+
+    def scan(self, kind: str, labels: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """Read rows of ascending labels [N] in their order, one after the other: faster for many than `rows`.
+
+        Raises `IndexCorruptError` where one does not match its digest, or is missing.
+        """
+        check_kind(kind)
+        for place, columns in self._store.scan(kind, labels):
+            yield int(labels[place]), from_columns(columns)
+
+    def delete_rows(self, labels: Mapping[str, Iterable[int]]) -> Mapping[str, int]:
+        """Delete rows of any kinds by label, in one transaction; return how many there were of each. See `delete`."""
+        for kind in labels:
+            check_kind(kind)
+        self._writing()
+        return self._store.delete_labels(labels)
+
+    def erase(self) -> bool:
+        """Write the store anew, without what deleted rows left in it, and empty the WAL.
+
+        SQLite overwrites what is deleted, but not what it moved within a page before: parts of ids and paths stay behind, of
+        a few rows in a thousand. False where a process that reads still needs the former state. Raises
+        `EmbeddingIndexError` where the disk has no room for a second copy of the store.
+        """
+        self._writing()
+        self._store.vacuum()
+        return self._store.truncate()
+
+    def unreachable(self, kind: str) -> int:
+        """Return how many vectors of deleted rows the graph file of a kind holds; they can be found by nobody."""
+        state = self.state(kind)
+        return 0 if state.graph is None else max(0, state.graph.elements - self.count(kind))
+
+    def compact(self) -> None:
+        """Make graphs without deleted vectors, and the store without the room of deleted rows.
+
+        Raises `EmbeddingIndexError` where the disk has no room for a second copy of the store; the index is then as it was.
+        """
+        self.erase()
+        self.save_snapshots(purge=True)

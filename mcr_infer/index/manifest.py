@@ -91,6 +91,9 @@ class Tuning:
     queries: int
     """How many were asked."""
 
+    rows: int
+    """How many the graph held then: a graph that has grown much since needs more breadth for the same recall."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindState:
@@ -116,6 +119,8 @@ class Manifest:
 
     identity: Identity
     kinds: Mapping[str, KindState]
+    format_version: int = FORMAT_VERSION
+    """Of the file that was read; what is written is of this one."""
 
     def write(self, folder: Path) -> None:
         """Replace index.json, at once and durably. Raises `EmbeddingIndexError`."""
@@ -156,6 +161,7 @@ class Manifest:
             return cls(
                 identity=identity_of(values),
                 kinds={kind: _kind_state(values["kinds"][kind]) for kind in KINDS},
+                format_version=int(version),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise _corrupt(folder, "lacks entries or has wrong ones") from exc
@@ -220,6 +226,7 @@ def _tuning(values: Mapping[str, Any]) -> Tuning:
     return Tuning(
         ef_search=_count(values["ef_search"]),
         queries=_count(values["queries"]),
+        rows=_count(values["rows"]),
         target_recall=float(values["target_recall"]),
         recall=float(values["recall"]),
     )

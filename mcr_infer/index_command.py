@@ -1,0 +1,180 @@
+"""The commands that keep an index: `delete`, `rebuild`, `compact`, `migrate`. Parse, call, print.
+
+Light to import: the command line registers them at every start.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption
+
+if TYPE_CHECKING:
+    from mcr_infer.index import Filter, Index
+
+
+class Kinds(StrEnum):
+    """What a command is about."""
+
+    IMAGE = "image"
+    REPORT = "report"
+    BOTH = "both"
+
+
+def delete(
+    index: IndexOption = Path("mcr-index"),
+    id: Annotated[list[str] | None, typer.Option("--id", help="A row by its id; repeat for several.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="All of a study.")] = None,
+    patient_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="All of a patient, by the key in the index.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="FILTER", help="All that matches, as in 'study_year<2010'.")
+    ] = None,
+    kind: Annotated[
+        Kinds | None, typer.Option(help="Of what; both for studies and patients, image otherwise, if not given.")
+    ] = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Make graphs anew at once, so that no deleted vector stays in them.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete rows from an index, with their vectors, files and facts: by id, study, patient or filter."""
+    from mcr_infer import console
+    from mcr_infer.index import KINDS, Index
+    from mcr_infer.index.deletion import doomed
+
+    chosen = _what_to_delete(id, study, patient_key, where)
+    of = kind or (Kinds.IMAGE if id or where else Kinds.BOTH)
+    with Index.open(index, writable=not dry_run, notify=console.note) as store:
+        found = doomed(store, chosen, KINDS if of is Kinds.BOTH else (str(of),))
+        count = sum(found.counts.values())
+        console.show_doomed(found, index, to_stderr=json)
+        if count and not dry_run:
+            _ask(count, yes=yes)
+            store.delete_rows(found.labels)
+            store.save_snapshots(purge=purge)
+            _erase(store, count)
+        left = {one: 0 if dry_run else store.unreachable(one) for one in KINDS}
+    console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
+
+
+def _what_to_delete(ids: list[str] | None, study: str | None, patient_key: str | None, where: str | None) -> "Filter":
+    from mcr_infer.index import parse_filter
+    from mcr_infer.index.deletion import Among
+
+    given = {"id": ids, "study_uid": study and [study], "patient_key": patient_key and [patient_key]}
+    named = {name: frozenset(values) for name, values in given.items() if values}
+    if len(named) + (where is not None) != 1:
+        raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --where")
+    if where is not None:
+        return parse_filter(where)
+    ((name, values),) = named.items()
+    return Among(name, values)
+
+
+def _ask(count: int, *, yes: bool) -> None:
+    """Ask on the terminal whether to go on; end where the answer is no, or there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"there is no terminal to ask on whether to delete {count} rows: give --yes, or --dry-run"
+        )
+    typer.confirm("There is no way back. Delete them?", abort=True, err=True)
+
+
+def _erase(store: "Index", count: int) -> None:
+    """Have what is deleted leave the disk, too, or say why it has not."""
+    from mcr_infer import console
+    from mcr_infer.errors import EmbeddingIndexError
+
+    try:
+        gone = store.erase()
+    except EmbeddingIndexError as error:
+        raise EmbeddingIndexError(
+            f"{count} rows are deleted and found by nobody, but pages of the store may hold parts of them: {error}"
+        ) from error
+    if not gone:
+        console.note(
+            f"a process that reads {store.folder} needs its former state: what was deleted leaves the disk once that has "
+            "ended and another command has written to the index"
+        )
+
+
+def rebuild(
+    index: IndexOption = Path("mcr-index"),
+    target_recall: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Tune the breadth of search until it finds this share of the ten nearest."),
+    ] = None,
+    queries: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sentences to tune with, one a line; else what the index holds.")
+    ] = None,
+    m: Annotated[int | None, typer.Option("--m", help="Links of a node; as before, at first 16.")] = None,
+    ef_construction: Annotated[
+        int | None, typer.Option(help="Breadth while graphs are built; as before, at first 200.")
+    ] = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    json: JsonOption = False,
+) -> None:
+    """Make everything beside the store from nothing: vectors, facts and graphs; tune the graphs to a recall if asked to."""
+    from mcr_infer import console, workspace
+    from mcr_infer.index import KINDS, Index
+    from mcr_infer.index.tuning import tune
+    from mcr_infer.tuning_queries import tuning_queries
+
+    if target_recall is None and queries is not None:
+        raise typer.BadParameter("--queries are for tuning: say to what with --target-recall")
+    if target_recall is not None and not 0 < target_recall <= 1:
+        raise typer.BadParameter(f"--target-recall is a share in (0, 1], such as 0.99; got {target_recall}")
+    reached = True
+    with Index.open(index, writable=True, notify=console.note) as store:
+        store.save_snapshots(rebuild=True, m=m, ef_construction=ef_construction)
+        for kind in KINDS if target_recall is not None else ():
+            if not store.has_graph(kind):
+                console.note(f"{store.count(kind)} {kind}s are searched exactly, recall 1: there is nothing to tune")
+                continue
+            asked, told = tuning_queries(
+                store, kind, sentences=queries, bundle=lambda: workspace.bundle_of(store, bundle), device=device
+            )
+            console.note(f"tuning the search of {store.count(kind)} {kind}s with {told}")
+            tuned = tune(store, kind, asked, target_recall=target_recall or 0.0)
+            store.set_tuning(kind, tuned)
+            reached &= tuned.recall >= tuned.target_recall
+        console.show_snapshots(store, as_json=json)
+    if not reached:
+        console.note(
+            "the target was not reached, and the best is kept: build with more links (--m 32) or more breadth "
+            "(--ef-construction 400)"
+        )
+        raise typer.Exit(1)
+
+
+def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
+    """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
+    from mcr_infer import console
+    from mcr_infer.index import Index
+    from mcr_infer.index.folder import bytes_of
+
+    before = bytes_of(index)
+    with Index.open(index, writable=True, notify=console.note) as store:
+        store.compact()
+    console.show_sizes(index, before=before, after=bytes_of(index), as_json=json)
+
+
+def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
+    """Bring an index that an earlier release made to the format of this one; any command that writes does it, too."""
+    from mcr_infer import console
+    from mcr_infer.index import Index
+
+    with Index.open(index) as store:
+        former = store.format_version
+    with Index.open(index, writable=True, notify=console.note) as store:
+        console.show_migration(index, former=former, now=store.format_version, as_json=json)
