@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.inspection import RIGHT, Findings, WrongAnswer, compare, expect, found_state, part
+from benchmarks.faults.inspection import Findings, WrongAnswer, compare, expect, found_state, part
 from benchmarks.faults.sample import LIMIT, State
 from mcr_infer.index import Index
 

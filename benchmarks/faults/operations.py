@@ -1,9 +1,8 @@
 """What is done to an index while it is killed or while its disk fills up, step by step, told before and after each step.
 
-    ("ready",), then for each step ("begins", rows added, their revision, rows deleted) and ("done",) when it was acknowledged
+("ready",), then for each step ("begins", rows added, their revision, rows deleted) and ("done",) when it was acknowledged
 """
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -11,7 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.sample import IMAGES, LIMIT, REPORTS, Key, State, add, all_keys, delete, make, made_by, opened, row_of, stamp_of
+from benchmarks.faults.sample import (
+    IMAGES,
+    LIMIT,
+    REPORTS,
+    Key,
+    State,
+    add,
+    all_keys,
+    delete,
+    made_by,
+    make,
+    opened,
+    row_of,
+    stamp_of,
+)
 from mcr_infer.index import Index
 from mcr_infer.index.rows import COLUMNS, to_columns
 

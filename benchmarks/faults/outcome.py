@@ -61,6 +61,7 @@ class Outcome:
         """Return it for JSON."""
         return {
             "fault": self.fault, "target": self.target, "cases": self.cases, "right_answers": self.right,
-            "one_clear_error": self.refused, "neither": len(self.bad), "refused_parts": dict(self.refusals), "first_errors": dict(self.words),
+            "one_clear_error": self.refused, "neither": len(self.bad), "refused_parts": dict(self.refusals),
+            "first_errors": dict(self.words),
             **self.facts, "neither_cases": self.bad[:_SHOWN],
         }  # fmt: skip

@@ -17,10 +17,10 @@ from mcr_infer.index import FileStamp, Index, Row
 DIM = 128
 """Dimensions of the embeddings of the bundle that ships."""
 
-LIMIT = 60
+LIMIT = 50
 """Rows of a kind above which there is a graph."""
 
-IMAGES, REPORTS = 240, 90
+IMAGES, REPORTS = 150, 70
 """Rows of the index that is broken."""
 
 Key = tuple[str, int]
@@ -134,7 +134,7 @@ def delete(index: Index, keys: Iterable[Key]) -> None:
 def whole() -> State:
     """Return what the index of `make` holds."""
     state = State().with_rows(all_keys(), 0)
-    state = state.with_rows([("image", number) for number in range(0, 30)], 1)
+    state = state.with_rows([("image", number) for number in range(30)], 1)
     return state.without([("image", number) for number in range(30, 40)])
 
 
@@ -150,7 +150,7 @@ def make(folder: Path, *, first: int = 0, **other: object) -> State:
         keys = all_keys(first)
         for start in range(0, len(keys), 60):
             add(index, keys[start : start + 60], 0)
-        add(index, [("image", first + number) for number in range(0, 30)], 1)
+        add(index, [("image", first + number) for number in range(30)], 1)
         delete(index, [("image", first + number) for number in range(30, 40)])
         index.save_snapshots()
     shifted = {(kind, first + number): revision for (kind, number), revision in whole().rows.items()}

@@ -42,7 +42,6 @@ _SCHEMA = (
         label INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL, path, study_uid TEXT, series_uid TEXT,
         metadata TEXT NOT NULL, precision TEXT NOT NULL, patch_budget REAL NOT NULL, content_digest TEXT, text TEXT,
         vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, UNIQUE(kind, id))""",
-    "CREATE INDEX rows_provenance ON rows(kind, precision, patch_budget)",
     """CREATE TABLE files(
         kind TEXT NOT NULL, path NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY(kind, path)) WITHOUT ROWID""",
@@ -86,6 +85,8 @@ class Store(Connection):
 
     def identity(self) -> Identity:
         """Return which index this is. Raises `IndexCorruptError` where the entries are not all there."""
+        if self.version < 1:  # a store without a version has no tables either
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} has format_version {self.version}; {RESTORE}")
         try:
             return identity_of(dict(self._rows("SELECT name, value FROM identity")))
         except KeyError as exc:
@@ -131,10 +132,12 @@ class Store(Connection):
             for stamp in stamps:
                 self._take_place(stamp)
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES(?, ?, ?, ?, ?)", stamps)
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
-                [(content, _content_digest(content), kind, id) for (kind, id), content in locals.items()],
-            )
+            for (kind, id), content in locals.items():
+                for (label,) in self._rows("SELECT label FROM rows WHERE kind = ? AND id = ?", kind, id):
+                    self._connection.execute(
+                        "INSERT OR REPLACE INTO locals VALUES(?, ?, ?)",
+                        (label, content, _locals_digest(label, content)),
+                    )
 
     def _kept_locals(self, rows: Iterable[Row]) -> dict[tuple[str, str], bytes]:
         """Return the locals of rows that are to be replaced by a row with the same vector: they stand as it does."""
@@ -257,10 +260,11 @@ class Store(Connection):
         """Return all ids of a kind, sorted."""
         return [str(id) for (id,) in self._rows("SELECT id FROM rows WHERE kind = ? ORDER BY id", kind)]
 
-    def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
-        """Return the pairs (precision, patch budget) that occur among the rows of a kind."""
-        found = self._rows("SELECT DISTINCT precision, patch_budget FROM rows WHERE kind = ?", kind)
-        return frozenset((str(precision), float(budget)) for precision, budget in found)
+    def check_count(self, kind: str) -> None:
+        """Raise `IndexCorruptError` unless there are as many rows of a kind as were counted; inside `snapshot`."""
+        ((found,),), (_, expected) = self._rows("SELECT COUNT(*) FROM rows WHERE kind = ?", kind), self.state(kind)
+        if found != expected:
+            raise self._miscounted(kind, found, expected)
 
     def labels(self, kind: str) -> NDArray[np.int64]:
         """Return the labels of a kind, ascending [N]; to be called inside `snapshot`.
@@ -272,10 +276,11 @@ class Store(Connection):
         labels = np.sort(np.fromiter((label for (label,) in found), dtype=np.int64, count=len(found)))
         different, (_, expected) = int((labels[1:] != labels[:-1]).sum()) + bool(len(labels)), self.state(kind)
         if not len(labels) == different == expected:
-            raise IndexCorruptError(
-                f"{self._folder / FILE_NAME} has {different} {kind} rows, expected {expected}; {RESTORE}"
-            )
+            raise self._miscounted(kind, different, expected)
         return labels
+
+    def _miscounted(self, kind: str, found: int, expected: int) -> IndexCorruptError:
+        return IndexCorruptError(f"{self._folder / FILE_NAME} has {found} {kind} rows, expected {expected}; {RESTORE}")
 
     def vectors(self, kind: str, labels: NDArray[np.int64], *, dim: int) -> NDArray[np.float32]:
         """Read the vectors [N, D] of ascending labels [N], each row against its digest."""
@@ -325,7 +330,7 @@ class Store(Connection):
             cursor = self._connection.execute("SELECT label, content, digest FROM locals ORDER BY label")
             while part := cursor.fetchmany(_FETCH // 10):
                 for label, content, digest in part:
-                    yield label, isinstance(content, bytes) and _content_digest(content) == digest
+                    yield label, isinstance(content, bytes) and _locals_digest(label, content) == digest
 
     def locals(self, kind: str, labels: Iterable[int]) -> Mapping[int, bytes]:
         """Return what is kept of the patches or words of rows, by label; rows of which nothing is kept are left out."""
@@ -334,7 +339,7 @@ class Store(Connection):
             return found
         for label in labels:
             for content, digest in self._rows("SELECT content, digest FROM locals WHERE label = ?", label):
-                if not isinstance(content, bytes) or _content_digest(content) != digest:
+                if not isinstance(content, bytes) or _locals_digest(label, content) != digest:
                     raise IndexCorruptError(
                         f"{self._folder / FILE_NAME}: the locals of {kind} row {label} do not match their digest; {RESTORE}"
                     )
@@ -346,5 +351,6 @@ class Store(Connection):
         return _COLUMNS if self.version > 1 else _COLUMNS_OF_1
 
 
-def _content_digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
+def _locals_digest(label: int, content: bytes) -> bytes:
+    """Return the digest of locals; the label is in it, so that those of one row are not taken for those of another."""
+    return hashlib.blake2b(label.to_bytes(8, "little") + content, digest_size=16).digest()
