@@ -28,6 +28,7 @@ from mcr_infer.options import (
     PrecisionName,
     PrecisionOption,
 )  # fmt: skip
+from mcr_infer.transfer_command import export, import_, merge
 from mcr_infer.verify_command import verify
 
 app = typer.Typer(
@@ -167,8 +168,9 @@ def evaluate(
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 
 
-for command in (delete, rebuild, compact, migrate, verify):
+for command in (delete, rebuild, compact, migrate, verify, export, merge):
     app.command()(command)
+app.command("import")(import_)
 app.command("build-engine")(build_engine)
 
 

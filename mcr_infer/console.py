@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mcr_infer.index.manifest import Tuning
     from mcr_infer.pipeline import Outcome, Summary
     from mcr_infer.pipeline.report import RunReport
+    from mcr_infer.transfer.exporting import Exported
+    from mcr_infer.transfer.merging import Conflict, Merged
+
+_SHOWN_CONFLICTS = 20
 
 
 class Run:
@@ -71,11 +75,11 @@ class Run:
     def _find_total(self, total: Callable[[], int | None]) -> None:
         self._progress.update(self._task, total=total())
 
-    def advance(self) -> None:
-        """Count one more input as done."""
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        """Count one more input as done, or several."""
+        self._done += count
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
-        self._progress.update(self._task, advance=1, rate=rate)
+        self._progress.update(self._task, advance=count, rate=rate)
 
     def follow(self, outcomes: "Iterable[Outcome]", summary: "Summary") -> None:
         """Drive a run to its end and count its outcomes; whatever ends it, the count is closed."""
@@ -87,14 +91,17 @@ class Run:
             summary.close(time.perf_counter() - self._started)
 
 
-def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None = None, as_json: bool) -> None:
+def show_summary(
+    summary: "Summary", *, what: str, verb: str = "embedded", ignored: Counter[str] | None = None, as_json: bool
+) -> None:
     """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
         print(f"left out as no images by their names: {kinds}", file=sys.stderr)
     if as_json:
         # Failures are read and written one by one: there may be millions.
-        print(json.dumps(summary.to_dict())[:-1], end=', "failures": [')
+        facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
+        print(json.dumps(facts)[:-1], end=', "failures": [')
         for number, failure in enumerate(summary.failures()):
             print(f"{', ' if number else ''}{failure}", end="")
         print("]}")
@@ -109,7 +116,7 @@ def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None 
         print(f"left out  {summary.left_out.total()} {what}: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
-        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {summary.failure_count} failed "
+        f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
 
@@ -275,6 +282,48 @@ def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None
 
 def _counted(counts: Mapping[str, int]) -> str:
     return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+
+
+def show_export(told: "Exported", out: Path, *, as_json: bool) -> None:
+    """Print how many rows were exported where."""
+    if as_json:
+        print(json.dumps({"out": str(out), "rows": dict(told.rows), "texts_left_out": told.texts_left_out}))
+    else:
+        print(f"{_counted(told.rows)} in {out}")
+    if told.texts_left_out:
+        note(f"the text of {told.texts_left_out} rows stayed behind; --keep-text takes it along")
+
+
+def show_conflicts(found: "Sequence[Conflict]", *, as_json: bool) -> None:
+    """Print the ids that stand for two different things, and that nothing was merged."""
+    if as_json:
+        print(json.dumps({"conflicts": [one.to_dict() for one in found]}))
+    else:
+        rows = [(one.kind, one.id, _word(one.here), _word(one.there)) for one in found[:_SHOWN_CONFLICTS]]
+        _print_table(("kind", "id", "path", "path of the other"), rows)
+        if len(found) > _SHOWN_CONFLICTS:
+            print(f"and {len(found) - _SHOWN_CONFLICTS} more; --json lists all")
+    note(
+        f"{len(found)} ids stand for different pictures or reports, and nothing was merged: --on-conflict skip keeps the "
+        "one that comes first, --on-conflict replace the one that comes last"
+    )
+
+
+def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
+    """Print what became of the rows of a merge."""
+    counts = {kind: index.count(kind) for kind in ("image", "report")}
+    if as_json:
+        print(json.dumps({**asdict(told), "conflicts": [], "rows": counts}))
+    else:
+        print(
+            f"{told.added} rows added, {told.known} were there, {told.replaced} replaced, {told.skipped} skipped; "
+            f"{index.folder} holds {_counted(counts)}"
+        )
+    if told.paths_taken:
+        note(
+            f"{told.paths_taken} files have a path that stands for another row in {index.folder}: they are looked at again "
+            "when they are embedded"
+        )
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

@@ -4,24 +4,15 @@ Light to import: the command line registers them at every start.
 """
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption
+from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption, Kinds
 
 if TYPE_CHECKING:
     from mcr_infer.index import Filter, Index
-
-
-class Kinds(StrEnum):
-    """What a command is about."""
-
-    IMAGE = "image"
-    REPORT = "report"
-    BOTH = "both"
 
 
 def delete(
@@ -47,12 +38,12 @@ def delete(
     """Delete rows from an index, with their vectors, files and facts: by id, study, patient or filter."""
     from mcr_infer import console
     from mcr_infer.index import KINDS, Index
-    from mcr_infer.index.deletion import doomed
+    from mcr_infer.index.deletion import doomed, unreachable
 
     chosen = _what_to_delete(id, study, patient_key, where)
     of = kind or (Kinds.IMAGE if id or where else Kinds.BOTH)
     with Index.open(index, writable=not dry_run, notify=console.note) as store:
-        found = doomed(store, chosen, KINDS if of is Kinds.BOTH else (str(of),))
+        found = doomed(store, chosen, of.names)
         count = sum(found.counts.values())
         console.show_doomed(found, index, to_stderr=json)
         if count and not dry_run:
@@ -60,13 +51,13 @@ def delete(
             store.delete_rows(found.labels)
             store.save_snapshots(purge=purge)
             _erase(store, count)
-        left = {one: 0 if dry_run else store.unreachable(one) for one in KINDS}
+        left = {one: 0 if dry_run else unreachable(store, one) for one in KINDS}
     console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
 
 
 def _what_to_delete(ids: list[str] | None, study: str | None, patient_key: str | None, where: str | None) -> "Filter":
     from mcr_infer.index import parse_filter
-    from mcr_infer.index.deletion import Among
+    from mcr_infer.index.selection import Among
 
     given = {"id": ids, "study_uid": study and [study], "patient_key": patient_key and [patient_key]}
     named = {name: frozenset(values) for name, values in given.items() if values}
@@ -91,7 +82,6 @@ def _ask(count: int, *, yes: bool) -> None:
 
 def _erase(store: "Index", count: int) -> None:
     """Have what is deleted leave the disk, too, or say why it has not."""
-    from mcr_infer import console
     from mcr_infer.errors import EmbeddingIndexError
 
     try:
@@ -101,10 +91,16 @@ def _erase(store: "Index", count: int) -> None:
             f"{count} rows are deleted and found by nobody, but pages of the store may hold parts of them: {error}"
         ) from error
     if not gone:
-        console.note(
-            f"a process that reads {store.folder} needs its former state: what was deleted leaves the disk once that has "
-            "ended and another command has written to the index"
-        )
+        _say_still_read(store)
+
+
+def _say_still_read(store: "Index") -> None:
+    from mcr_infer import console
+
+    console.note(
+        f"a process that reads {store.folder} needs its former state: what was deleted leaves the disk once that has ended "
+        "and another command has written to the index"
+    )
 
 
 def rebuild(
@@ -161,11 +157,13 @@ def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
     """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
     from mcr_infer import console
     from mcr_infer.index import Index
+    from mcr_infer.index.deletion import compact
     from mcr_infer.index.folder import bytes_of
 
     before = bytes_of(index)
     with Index.open(index, writable=True, notify=console.note) as store:
-        store.compact()
+        if not compact(store):
+            _say_still_read(store)
     console.show_sizes(index, before=before, after=bytes_of(index), as_json=json)
 
 
@@ -177,4 +175,6 @@ def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
     with Index.open(index) as store:
         former = store.format_version
     with Index.open(index, writable=True, notify=console.note) as store:
+        if former != store.format_version:
+            store.save_snapshots()
         console.show_migration(index, former=former, now=store.format_version, as_json=json)

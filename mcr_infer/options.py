@@ -39,6 +39,19 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
+class Kinds(StrEnum):
+    """What of an index a command is about."""
+
+    IMAGE = "image"
+    REPORT = "report"
+    BOTH = "both"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kinds of rows."""
+        return (Kind.IMAGE.value, Kind.REPORT.value) if self is Kinds.BOTH else (self.value,)
+
+
 def _read_budget(text: str) -> str:
     """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
     from mcr_infer.budget import parse_budget

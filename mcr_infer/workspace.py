@@ -10,6 +10,7 @@ from mcr_infer.bundle import Bundle
 from mcr_infer.console import note
 from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index import Index
+from mcr_infer.index.manifest import NO_BUNDLE, Identity
 
 SHIPPED = "shipped"
 """How an index names the bundle inside the wheel: by this word, since a wheel may move."""
@@ -29,6 +30,12 @@ def bundle_of(store: Index, named: Path | None) -> Bundle:
     Raises `BundleError` when the remembered bundle is gone, `IndexMismatchError` when the bundle is not the one that made
     the index.
     """
+    if named is None and store.bundle_path == NO_BUNDLE:
+        raise BundleError(
+            f"the index {store.folder} holds vectors of the model {store.bundle!r}, which is no bundle: there is no text "
+            "tower to embed a sentence with, and no image tower. Search it from Python with vectors of that model, or name "
+            f"a bundle of the fingerprint {store.fingerprint[:12]} with --bundle"
+        )
     remembered = None if store.bundle_path == SHIPPED else Path(store.bundle_path)
     if named is None and remembered is not None and not remembered.is_dir():
         raise BundleError(
@@ -63,6 +70,17 @@ def bundle_for(index: Path, named: Path | None) -> Bundle:
         return open_bundle(named)
 
 
+def identity_of(bundle: Bundle) -> Identity:
+    """Return the identity of a new index of a bundle, but for its own id."""
+    return Identity(
+        index_id="",
+        fingerprint=bundle.fingerprint,
+        embedding_dim=bundle.embedding_dim,
+        bundle=bundle.name,
+        bundle_path=SHIPPED if bundle.shipped else str(bundle.path.resolve()),
+    )
+
+
 def open_for_writing(index: Path, bundle: Bundle) -> Index:
     """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle made it."""
     return Index.open_or_create(
@@ -70,6 +88,6 @@ def open_for_writing(index: Path, bundle: Bundle) -> Index:
         fingerprint=bundle.fingerprint,
         embedding_dim=bundle.embedding_dim,
         bundle=bundle.name,
-        bundle_path=SHIPPED if bundle.shipped else str(bundle.path.resolve()),
+        bundle_path=identity_of(bundle).bundle_path,
         notify=note,
     )

@@ -1,7 +1,6 @@
-"""Which rows a deletion is about: found by the facts, and compared with the rows themselves before any of them goes.
+"""What a deletion takes away, told before it is done; and how what it leaves behind leaves the disk.
 
-In the facts 64 bits of a hash stand for an id or a UID. A search that shows one hit too many in 2^64 is not worth a look at
-every row; a row that is deleted for another one's sake is gone for good.
+doomed -> Index.delete_rows -> save_snapshots (vectors, facts) -> erase (the store) -> purge (graphs, which take long)
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,28 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import KEYS, Facts, key_of
-from mcr_infer.index.filters import AllOf, AnyOf, Compare, Filter, Mask, Missing, Not, names_in
+from mcr_infer.index.facts import ABSENT
+from mcr_infer.index.filters import Filter
 from mcr_infer.index.index import Index
+from mcr_infer.index.selection import chosen_facts
 
 _SHOWN = 10
-
-Values = Mapping[str, Sequence[str | None]]
-"""What some rows really have in the columns of keys, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Among:
-    """`name in (values)`, for many values of one of the columns of keys."""
-
-    name: str
-    values: frozenset[str]
-
-    def mask(self, facts: Facts) -> Mask:
-        """Return which rows match [N]."""
-        keys = np.fromiter((key_of(value) for value in self.values), dtype=np.uint64, count=len(self.values))
-        return np.asarray(np.isin(facts.keys[self.name], keys))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,56 +41,28 @@ def doomed(index: Index, where: Filter, kinds: Collection[str]) -> Doomed:
 
     Raises `QueryError` where no row of any of the kinds has a fact that the filter asks for.
     """
-    labels: dict[str, NDArray[np.int64]] = {}
-    shown: dict[str, list[str]] = {}
-    studies: set[int] = set()
-    refusals: list[QueryError] = []
     with index.snapshot():
-        for kind in kinds:
-            facts = index.facts(kind)
-            try:
-                chosen = facts.at(where.mask(facts))
-            except QueryError as error:  # reports have no view, say
-                refusals.append(error)
-                continue
-            chosen = chosen.at(_exactly(index, kind, where, chosen))
-            labels[kind] = chosen.labels
-            studies |= set(chosen.keys["study_uid"].tolist())
-            first = chosen.labels[:_SHOWN].tolist()
-            rows = index.rows(first)
-            shown[kind] = [rows[label].id for label in first]
-    if refusals and not labels:
-        raise refusals[0]
-    return Doomed(labels=labels, shown=shown, studies=len(studies - {0}))
+        chosen = chosen_facts(index, where, kinds)
+        shown = {kind: index.rows(facts.labels[:_SHOWN].tolist()) for kind, facts in chosen.items()}
+    studies = {key for facts in chosen.values() for key in facts.keys["study_uid"].tolist()} - {ABSENT}
+    return Doomed(
+        labels={kind: facts.labels for kind, facts in chosen.items()},
+        shown={kind: [row.id for row in rows.values()] for kind, rows in shown.items()},
+        studies=len(studies),
+    )
 
 
-def _exactly(index: Index, kind: str, where: Filter, chosen: Facts) -> Mask:
-    """Return which of the chosen rows [N] match by their full values, too."""
-    names = [name for name in _key_names(where) if name in KEYS]
-    if not names:
-        return np.ones(len(chosen.labels), dtype=np.bool_)
-    values: dict[str, list[str | None]] = {name: [] for name in names}
-    for _, row in index.scan(kind, chosen.labels):
-        for name, column in values.items():
-            column.append(getattr(row, name))
-    return _mask(where, chosen, values)
+def unreachable(index: Index, kind: str) -> int:
+    """Return how many vectors of deleted rows the graph file of a kind holds; they can be found by nobody."""
+    graph = index.state(kind).graph
+    return 0 if graph is None else max(0, graph.elements - index.count(kind))
 
 
-def _key_names(where: Filter) -> list[str]:
-    return [where.name] if isinstance(where, Among) else names_in(where)
+def compact(index: Index) -> bool:
+    """Make the store without the room of deleted rows, and graphs without their vectors; what `Index.erase` returns.
 
-
-def _mask(where: Filter, facts: Facts, values: Values) -> Mask:
-    """Answer a filter as it answers itself, but for columns of keys, where whole values are compared."""
-    if isinstance(where, Not):
-        return ~_mask(where.other, facts, values)
-    if isinstance(where, AllOf):
-        return np.asarray(np.logical_and.reduce([_mask(part, facts, values) for part in where.parts]))
-    if isinstance(where, AnyOf):
-        return np.asarray(np.logical_or.reduce([_mask(part, facts, values) for part in where.parts]))
-    if isinstance(where, Compare | Missing | Among) and where.name in values:
-        if isinstance(where, Among):
-            return np.array([value in where.values for value in values[where.name]], dtype=np.bool_)
-        wanted = where.value if isinstance(where, Compare) else None
-        return np.array([value == wanted for value in values[where.name]], dtype=np.bool_)
-    return where.mask(facts)
+    Raises `EmbeddingIndexError` where the disk has no room for a second copy of the store; the index is then as it was.
+    """
+    erased = index.erase()
+    index.save_snapshots(purge=True)
+    return erased

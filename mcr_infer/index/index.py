@@ -4,7 +4,7 @@ One process writes, any number read: readers see what was committed without open
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,9 @@ from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
+
+_SCANNED = 10_000
+"""Rows that one look at the store reads."""
 
 
 def _log(sentence: str) -> None:
@@ -182,6 +185,11 @@ class Index:
         if manifest != Manifest.read(self.folder):
             manifest.write(self.folder)
 
+    def remember_secret(self, secret_check: str) -> None:
+        """Remember the site secret of the keys that rows have from now on; there must have been none."""
+        self._writing()
+        self._remember(replace(self._identity, secret_check=secret_check))
+
     def _remember(self, identity: Identity) -> None:
         if identity != self._identity:
             self._store.set_identity(identity)
@@ -211,6 +219,11 @@ class Index:
             finally:
                 if lock:
                     lock.release()
+
+    @property
+    def identity(self) -> Identity:
+        """Which index this is, and whose vectors it holds."""
+        return self._identity
 
     @property
     def bundle(self) -> str:
@@ -332,6 +345,18 @@ class Index:
                 raise self._overlooked(kind)
         return ids
 
+    def files(self, kind: str, id: str) -> Sequence[FileStamp]:
+        """Return the files that gave a row, or hold the same, as they were seen."""
+        return self._store.files(kind, id)
+
+    def without_locals(self, kind: str, ids: Iterable[str]) -> Collection[str]:
+        """Return those of some ids whose rows are there and have no patches or words kept."""
+        return self._store.without_locals(kind, ids)
+
+    def file_owner(self, kind: str, path: str) -> str | None:
+        """Return the id of the row that a path gave when it was last seen, whatever it holds now."""
+        return self._store.file_owner(kind, path)
+
     def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
         """Return the pairs (precision, patch budget) among the rows of a kind; more than one is a mixture to speak of."""
         check_kind(kind)
@@ -417,8 +442,10 @@ class Index:
         Raises `IndexCorruptError` where one does not match its digest, or is missing.
         """
         check_kind(kind)
-        for place, columns in self._store.scan(kind, labels):
-            yield int(labels[place]), from_columns(columns)
+        for start in range(0, len(labels), _SCANNED):
+            part = labels[start : start + _SCANNED]
+            for place, columns in self._store.scan(kind, part):
+                yield int(part[place]), from_columns(columns)
 
     def delete_rows(self, labels: Mapping[str, Iterable[int]]) -> Mapping[str, int]:
         """Delete rows of any kinds by label, in one transaction; return how many there were of each. See `delete`."""
@@ -437,16 +464,3 @@ class Index:
         self._writing()
         self._store.vacuum()
         return self._store.truncate()
-
-    def unreachable(self, kind: str) -> int:
-        """Return how many vectors of deleted rows the graph file of a kind holds; they can be found by nobody."""
-        state = self.state(kind)
-        return 0 if state.graph is None else max(0, state.graph.elements - self.count(kind))
-
-    def compact(self) -> None:
-        """Make graphs without deleted vectors, and the store without the room of deleted rows.
-
-        Raises `EmbeddingIndexError` where the disk has no room for a second copy of the store; the index is then as it was.
-        """
-        self.erase()
-        self.save_snapshots(purge=True)

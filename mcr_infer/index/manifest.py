@@ -19,6 +19,9 @@ from mcr_infer.index.storage import storage_errors
 FORMAT_VERSION = 2
 """1: the first. 2: patient keys, locals, facts beside the store, pseudonyms."""
 
+NO_BUNDLE = "none"
+"""Stands for the place of the bundle where the vectors are of a model that is none."""
+
 _READ = (1, 2)
 FILE_NAME = "index.json"
 _MAX_BYTES = 1_000_000

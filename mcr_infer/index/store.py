@@ -225,6 +225,16 @@ class Store(Connection):
         found = self._rows("SELECT id FROM files WHERE kind = ? AND path = ?", kind, stored_path(path))
         return str(found[0][0]) if found else None
 
+    def without_locals(self, kind: str, ids: Iterable[str]) -> set[str]:
+        """Return those of some ids whose rows are there and have no locals."""
+        found = (
+            self._rows(
+                "SELECT id FROM rows WHERE kind = ? AND id = ? AND label NOT IN (SELECT label FROM locals)", kind, id
+            )
+            for id in ids
+        )
+        return {str(id) for one in found for (id,) in one}
+
     def dangling(self) -> dict[str, int]:
         """Count what refers to no row: files, and locals."""
         files = self._rows("SELECT COUNT(*) FROM files WHERE (kind, id) NOT IN (SELECT kind, id FROM rows)")
