@@ -9,19 +9,21 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.aftermath import Told
 from benchmarks.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, warm, write_on
-from benchmarks.faults.operations import OPERATIONS
+from benchmarks.faults.operations import add_for_long
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.process import DiedError, Victim, isolated
 from benchmarks.faults.sample import State, id_of, make
 
 KEPT_OPEN = 9
 """Steps of a writer after which the folder is copied while it is open, which is what a power cut leaves."""
+
+FAULTS = ("truncated", "bit flipped", "deleted", "swapped, same bundle", "swapped, other bundle")
 
 EVERY = 10
 """One case of so many is looked at through the command line as well."""
@@ -46,6 +48,7 @@ class Ground:
 
 def ground(place: Path) -> Ground:
     """Make the indexes."""
+    place.mkdir()
     closed, left = place / "closed", place / "left"
     start = make(closed)
     of_left = cut_off(closed, left, start)
@@ -61,7 +64,7 @@ def cut_off(original: Path, copy: Path, start: State, **other: object) -> State:
     """Copy a folder while a writer that has just committed has it open; return what it holds."""
     working = copy.with_name(f"{copy.name}-working")
     shutil.copytree(original, working)
-    victim = Victim(lambda tell: OPERATIONS["add"].run(working, tell, **other))
+    victim = Victim(lambda tell: add_for_long(working, tell, **other))
     words = [victim.next() for _ in range(1 + 2 * KEPT_OPEN)]
     victim.kill()
     words += victim.rest()
@@ -137,7 +140,7 @@ def _looked_at(folder: Path, state: State, *, with_commands: bool) -> list[Findi
     found: list[Findings] = []
     try:
         if with_commands:
-            found.append(isolated(lambda: commands(folder, state)))
+            found.append(commands(folder, state))
         found.append(isolated(lambda: inspect(folder, state, forgetful=True)))
         written, finished = isolated(lambda: write_on(folder, state))
         found.append(written)
@@ -149,19 +152,25 @@ def _looked_at(folder: Path, state: State, *, with_commands: bool) -> list[Findi
 
 
 def commands(folder: Path, state: State) -> Findings:
-    """Ask through the command line: the answer, or one line that begins with `error:` and exit code 1."""
+    """Ask through the command line, in processes of their own."""
     like = id_of("image", next(iter(state.of("image"))))
+    asked = {
+        "mcr-infer info": ["info", "--index", str(folder)],
+        "mcr-infer query": ["query", "--like", like, "--index", str(folder), "-k", "3", "--json"],
+    }
+    return said_by(asked, folder.parent / "said")
+
+
+def said_by(asked: Mapping[str, list[str]], place: Path) -> Findings:
+    """Run commands of `mcr-infer`: right is exit code 0, refused is 1 and one line that begins with `error:`."""
     findings = {}
-    for name, arguments in {
-        "info": ["info", "--index", str(folder)],
-        "query": ["query", "--like", like, "--index", str(folder), "-k", "3", "--json"],
-    }.items():
-        code, said = isolated(lambda arguments=arguments: _command(arguments, folder.parent / "said"))
+    for name, arguments in asked.items():
+        code, said = isolated(lambda arguments=arguments: _command(arguments, place))
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         if "Traceback" in said or code not in (0, 1) or (code == 1) != (len(errors) == 1):
-            findings[f"mcr-infer {name}"] = f"{WRONG}exit {code}, {said!r}"
+            findings[name] = f"{WRONG}exit {code}, {said!r}"
         else:
-            findings[f"mcr-infer {name}"] = RIGHT if code == 0 else f"{REFUSED}{errors[0].removeprefix('error: ')}"
+            findings[name] = RIGHT if code == 0 else f"{REFUSED}{errors[0].removeprefix('error: ')}"
     return findings
 
 

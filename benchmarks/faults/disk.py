@@ -40,13 +40,13 @@ def full(name: str, *, points: int, place: Path, mounted: bool) -> Outcome:
         room = need * number // points
         with _disk(place / "disk", mounted) as disk:
             folder = disk / "index"
-            shutil.copytree(original, folder)
+            _copy(operation, original, folder)
             if mounted:
                 _fill(disk / "ballast", room)
             writer = _until_full(operation, folder, None if mounted else room)
             said, told = writer[-1][1], Told.of(start, writer)
             stopped += said.startswith(REFUSED)
-            findings = [{"writer": said}, *_after(folder, disk / "ballast", operation, told)]
+            findings = [{"writer": said}, *_after(folder, disk / "ballast", told)]
         outcome.note(f"{room} bytes of {need} left, after {told.steps} steps", *findings)
     shutil.rmtree(original)
     outcome.facts |= {
@@ -66,14 +66,23 @@ def _disk(place: Path, mounted: bool) -> Iterator[Path]:
 def _need(operation: Operation, original: Path, disk: Path) -> int:
     """Return by how many bytes the folder grows while an operation runs undisturbed, at most."""
     folder = disk / "index"
-    shutil.copytree(original, folder)
+    _copy(operation, original, folder)
     before = most = _bytes_in(folder)
     victim = Victim(lambda tell: operation.run(folder, tell))
     while not victim.ends_within(0.002):
         most = max(most, _bytes_in(folder))
     victim.rest()
-    shutil.rmtree(folder)
+    if victim.failed:
+        raise DiedError("the operation does not even end well on a large disk")
+    for path in disk.iterdir():
+        shutil.rmtree(path)
     return most - before
+
+
+def _copy(operation: Operation, original: Path, folder: Path) -> None:
+    shutil.copytree(original, folder)
+    if operation.beside is not None:
+        shutil.copytree(original.parent / operation.beside, folder.parent / operation.beside)
 
 
 def _bytes_in(folder: Path) -> int:
@@ -113,13 +122,13 @@ def _until_full(operation: Operation, folder: Path, limit: int | None) -> list[A
     return words if words[-1][0] == "ended" else [*words, ("ended", f"{WRONG}the writer died")]
 
 
-def _after(folder: Path, ballast: Path, operation: Operation, told: Told) -> list[Findings]:
+def _after(folder: Path, ballast: Path, told: Told) -> list[Findings]:
     """Look while the disk is full, then give space back, look, go on, and look again: then all must be right."""
     try:
         # Readers of a full disk may be refused: SQLite needs 32 KiB for the memory that processes share.
-        first, _ = isolated(lambda: look(folder, told, gradual=operation.gradual))
+        first, _ = isolated(lambda: look(folder, told))
         ballast.unlink(missing_ok=True)
-        second, state = isolated(lambda: look(folder, told, gradual=operation.gradual))
+        second, state = isolated(lambda: look(folder, told))
         if state is None or set(second.values()) != {RIGHT}:
             return [first, {name: said.replace(REFUSED, WRONG) for name, said in second.items()}]
         third, finished = isolated(lambda: write_on(folder, state))
@@ -176,7 +185,7 @@ def _reading_and_writing(folder: Path, told: Told, *, user: int | None) -> tuple
         return work()
 
     try:
-        found, _ = isolated(lambda: as_user(lambda: look(folder, told, gradual=False)))
+        found, _ = isolated(lambda: as_user(lambda: look(folder, told)))
         written, _ = isolated(lambda: as_user(lambda: write_on(folder, told.acknowledged)))
     except DiedError as death:
         return ({"process": f"{WRONG}{death}"},)

@@ -39,7 +39,7 @@ def kill(name: str, *, instants: int, seed: int, place: Path) -> Outcome:
         told = Told.of(start, victim.rest())
         acknowledged += told.steps
         case = f"instant {number}, {1000 * delay:.1f} ms of {1000 * seconds:.1f}, after {told.steps} steps"
-        outcome.note(case, *_afterwards(folder, told, gradual=operation.gradual), only_right=True)
+        outcome.note(case, *_afterwards(folder, told), only_right=True)
         shutil.rmtree(folder)
     shutil.rmtree(original)
     outcome.facts |= {
@@ -57,14 +57,16 @@ def _undisturbed(operation: Operation, original: Path, folder: Path) -> tuple[fl
     begun = time.perf_counter()
     words = victim.rest()
     seconds = time.perf_counter() - begun
+    if victim.failed:
+        raise DiedError("the operation does not even end well undisturbed")
     shutil.rmtree(folder)
     return seconds, words
 
 
-def _afterwards(folder: Path, told: Told, *, gradual: bool) -> tuple[Findings, ...]:
+def _afterwards(folder: Path, told: Told) -> tuple[Findings, ...]:
     """Look at what a killed writer left, go on, and look again; each in a process of its own."""
     try:
-        first, state = isolated(lambda: look(folder, told, gradual=gradual))
+        first, state = isolated(lambda: look(folder, told))
         if state is None or set(first.values()) != {RIGHT}:
             return (first,)
         second, finished = isolated(lambda: write_on(folder, state))

@@ -6,9 +6,10 @@
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.faults.sample import (
     IMAGES,
@@ -25,9 +26,11 @@ from benchmarks.faults.sample import (
     row_of,
     stamp_of,
 )
-from mcr_infer.index import Index
+from mcr_infer.index import KINDS, Index
 from mcr_infer.index.rows import COLUMNS, to_columns
+from mcr_infer.transfer import merging
 
+T = TypeVar("T")
 Tell = Callable[[Any], None]
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "index-v1"
@@ -40,12 +43,13 @@ class Operation:
     prepare: Callable[[Path], State]
     """Make the folder; what it then holds."""
 
-    run: Callable[..., None]
-    gradual: bool = False
-    """True where a step is committed in several parts: some of its rows may be there, and all of those are right."""
+    run: Callable[[Path, Tell], None]
+    beside: str | None = None
+    """Name of another folder that it needs beside its own."""
 
 
-def _adding(folder: Path, tell: Tell, **other: object) -> None:
+def add_for_long(folder: Path, tell: Tell, **other: object) -> None:
+    """Add new rows, and replace some, in many steps."""
     with opened(folder, **other) as index:
         tell(("ready",))
         for batch in range(30):
@@ -76,6 +80,58 @@ def _rebuilding(folder: Path, tell: Tell) -> None:
         tell(("ready",))
         for _ in range(4):
             index.save_snapshots(rebuild=True)
+
+
+def _compacting(folder: Path, tell: Tell) -> None:
+    with opened(folder) as index:
+        tell(("ready",))
+        for number in range(40, 120, 20):
+            keys: list[Key] = [("image", one) for one in range(number, number + 5)]
+            _step(tell, [], 0, keys, lambda chosen: delete(index, chosen))
+            index.save_snapshots(purge=True)
+            index.erase()
+
+
+def _merging(folder: Path, tell: Tell) -> None:
+    merging._BLOCK = 20  # so that there are many transactions to stop between
+    with ExitStack() as stack:
+        source = stack.enter_context(Index.open(_source_of(folder), notify=lambda _: None))
+        stack.enter_context(source.snapshot())
+        steps = [
+            [(kind, int(str(row.metadata["number"]))) for _, row in part]
+            for kind in KINDS
+            for part in _parts(list(source.scan(kind, source.labels(kind))), merging._BLOCK)
+        ]
+        target = stack.enter_context(opened(folder))
+        tell(("ready",))
+        told = iter([*steps, None])
+
+        def acknowledged(_: int) -> None:
+            tell(("done",))
+            following = next(told)
+            if following is not None:
+                tell(("begins", following, 0, []))
+
+        tell(("begins", next(told), 0, []))
+        merging.merge(target, [source], on_conflict="refuse", advance=acknowledged)
+        target.save_snapshots()
+
+
+def _parts(rows: list[T], size: int) -> list[list[T]]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _source_of(folder: Path) -> Path:
+    """Return where the index lies that is merged into others."""
+    return folder.parent / "merged-from"
+
+
+def _make_for_merging(folder: Path) -> State:
+    shutil.rmtree(_source_of(folder), ignore_errors=True)
+    with opened(_source_of(folder)) as index:
+        for part in _parts(all_keys(5000), 50):
+            add(index, part, 0)
+    return make(folder)
 
 
 def _deleting(folder: Path, tell: Tell) -> None:
@@ -118,9 +174,11 @@ def make_first_format(folder: Path) -> State:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "add": Operation(prepare=make, run=_adding),
+    "add": Operation(prepare=make, run=add_for_long),
     "save": Operation(prepare=make, run=_saving),
     "rebuild": Operation(prepare=make, run=_rebuilding),
+    "compact": Operation(prepare=make, run=_compacting),
     "delete": Operation(prepare=make, run=_deleting),
     "migrate": Operation(prepare=make_first_format, run=_migrating),
+    "merge": Operation(prepare=_make_for_merging, run=_merging, beside="merged-from"),
 }

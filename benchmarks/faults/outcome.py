@@ -57,6 +57,12 @@ class Outcome:
         else:
             self.right += 1
 
+    def line(self) -> str:
+        """Return it as a line of the table; bad cases below."""
+        ends = f"{self.right:4} right answers, {self.refused:4} one clear error, {len(self.bad):3} neither"
+        told = f"{self.fault:28} {self.target:34} {self.cases:4} cases: {ends}"
+        return "\n    ".join([told, *self.bad[:_SHOWN]])
+
     def values(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {

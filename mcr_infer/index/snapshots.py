@@ -175,7 +175,8 @@ class Snapshots:
         former = None if manifest is None else manifest.kinds[kind].graph
         tuning = None if manifest is None or renewal.everything else manifest.kinds[kind].tuning
         m, ef_construction = renewal.m, renewal.ef_construction
-        if former is not None:
+        # Digests that match do not make a number that hnswlib could build with.
+        if former is not None and former.m <= MOST_LINKS and former.ef_construction <= MOST_BREADTH:
             m, ef_construction = m or former.m, ef_construction or former.ef_construction
         graph = Graph(dim=self._dim, capacity=count, m=m, ef_construction=ef_construction)
         if tuning is not None:

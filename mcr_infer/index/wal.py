@@ -67,8 +67,8 @@ def refuse_damaged_log(store: Path) -> None:
     else:
         return
     raise IndexCorruptError(
-        f"{log} has lost changes that were acknowledged: {sound} of {committed.pages} pages are sound. Restore the folder as "
-        f"a whole from a backup; or delete {shared.name} in it to go on without them, and embed again, which skips what is "
+        f"{log} has lost changes that were acknowledged: {sound} of {committed.pages} pages are sound. Restore the "
+        f"folder as a whole from a backup; or delete {shared.name} in it to go on without them, and embed again, which skips what is "
         "there"
     )
 
