@@ -13,6 +13,7 @@ from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, J
 
 if TYPE_CHECKING:
     from mcr_infer.index import Filter, Index
+    from mcr_infer.pseudonyms import SiteSecret
 
 
 def delete(
@@ -21,6 +22,19 @@ def delete(
     study: Annotated[str | None, typer.Option(metavar="UID", help="All of a study.")] = None,
     patient_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="All of a patient, by the key in the index.")
+    ] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="All of a patient, by the id, with --site-secret; - reads it from standard input."
+        ),
+    ] = None,
+    issuer: Annotated[
+        str | None, typer.Option(help="With --patient: who issued the id, where DICOM files say so.")
+    ] = None,
+    site_secret: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The secret of the keys in the index: identifiers become keys by it."),
     ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="FILTER", help="All that matches, as in 'study_year<2010'.")
@@ -40,9 +54,12 @@ def delete(
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.deletion import doomed, unreachable
 
-    chosen = _what_to_delete(id, study, patient_key, where)
+    if sum(bool(given) for given in (id, study, patient_key, patient, where)) != 1:
+        raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --patient, --where")
     of = kind or (Kinds.IMAGE if id or where else Kinds.BOTH)
+    asked = _patient(patient, issuer, site_secret)
     with Index.open(index, writable=not dry_run, notify=console.note) as store:
+        chosen = _what_to_delete(store, id, study, patient_key, asked, where, site_secret)
         found = doomed(store, chosen, of.names)
         count = sum(found.counts.values())
         console.show_doomed(found, index, to_stderr=json)
@@ -55,18 +72,60 @@ def delete(
     console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
 
 
-def _what_to_delete(ids: list[str] | None, study: str | None, patient_key: str | None, where: str | None) -> "Filter":
+def _patient(id: str | None, issuer: str | None, site_secret: Path | None) -> tuple[str, str | None] | None:
+    """Return the id of a patient and its issuer; standard input is for ids that no list of processes should show."""
+    if id is None:
+        return None
+    if site_secret is None:
+        raise typer.BadParameter("--patient needs --site-secret: an index holds keys of patients, and never their ids")
+    return (sys.stdin.readline().rstrip("\r\n") if id == "-" else id), issuer
+
+
+def _what_to_delete(
+    store: "Index", ids: list[str] | None, study: str | None, patient_key: str | None,
+    patient: tuple[str, str | None] | None, where: str | None, site_secret: Path | None,
+) -> "Filter":  # fmt: skip
+    """Return the filter for what was named, with keys in the place of identifiers where the index holds keys."""
     from mcr_infer.index import parse_filter
     from mcr_infer.index.selection import Among
 
-    given = {"id": ids, "study_uid": study and [study], "patient_key": patient_key and [patient_key]}
-    named = {name: frozenset(values) for name, values in given.items() if values}
-    if len(named) + (where is not None) != 1:
-        raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --where")
     if where is not None:
         return parse_filter(where)
-    ((name, values),) = named.items()
-    return Among(name, values)
+    if patient_key is not None:
+        return Among("patient_key", frozenset({patient_key}))
+    secret = None if site_secret is None else _secret(store, site_secret)
+    if patient is not None and secret is not None:
+        return Among("patient_key", frozenset({secret.patient_key(*patient)}))
+    column, named = ("id", ids or []) if study is None else ("study_uid", [study])
+    return Among(column, frozenset(_keys_of(named, column, secret) if store.identity.pseudonymous else named))
+
+
+def _secret(store: "Index", path: Path) -> "SiteSecret":
+    """Read the site secret, and see whether it is that of the index."""
+    from mcr_infer.errors import ConfigError
+    from mcr_infer.pseudonyms import SiteSecret
+
+    secret = SiteSecret.read(path)
+    if not store.identity.secret_check:
+        raise ConfigError(f"index {store.folder} holds no keys: nothing in it was made with a site secret")
+    if secret.check() != store.identity.secret_check:
+        raise ConfigError(f"{path} is not the site secret of the keys in index {store.folder}: name that one")
+    return secret
+
+
+def _keys_of(named: list[str], column: str, secret: "SiteSecret | None") -> set[str]:
+    """Return what stands for UIDs in a pseudonymous index; what is a key already stays what it is."""
+    from mcr_infer.pseudonyms import is_key
+
+    found: set[str] = set()
+    for one in named:
+        if is_key(one):
+            found.add(one)
+        elif secret is None:
+            raise typer.BadParameter("the index is pseudonymous: give a key, or a UID with --site-secret")
+        else:
+            found |= {secret.image_key(one), secret.report_key(one)} if column == "id" else {secret.study_key(one)}
+    return found
 
 
 def _ask(count: int, *, yes: bool) -> None:
