@@ -24,10 +24,13 @@ from mcr_infer.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
-    Kind,
     PrecisionName,
     PrecisionOption,
+    PseudonymiseOption,
+    SecretOption,
 )  # fmt: skip
+from mcr_infer.pseudonym_command import pseudonym
+from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
 from mcr_infer.verify_command import verify
 
@@ -50,6 +53,8 @@ def embed_reports(
     precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
     json: JsonOption = False,
 ) -> None:
     """Embed reports into an index, so that radiographs and sentences find them."""
@@ -57,55 +62,24 @@ def embed_reports(
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_reports
 
-    chosen = workspace.bundle_for(index, bundle)
-    records = read_reports(Path(path))
+    if keep_text and pseudonymise:
+        raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
+    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = workspace.bundle_for(index, bundle, naming)
+    records = read_reports(Path(path), patients=naming.patients)
     encoder = TextEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
-        summary = pipeline.Summary.of(index)
-        run.follow(
-            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text),
-            summary,
+    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
+        summary = pipeline.Summary.of(index, naming=naming)
+        outcomes = pipeline.embed_reports(
+            records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
         )
+        run.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
-@app.command()
-def query(
-    text: Annotated[str | None, typer.Argument(help="A sentence in report language.")] = None,
-    image: Annotated[str | None, typer.Option(help="Search with a radiograph instead of a sentence.")] = None,
-    like: Annotated[str | None, typer.Option(help="Search with a radiograph of the index, by its id.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    index: IndexOption = Path("mcr-index"),
-    bundle: BundleOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = PrecisionName.FP32,
-    json: JsonOption = False,
-) -> None:
-    """Find radiographs or reports that show what a sentence says, or that look like a radiograph."""
-    from mcr_infer import console, queries, workspace
-    from mcr_infer.index import Index, search
-
-    if sum(given is not None for given in (text, image, like)) != 1:
-        raise typer.BadParameter("give one of: a sentence, --image FILE, --like ID")
-    with Index.open(index, notify=console.note) as store:
-        chosen = workspace.bundle_of(store, bundle)
-        if like is not None:
-            vector = store.vector("image", like)
-        elif text is not None:
-            vector = queries.text_vector(chosen, text, device=device, precision=precision)
-        else:
-            vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
-        # A case is not similar to itself: it would only take the first place.
-        hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(
-            store, kind,
-            query_precision=None if like is not None else precision,
-            query_budget=1.0 if image is not None else None,
-        )  # fmt: skip
-    console.show_hits(hits, as_json=json)
+app.command()(query)
 
 
 @app.command()
@@ -172,6 +146,7 @@ for command in (delete, rebuild, compact, migrate, verify, export, merge):
     app.command()(command)
 app.command("import")(import_)
 app.command("build-engine")(build_engine)
+app.command()(pseudonym)
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from mcr_infer.options import (
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    PseudonymiseOption,
+    SecretOption,
 )  # fmt: skip
 
 
@@ -69,11 +71,17 @@ def embed_images(
         list[str] | None,
         typer.Option(help="Only these intents: FOR PRESENTATION, FOR PROCESSING, unknown. Repeat for several."),
     ] = None,
+    keep_locals: Annotated[
+        bool,
+        typer.Option("--keep-locals", help="Keep mapped patches, too, for query --rerank; the README says their size."),
+    ] = False,
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
     ] = False,
     file_seconds: Annotated[float, typer.Option(min=1.0, help="Longest that decoding one file may take.")] = 120.0,
     file_memory: Annotated[int, typer.Option(min=64, help="Most memory of decoding one file, in MiB.")] = 4096,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
     explain_plan: Annotated[
         bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
     ] = False,
@@ -86,6 +94,7 @@ def embed_images(
     from mcr_infer.images.selection import Selection
     from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
+    from mcr_infer.rerank import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -93,7 +102,10 @@ def embed_images(
         raise typer.BadParameter("give a PATH, or --files-from")
     if null and files_from is None:
         raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
-    chosen = workspace.bundle_for(index, bundle)
+    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = workspace.bundle_for(index, bundle, naming)
+    if keep_locals:
+        check_comparable(chosen)
     sources = Sources(
         paths or (),
         names=None if files_from is None else NameList(path=files_from, null=null),
@@ -122,12 +134,22 @@ def embed_images(
         return
     meter, stop = Meter(), Stop()
     with (
-        workspace.open_for_writing(index, chosen) as store,
+        workspace.open_for_writing(index, chosen, naming) as store,
         console.Run("radiographs", sources.count) as run,
         Interruption(stop.ask) as interruption,
     ):
-        summary = Summary.of(index)
-        run.follow(embed_images(sources, index=store, encoder=encoder, plan=plan, meter=meter, stop=stop), summary)
+        summary = Summary.of(index, naming=naming)
+        outcomes = embed_images(
+            sources,
+            index=store,
+            encoder=encoder,
+            plan=plan,
+            naming=naming,
+            keep_locals=keep_locals,
+            meter=meter,
+            stop=stop,
+        )
+        run.follow(outcomes, summary)
         summary.interrupted = interruption.signal
         store.save_snapshots()
     report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)

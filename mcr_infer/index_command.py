@@ -171,7 +171,7 @@ def rebuild(
     queries: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Sentences to tune with, one a line; else what the index holds.")
     ] = None,
-    m: Annotated[int | None, typer.Option("--m", help="Links of a node; as before, at first 16.")] = None,
+    m: Annotated[int | None, typer.Option("--m", help="Links of a node; as before, at first 32.")] = None,
     ef_construction: Annotated[
         int | None, typer.Option(help="Breadth while graphs are built; as before, at first 200.")
     ] = None,
@@ -206,7 +206,7 @@ def rebuild(
         console.show_snapshots(store, as_json=json)
     if not reached:
         console.note(
-            "the target was not reached, and the best is kept: build with more links (--m 32) or more breadth "
+            "the target was not reached, and the best is kept: build with more links (--m 48) or more breadth "
             "(--ef-construction 400)"
         )
         raise typer.Exit(1)

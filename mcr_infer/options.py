@@ -87,4 +87,20 @@ BudgetOption = Annotated[
         "'recommended' is what the bundle names.",
     ),
 ]
+SecretOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--site-secret",
+        metavar="FILE",
+        help="File with a secret of your site, readable by its owner alone: rows have a key of their patient, by which they "
+        "can be deleted. Needed again by every later run.",
+    ),
+]
+PseudonymiseOption = Annotated[
+    bool,
+    typer.Option(
+        "--pseudonymise",
+        help="Keep no path, and keys under the site secret instead of UIDs. From the first run, or never.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

@@ -6,6 +6,7 @@ the manifest says, and every link in it leads to a node. The digest guards again
 made to crash. Nothing guards against a stranger who may write to the folder and hides or invents rows.
 """
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,14 @@ from mcr_infer.index.graph_file import read_nodes, verified_graph
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
-M = 16
+M = 32
 EF_CONSTRUCTION = 200
-EF_SEARCH = 100
-"""Links of a node, breadth while building, breadth while searching (Malkov and Yashunin, arXiv 1603.09320)."""
+"""Links of a node, and breadth while building (Malkov and Yashunin, arXiv 1603.09320)."""
+
+_LEAST_EF = 200
+_EF_OF_ROOT = 1.3
+"""Sentences find 99 % of their ten nearest images with a breadth of search of 1.3 times the root of the rows: questions come
+from the other tower, outside of what the graph links (`python -m benchmarks.recall`). Pictures need less."""
 
 _ALREADY_DELETED = "already deleted"
 
@@ -41,8 +46,8 @@ class Graph:
         """The rows that can be found, ascending."""
         self.generation = -1
         """The generation of the store that the labels stand for; -1 before the first."""
-        self.ef_search = EF_SEARCH
-        """Breadth of a search that does not say its own."""
+        self.tuned_ef: int | None = None
+        """Breadth of a search that was measured for this graph, see `mcr_infer.index.manifest.Tuning`."""
 
         self.saved: Snapshot | None = None
         """The file that holds just this graph; None where there is none."""
@@ -62,9 +67,14 @@ class Graph:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
         graph.generation = snapshot.generation
-        graph.ef_search = EF_SEARCH
+        graph.tuned_ef = None
         graph.saved = snapshot
         return graph
+
+    @property
+    def ef_search(self) -> int:
+        """Breadth of a search that does not say its own: what was measured for this graph, else what its size needs."""
+        return self.tuned_ef or max(_LEAST_EF, round(_EF_OF_ROOT * math.sqrt(len(self.labels))))
 
     @property
     def element_count(self) -> int:

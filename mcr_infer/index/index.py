@@ -24,6 +24,7 @@ from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning
 from mcr_infer.index.rows import KINDS, Row, check_kind, from_columns
+from mcr_infer.index.secrecy import check_keyed, check_secret
 from mcr_infer.index.snapshots import Notify, Renewal, Snapshots, states_of
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import Store
@@ -102,13 +103,16 @@ class Index:
         embedding_dim: int,
         bundle: str,
         bundle_path: str,
+        pseudonymous: bool = False,
+        secret_check: str = "",
         exact_limit: int = EXACT_LIMIT,
         notify: Notify | None = None,
     ) -> "Index":
         """Open an index for writing, or make one for a bundle where the folder is new or empty.
 
         `bundle` is the name of the bundle. `bundle_path` is kept as given, so that a query can find the bundle again; an
-        index that is there remembers the newest. Raises what `open` raises, `IndexMismatchError` where another bundle made
+        index that is there remembers the newest. `pseudonymous` and `secret_check` (of the site secret, empty = none) are
+        settled when it is made. Raises what `open` raises, `IndexMismatchError` where another bundle or another secret made
         the index, `EmbeddingIndexError` where the folder holds other files.
         """
         place = Path(folder)
@@ -119,11 +123,14 @@ class Index:
                 embedding_dim=embedding_dim,
                 bundle=bundle,
                 bundle_path=bundle_path,
+                pseudonymous=pseudonymous,
+                secret_check=secret_check,
             )
             create(place, identity)
         index = cls.open(place, writable=True, exact_limit=exact_limit, notify=notify)
         try:
             index.check_bundle(fingerprint)
+            index.check_secret(secret_check, pseudonymous=pseudonymous)
             index._remember(replace(index._identity, bundle=bundle, bundle_path=bundle_path))
         except BaseException:
             index.close()
@@ -259,6 +266,10 @@ class Index:
                 f"with --bundle (it was at {self.bundle_path}), or embed into a new folder with --index"
             )
 
+    def check_secret(self, secret_check: str, *, pseudonymous: bool) -> None:
+        """Raise `IndexMismatchError` unless rows of this index are named under this secret, and in this way."""
+        check_secret(self.folder, self._identity, secret_check, pseudonymous=pseudonymous)
+
     def count(self, kind: str) -> int:
         """Return how many rows of a kind there are."""
         check_kind(kind)
@@ -277,7 +288,8 @@ class Index:
         `locals` are the packed patches or words of rows, by kind and id.
 
         What was added is on the disk when this returns. A row of a known id replaces the former one.
-        Raises `IndexMismatchError` on a wrong dimension, `EmbeddingIndexError` when the disk is full.
+        Raises `IndexMismatchError` on a wrong dimension, and for rows or files that are named otherwise than by keys in a
+        pseudonymous index; `EmbeddingIndexError` when the disk is full.
         """
         check_kind(file_kind)
         for row in rows:
@@ -286,6 +298,8 @@ class Index:
                     f"{row.kind} {row.id!r} has an embedding of {row.vector.size} dimensions, index {self.folder} takes "
                     f"{self.embedding_dim}; nothing of this batch was added. Embed with the bundle {self.bundle!r}"
                 )
+        if self._identity.pseudonymous:
+            check_keyed(self.folder, rows, files)
         self._writing()
         self._store.add(rows, files, file_kind, locals or {})
 
@@ -336,6 +350,10 @@ class Index:
             )
         return row.vector
 
+    def files(self, kind: str, id: str) -> Sequence[FileStamp]:
+        """Return the files that gave a row, or hold the same, as they were seen."""
+        return self._store.files(kind, id)
+
     def ids(self, kind: str) -> list[str]:
         """Return the ids of a kind, sorted."""
         check_kind(kind)
@@ -344,10 +362,6 @@ class Index:
             if not self.facts(kind).are_all(ids):
                 raise self._overlooked(kind)
         return ids
-
-    def files(self, kind: str, id: str) -> Sequence[FileStamp]:
-        """Return the files that gave a row, or hold the same, as they were seen."""
-        return self._store.files(kind, id)
 
     def without_locals(self, kind: str, ids: Iterable[str]) -> Collection[str]:
         """Return those of some ids whose rows are there and have no patches or words kept."""
@@ -421,7 +435,7 @@ class Index:
     def set_tuning(self, kind: str, tuning: Tuning) -> None:
         """Search the graph of a kind as broadly as was measured to be enough, from now on."""
         self._writing()
-        self.graph(kind).ef_search = tuning.ef_search
+        self.graph(kind).tuned_ef = tuning.ef_search
         known = self._known()
         self._write_manifest({**known, kind: replace(self.state(kind), tuning=tuning)})
 

@@ -4,7 +4,7 @@ A filter, an excluded id, one hit a study: each turns candidates away. So candid
 them as long as too few remain, and in the end all of them: there are k wherever k exist.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 from mcr_infer.errors import QueryError
 from mcr_infer.index.facts import Facts, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in
+from mcr_infer.index.graph import Graph
 from mcr_infer.index.index import Index
 
-SUBSET_LIMIT = 20_000
-"""Rows that match a filter up to which all of them are scored, where the kind has a graph."""
+LARGEST_SUBSET = 50_000
+"""Rows that match a filter up to which all of them may be scored, where the kind has a graph."""
+
+_ROWS_OF_EF = 6
+"""Rows of 512 dimensions that are gathered and scored in the time that a graph takes for one unit of breadth."""
+
+_FILTERED_EF = 2.5
+"""Times the breadth that keeps the recall when a filter turns candidates away, whatever its share."""
+
+_FEW = 100
+"""Rows that are turned away one by one, such as the radiograph that a search started from, and are no filter."""
 
 _BLOCK_SCORES = 1 << 23
 """Scores that exact search holds at once: 32 MiB."""
@@ -32,6 +42,9 @@ _GROWTH = 4
 
 Distinct = Literal["study", "content"]
 """Of what there is one hit only: a study, or a picture or report of the same content. Rows without one all count."""
+
+
+_KEY_OF: Mapping[Distinct, str] = {"study": "study_uid", "content": "content_digest"}
 
 
 class Candidates(NamedTuple):
@@ -50,12 +63,13 @@ class Scope:
         kind: str,
         *,
         where: Filter | None = None,
-        distinct: Distinct | None = None,
+        distinct: Collection[Distinct] = (),
         exclude: Collection[str] = (),
         ef_search: int | None = None,
     ) -> None:
         """Raises `QueryError` where no row comes into question at all, or the filter cannot be answered."""
-        self._index, self._kind, self._distinct = index, kind, distinct
+        self._index, self._kind = index, kind
+        self._first_of = [_KEY_OF[each] for each in distinct]
         self._ef = ef_search
         total = index.count(kind)
         if not total:
@@ -64,7 +78,7 @@ class Scope:
             )
         self._facts: Facts | None = None
         self._allowed: NDArray[np.bool_] | None = None
-        if where is not None or distinct is not None or exclude:
+        if where is not None or distinct or exclude:
             self._facts = index.facts(kind)
         if where is not None and self._facts is not None:
             self._allowed = where.mask(self._facts)
@@ -77,7 +91,7 @@ class Scope:
         self.count = total if self._allowed is None else int(self._allowed.sum())
         """How many rows come into question."""
 
-        self._through_graph = total > index.exact_limit and self.count > min(SUBSET_LIMIT, index.exact_limit)
+        self._has_graph = total > index.exact_limit
 
     def nearest(self, queries: NDArray[np.float32], k: int, *, margin: float = 0.0) -> list[Candidates]:
         """Return the k best candidates of each query [Q, D]; fewer where fewer exist.
@@ -87,9 +101,18 @@ class Scope:
         k = min(k, self.count)
         if not k:
             return [Candidates(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-        if self._through_graph:
-            return self._from_graph(queries, k, margin)
-        return self._from_all(queries, k, margin)
+        if not self._has_graph:
+            return self._from_all(queries, k, margin)
+        graph = self._index.graph(self._kind)
+        turned_away = len(graph.labels) - self.count
+        if turned_away <= _FEW:
+            return self._from_graph(graph, queries, k, margin, self._ef or graph.ef_search, k + turned_away)
+        ef = self._ef or round(graph.ef_search * _FILTERED_EF)
+        if self.count <= min(_ROWS_OF_EF * ef * len(queries), LARGEST_SUBSET):
+            return self._from_all(queries, k, margin)
+        # A filter that has nothing to do with the query turns away its share; what the breadth reaches costs nothing.
+        wanted = max(ef, int(1.2 * k * len(graph.labels) / self.count) + 1)
+        return self._from_graph(graph, queries, k, margin, ef, wanted)
 
     def _from_all(self, queries: NDArray[np.float32], k: int, margin: float) -> list[Candidates]:
         """Score every row that comes into question."""
@@ -117,17 +140,16 @@ class Scope:
                 return found
             taken = min(taken * _GROWTH, len(labels))
 
-    def _from_graph(self, queries: NDArray[np.float32], k: int, margin: float) -> list[Candidates]:
+    def _from_graph(
+        self, graph: Graph, queries: NDArray[np.float32], k: int, margin: float, ef: int, wanted: int
+    ) -> list[Candidates]:
         """Ask the graph for as many candidates as will do, and again for more; score all rows where it leads to too few."""
-        graph = self._index.graph(self._kind)
-        total, wanted = len(graph.labels), k + (_SPARE if margin else 0)
-        if self.count < total:
-            # A filter that has nothing to do with the query turns away its share.
-            wanted = int(wanted * total / self.count * 1.2) + 1
+        total = len(graph.labels)
+        wanted = min(total, wanted + (_SPARE if margin else 0))
         found: dict[int, Candidates] = {}
         missing = np.arange(len(queries))
-        while len(missing) and wanted <= min(total, SUBSET_LIMIT):
-            answer = graph.query(queries[missing], k=wanted, ef=self._ef or graph.ef_search)
+        while len(missing) and wanted <= min(total, LARGEST_SUBSET):
+            answer = graph.query(queries[missing], k=wanted, ef=ef)
             if answer is None:
                 break
             for place, labels, scores in zip(missing.tolist(), *answer, strict=True):
@@ -147,10 +169,10 @@ class Scope:
         places = np.searchsorted(self._facts.labels, found.labels)
         keep = np.ones(len(places), dtype=np.bool_) if self._allowed is None else self._allowed[places]
         places, found = places[keep], Candidates(found.labels[keep], found.scores[keep])
-        if self._distinct is None:
-            return found
-        first = _first_of_each(self._facts, places, "study_uid" if self._distinct == "study" else "content_digest")
-        return Candidates(found.labels[first], found.scores[first])
+        for name in self._first_of:
+            first = _first_of_each(self._facts.keys[name][places])
+            places, found = places[first], Candidates(found.labels[first], found.scores[first])
+        return found
 
 
 def _best(scores: NDArray[np.float32], wanted: int, margin: float) -> NDArray[np.int64]:
@@ -161,11 +183,11 @@ def _best(scores: NDArray[np.float32], wanted: int, margin: float) -> NDArray[np
     return near if margin else near[:wanted]
 
 
-def _first_of_each(facts: Facts, places: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-    """Return which of some rows, best first, are the first with their value of a key; rows without one all are."""
+def _first_of_each(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the places at which a key stands for the first time; rows without one all are the first."""
     seen: set[int] = set()
     first = []
-    for number, key in enumerate(facts.keys[name][places].tolist()):
+    for number, key in enumerate(keys.tolist()):
         if key and key in seen:
             continue
         seen.add(key)

@@ -39,6 +39,9 @@ class Hit:
 
     study_uid: str | None = None
 
+    rerank_score: float | None = None
+    """Cosine and late interaction together, where the row was looked at again (`mcr_infer.second_look`)."""
+
 
 def search(
     index: Index,
@@ -47,7 +50,7 @@ def search(
     kind: str = "image",
     k: int = 10,
     where: Filter | None = None,
-    distinct: Distinct | None = None,
+    distinct: Collection[Distinct] = (),
     exclude: Collection[str] = (),
     ef_search: int | None = None,
 ) -> list[list[Hit]]:

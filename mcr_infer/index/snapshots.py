@@ -180,7 +180,7 @@ class Snapshots:
             m, ef_construction = m or former.m, ef_construction or former.ef_construction
         graph = Graph(dim=self._dim, capacity=count, m=m, ef_construction=ef_construction)
         if tuning is not None:
-            graph.ef_search = tuning.ef_search
+            graph.tuned_ef = tuning.ef_search
         return graph
 
     def _drop_columns(self, kind: str) -> None:
@@ -200,7 +200,7 @@ class Snapshots:
             return None
         tuning = states_of(Manifest.read(self._folder))[kind].tuning
         if tuning is not None:
-            graph.ef_search = tuning.ef_search
+            graph.tuned_ef = tuning.ef_search
         return graph
 
     def _load_columns(self, kind: str, what: str, load: Callable[..., Columns]) -> Columns | None:

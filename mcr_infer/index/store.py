@@ -5,6 +5,7 @@ never given twice: a replaced row gets a new one, so whoever knows a set of labe
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -132,12 +133,10 @@ class Store(Connection):
             for stamp in stamps:
                 self._take_place(stamp)
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES(?, ?, ?, ?, ?)", stamps)
-            for (kind, id), content in locals.items():
-                for (label,) in self._rows("SELECT label FROM rows WHERE kind = ? AND id = ?", kind, id):
-                    self._connection.execute(
-                        "INSERT OR REPLACE INTO locals VALUES(?, ?, ?)",
-                        (label, content, _locals_digest(label, content)),
-                    )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
+                [(content, _digest_of(kind, id, content), kind, id) for (kind, id), content in locals.items()],
+            )
 
     def _kept_locals(self, rows: Iterable[Row]) -> dict[tuple[str, str], bytes]:
         """Return the locals of rows that are to be replaced by a row with the same vector: they stand as it does."""
@@ -337,10 +336,12 @@ class Store(Connection):
         if self.version < 2:
             return
         with self._errors():
-            cursor = self._connection.execute("SELECT label, content, digest FROM locals ORDER BY label")
+            cursor = self._connection.execute(
+                "SELECT label, kind, id, content, locals.digest FROM locals JOIN rows USING (label) ORDER BY label"
+            )
             while part := cursor.fetchmany(_FETCH // 10):
-                for label, content, digest in part:
-                    yield label, isinstance(content, bytes) and _locals_digest(label, content) == digest
+                for label, kind, id, content, digest in part:
+                    yield label, _digest_of(kind, id, content) == digest
 
     def locals(self, kind: str, labels: Iterable[int]) -> Mapping[int, bytes]:
         """Return what is kept of the patches or words of rows, by label; rows of which nothing is kept are left out."""
@@ -348,8 +349,12 @@ class Store(Connection):
         if self.version < 2:
             return found
         for label in labels:
-            for content, digest in self._rows("SELECT content, digest FROM locals WHERE label = ?", label):
-                if not isinstance(content, bytes) or _locals_digest(label, content) != digest:
+            for id, content, digest in self._rows(
+                "SELECT id, content, locals.digest FROM locals JOIN rows USING (label) WHERE label = ? AND kind = ?",
+                label,
+                kind,
+            ):
+                if _digest_of(kind, id, content) != digest:
                     raise IndexCorruptError(
                         f"{self._folder / FILE_NAME}: the locals of {kind} row {label} do not match their digest; {RESTORE}"
                     )
@@ -361,6 +366,8 @@ class Store(Connection):
         return _COLUMNS if self.version > 1 else _COLUMNS_OF_1
 
 
-def _locals_digest(label: int, content: bytes) -> bytes:
-    """Return the digest of locals; the label is in it, so that those of one row are not taken for those of another."""
-    return hashlib.blake2b(label.to_bytes(8, "little") + content, digest_size=16).digest()
+def _digest_of(kind: object, id: object, content: object) -> bytes | None:
+    """Return the BLAKE2b-128 of locals and of the row that they belong to; None for what are no locals."""
+    if not isinstance(content, bytes):
+        return None
+    return hashlib.blake2b(json.dumps([kind, id]).encode("ascii") + content, digest_size=16).digest()

@@ -67,9 +67,9 @@ def refuse_damaged_log(store: Path) -> None:
     else:
         return
     raise IndexCorruptError(
-        f"{log} has lost changes that were acknowledged: {sound} of {committed.pages} pages are sound. Restore the "
-        f"folder as a whole from a backup; or delete {shared.name} in it to go on without them, and embed again, which skips what is "
-        "there"
+        f"{log} has lost changes that were acknowledged: {sound} of {committed.pages} pages are sound. Restore the folder "
+        f"from a backup as a whole; or delete {shared.name} in it to go on without them, and embed again: what is in the "
+        "index is skipped"
     )
 
 
