@@ -16,6 +16,7 @@ from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLocked
 from mcr_infer.index.manifest import FORMAT_VERSION, newer_format
 from mcr_infer.index.migrations import migrate
 from mcr_infer.index.storage import DISK_FULL, NOT_WRITABLE
+from mcr_infer.index.wal import refuse_damaged_log
 
 FILE_NAME = "store.sqlite"
 RESTORE = "restore the index from a backup, or embed into a new folder"
@@ -35,6 +36,7 @@ class Connection:
         self._folder = folder
         self._version = FORMAT_VERSION
         path = folder / FILE_NAME
+        refuse_damaged_log(path)
         if writable:
             mode = "mode=rw"
         elif _is_frozen(folder):

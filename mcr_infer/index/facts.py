@@ -76,6 +76,32 @@ class Facts:
     columns: Mapping[str, Column]
     """By name: `PLAIN`, and whatever the metadata of any row hold."""
 
+    def knows(self, ids: Iterable[str]) -> bool:
+        """True where any of some ids is the id of a row."""
+        keys = np.array([key_of(id) for id in ids], dtype=np.uint64)
+        return bool(np.isin(self.keys["id"], keys).any())
+
+    def are_all(self, ids: Sequence[str]) -> bool:
+        """True where these are the ids of all rows, each once."""
+        keys = np.array([key_of(id) for id in ids], dtype=np.uint64)
+        return np.array_equal(np.sort(keys), np.sort(self.keys["id"]))
+
+    @property
+    def doubled(self) -> int:
+        """How many rows have the id of another."""
+        keys = np.sort(self.keys["id"])
+        return int((keys[1:] == keys[:-1]).sum())
+
+    @property
+    def provenance(self) -> frozenset[tuple[str, float]]:
+        """The pairs (precision, patch budget) that occur among the rows."""
+        precision, budgets = self.columns["precision"], self.columns["patch_budget"].numbers
+        pairs = set()
+        for code, word in enumerate(precision.words):
+            # np.unique would import numpy.ma, which takes as long as all the rest of a small search.
+            pairs |= {(word, budget) for budget in set(budgets[precision.codes == code].tolist())}
+        return frozenset(pairs)
+
     def at(self, keep: NDArray[Any]) -> "Facts":
         """Return the facts of some rows only: of a mask [N], or of places in this order."""
         return Facts(
@@ -199,7 +225,7 @@ def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remember
     content = map_columns(folder, "facts", kind, known, size=None, remembered=remembered)
     try:
         return _parsed(content, known)
-    except (KeyError, TypeError, ValueError, struct.error) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, struct.error) as exc:
         raise IndexCorruptError(f"{known.file_name('facts', kind)} is no file of facts") from exc
 
 
@@ -220,7 +246,12 @@ def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
     keys = {name: take("<u8") for name in KEYS}
     columns = {}
     for name, told in header["columns"].items():
+        words = tuple(told["words"])
         numbers = take("<f8") if told["numbers"] else np.full(count, math.nan)
-        codes = take("<i4") if told["words"] else np.full(count, -1, dtype=np.int32)
-        columns[name] = Column(numbers=numbers, codes=codes, words=tuple(told["words"]))
+        codes = take("<i4") if words else np.full(count, -1, dtype=np.int32)
+        if not all(isinstance(word, str) for word in words) or ((codes < -1) | (codes >= len(words))).any():
+            raise ValueError("words")
+        columns[name] = Column(numbers=numbers, codes=codes, words=words)
+    if at != len(content) or (labels[1:] <= labels[:-1]).any() or not columns.keys() >= set(PLAIN):
+        raise ValueError("content")
     return Facts(generation=known.generation, labels=labels, keys=keys, columns=columns)

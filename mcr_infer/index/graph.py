@@ -2,7 +2,8 @@
 
 hnswlib says nothing when the disk is full, accepts a graph of another dimension, and crashes the process on a flipped
 bit. So a file is published only after its size was checked, and is loaded only after its digest and its header match what
-the manifest says. The digest guards against accidents; a folder that a stranger may write to is not to be opened.
+the manifest says, and every link in it leads to a node. The digest guards against accidents, and the links against files
+made to crash. Nothing guards against a stranger who may write to the folder and hides or invents rows.
 """
 
 import math
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mcr_infer.digests import sha256_of
 from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.index.graph_file import verified_graph
+from mcr_infer.index.graph_file import read_nodes, verified_graph
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
@@ -55,12 +56,14 @@ class Graph:
     def load(cls, folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> "Graph":
         """Load a snapshot. Raises `IndexCorruptError` saying what does not match, before hnswlib sees the file."""
         path = verified_graph(folder, kind, snapshot, dim=dim)
+        read_nodes(path, snapshot, dim=dim)
         graph = cls.__new__(cls)
         graph._dim = dim
         graph._hnsw = _new(dim)
         try:
-            graph._hnsw.load_index(str(path))
-        except RuntimeError as exc:
+            # Room for what is there: the capacity in the file may be anything.
+            graph._hnsw.load_index(str(path), max_elements=snapshot.elements)
+        except (RuntimeError, MemoryError) as exc:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
         graph.generation = snapshot.generation

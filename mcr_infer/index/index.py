@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
 from mcr_infer.index.connection import FILE_NAME as STORE
+from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.folder import LEFTOVERS, create, holds_index
@@ -140,9 +141,11 @@ class Index:
         """Compare the store with the manifest, which was read before it. Raises `IndexCorruptError`."""
         if manifest is None:
             self._notify(f"index {self.folder} has lost {MANIFEST}; the next embed writes it again from {STORE}")
+            self._check_counts(KINDS)
             return
-        same = replace(manifest.identity, bundle=self.bundle, bundle_path=self.bundle_path)
-        if same != self._identity:
+        # The bundle may have been moved since the store was written; of the two, the manifest has a digest.
+        former, self._identity = self._identity, manifest.identity
+        if replace(former, bundle=self.bundle, bundle_path=self.bundle_path) != self._identity:
             raise IndexCorruptError(
                 f"{STORE} and {MANIFEST} in {self.folder} belong to different indexes: restore the folder as a whole"
             )
@@ -153,11 +156,20 @@ class Index:
                     f"{STORE} in {self.folder} is older than {MANIFEST}: it holds {rows} {kind} rows of generation "
                     f"{generation}, expected {known.rows} of generation {known.generation}. Restore the folder as a whole"
                 )
+            if generation > known.generation:  # then there is no digest over the count
+                self._check_counts([kind])
+
+    def _check_counts(self, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            with self.snapshot():
+                self._store.check_count(kind)
 
     def _tidy(self) -> None:
         """Write a manifest that was lost, and remove what a crash may have left: snapshots that no manifest names."""
         known = self._known()
         self._write_manifest(known)
+        if self._store.identity() != self._identity:
+            self._store.set_identity(self._identity)
         named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
             for pattern in LEFTOVERS:
@@ -299,7 +311,11 @@ class Index:
         """
         check_kind(kind)
         self._writing()
-        return self._store.delete(kind, ids)
+        chosen = set(ids)
+        gone = self._store.delete(kind, chosen)
+        if gone < len(chosen) and self.facts(kind).knows(chosen):
+            raise self._overlooked(kind)
+        return gone
 
     def _writing(self) -> None:
         if self._lock is None:
@@ -310,9 +326,20 @@ class Index:
         return self._store.known_file(stamp, kind)
 
     def get(self, kind: str, id: str) -> Row | None:
-        """Return a row, or None where there is none. Raises `IndexCorruptError` where it does not match its digest."""
+        """Return a row, or None where there is none.
+
+        Raises `IndexCorruptError` where it does not match its digest, or where SQLite misses it and the facts know it.
+        A writer, which asks for many new ids, is not told the latter.
+        """
         check_kind(kind)
-        return self._store.get(kind, id)
+        with self.snapshot():
+            row = self._store.get(kind, id)
+            if row is None and self._lock is None and self.facts(kind).knows([id]):
+                raise self._overlooked(kind)
+        return row
+
+    def _overlooked(self, kind: str) -> IndexCorruptError:
+        return IndexCorruptError(f"{self.folder / STORE} cannot find all {kind} rows by their ids: {RESTORE}")
 
     def vector(self, kind: str, id: str) -> NDArray[np.float32]:
         """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
@@ -330,7 +357,11 @@ class Index:
     def ids(self, kind: str) -> list[str]:
         """Return the ids of a kind, sorted."""
         check_kind(kind)
-        return self._store.ids(kind)
+        with self.snapshot():
+            ids = self._store.ids(kind)
+            if not self.facts(kind).are_all(ids):
+                raise self._overlooked(kind)
+        return ids
 
     def without_locals(self, kind: str, ids: Iterable[str]) -> Collection[str]:
         """Return those of some ids whose rows are there and have no patches or words kept."""
@@ -343,7 +374,7 @@ class Index:
     def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
         """Return the pairs (precision, patch budget) among the rows of a kind; more than one is a mixture to speak of."""
         check_kind(kind)
-        return self._store.provenance(kind)
+        return self.facts(kind).provenance
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Let all that is read inside the block come from one moment, whatever a writer commits meanwhile."""

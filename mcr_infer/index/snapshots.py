@@ -15,8 +15,10 @@ import numpy as np
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
 from mcr_infer.index.connection import FILE_NAME as STORE
+from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.facts import Facts, load_facts, read_facts, save_facts
 from mcr_infer.index.graph import Graph
+from mcr_infer.index.graph_file import MOST_BREADTH, MOST_LINKS
 from mcr_infer.index.manifest import ColumnFile, KindState, Manifest, Snapshot
 from mcr_infer.index.store import Store
 from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
@@ -24,7 +26,6 @@ from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vect
 _MOST_DELETED = 0.2
 """The share of deleted nodes from which on a graph is made anew."""
 
-_MOST_LINKS = {"m": 512, "ef_construction": 100_000}
 _BUILD_STEP = 10_000
 """Rows that are read and linked together while a graph is built."""
 
@@ -46,9 +47,12 @@ class Renewal:
     """Breadth while they are built; None: as before."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (("m", self.m, 2), ("ef_construction", self.ef_construction, 1)):
-            if value is not None and not least <= value <= _MOST_LINKS[name]:
-                raise EmbeddingIndexError(f"{name} must lie in {least} to {_MOST_LINKS[name]}, got {value}")
+        for name, value, least, most in (
+            ("m", self.m, 2, MOST_LINKS),
+            ("ef_construction", self.ef_construction, 1, MOST_BREADTH),
+        ):
+            if value is not None and not least <= value <= most:
+                raise EmbeddingIndexError(f"{name} must lie in {least} to {most}, got {value}")
 
 
 AS_NEEDED = Renewal()
@@ -137,13 +141,22 @@ class Snapshots:
             vectors = self._unchanged(kind, former[0], generation, load_vectors)
             vectors = vectors or save_vectors(self._folder, kind, self.vectors(kind))
             facts = self._unchanged(kind, former[1], generation, load_facts)
-            facts = facts or save_facts(self._folder, kind, self.facts(kind))
+            facts = facts or save_facts(self._folder, kind, self._sound_facts(kind))
         if with_graph:
             graph = self._saved_graph(kind, count, renewal)
             tuning = None if known is None or renewal.everything else known.tuning
         else:
             self._graphs.pop(kind, None)
         return KindState(generation=generation, rows=count, graph=graph, vectors=vectors, facts=facts, tuning=tuning)
+
+    def _sound_facts(self, kind: str) -> Facts:
+        """Return the facts to be saved. Raises `IndexCorruptError` where SQLite let two rows have one id."""
+        facts = self.facts(kind)
+        if facts.doubled:
+            raise IndexCorruptError(
+                f"{self._folder / STORE} has {facts.doubled} {kind} rows under the id of another: {RESTORE}"
+            )
+        return facts
 
     def _saved_graph(self, kind: str, count: int, renewal: Renewal) -> Snapshot:
         graph = None if renewal.everything else self.graph(kind)
@@ -162,7 +175,8 @@ class Snapshots:
         former = None if manifest is None else manifest.kinds[kind].graph
         tuning = None if manifest is None or renewal.everything else manifest.kinds[kind].tuning
         m, ef_construction = renewal.m, renewal.ef_construction
-        if former is not None:
+        # Digests that match do not make a number that hnswlib could build with.
+        if former is not None and former.m <= MOST_LINKS and former.ef_construction <= MOST_BREADTH:
             m, ef_construction = m or former.m, ef_construction or former.ef_construction
         graph = Graph(dim=self._dim, capacity=count, m=m, ef_construction=ef_construction)
         if tuning is not None:

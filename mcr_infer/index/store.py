@@ -43,7 +43,6 @@ _SCHEMA = (
         label INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL, path, study_uid TEXT, series_uid TEXT,
         metadata TEXT NOT NULL, precision TEXT NOT NULL, patch_budget REAL NOT NULL, content_digest TEXT, text TEXT,
         vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, UNIQUE(kind, id))""",
-    "CREATE INDEX rows_provenance ON rows(kind, precision, patch_budget)",
     """CREATE TABLE files(
         kind TEXT NOT NULL, path NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY(kind, path)) WITHOUT ROWID""",
@@ -87,6 +86,8 @@ class Store(Connection):
 
     def identity(self) -> Identity:
         """Return which index this is. Raises `IndexCorruptError` where the entries are not all there."""
+        if self.version < 1:  # a store without a version has no tables either
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} has format_version {self.version}; {RESTORE}")
         try:
             return identity_of(dict(self._rows("SELECT name, value FROM identity")))
         except KeyError as exc:
@@ -268,10 +269,11 @@ class Store(Connection):
         """Return all ids of a kind, sorted."""
         return [str(id) for (id,) in self._rows("SELECT id FROM rows WHERE kind = ? ORDER BY id", kind)]
 
-    def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
-        """Return the pairs (precision, patch budget) that occur among the rows of a kind."""
-        found = self._rows("SELECT DISTINCT precision, patch_budget FROM rows WHERE kind = ?", kind)
-        return frozenset((str(precision), float(budget)) for precision, budget in found)
+    def check_count(self, kind: str) -> None:
+        """Raise `IndexCorruptError` unless there are as many rows of a kind as were counted; inside `snapshot`."""
+        ((found,),), (_, expected) = self._rows("SELECT COUNT(*) FROM rows WHERE kind = ?", kind), self.state(kind)
+        if found != expected:
+            raise self._miscounted(kind, found, expected)
 
     def labels(self, kind: str) -> NDArray[np.int64]:
         """Return the labels of a kind, ascending [N]; to be called inside `snapshot`.
@@ -283,10 +285,11 @@ class Store(Connection):
         labels = np.sort(np.fromiter((label for (label,) in found), dtype=np.int64, count=len(found)))
         different, (_, expected) = int((labels[1:] != labels[:-1]).sum()) + bool(len(labels)), self.state(kind)
         if not len(labels) == different == expected:
-            raise IndexCorruptError(
-                f"{self._folder / FILE_NAME} has {different} {kind} rows, expected {expected}; {RESTORE}"
-            )
+            raise self._miscounted(kind, different, expected)
         return labels
+
+    def _miscounted(self, kind: str, found: int, expected: int) -> IndexCorruptError:
+        return IndexCorruptError(f"{self._folder / FILE_NAME} has {found} {kind} rows, expected {expected}; {RESTORE}")
 
     def vectors(self, kind: str, labels: NDArray[np.int64], *, dim: int) -> NDArray[np.float32]:
         """Read the vectors [N, D] of ascending labels [N], each row against its digest."""
