@@ -206,6 +206,12 @@ def run(options: Options) -> Part:
             bars.append((name, rate))
             key = f"peers.{name}".replace(" ", "_").replace(",", "")
             figures[f"{key}.rate"] = Figure(measure=rate, unit=unit, better="higher")
+            if base and name != ours:
+                headline = ""
+                if name == "sentence-transformers":
+                    headline = "as many sentences a second as sentence-transformers, towers of BERT-base's size"
+                over = ratio(base, of["items_per_second"], seed=options.seed)
+                figures[f"{key}.ours_over"] = Figure(measure=over, unit="×", better="higher", headline=headline)
             figures[f"{key}.first"] = Figure(measure=measure(of["first_seconds"]), unit="s", better="lower")
         columns = (
             Column(name="contender"),
