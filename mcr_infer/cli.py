@@ -23,10 +23,10 @@ from mcr_infer.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
-    Kind,
     PrecisionName,
     PrecisionOption,
 )  # fmt: skip
+from mcr_infer.query_command import query
 
 app = typer.Typer(
     add_completion=False,
@@ -68,41 +68,7 @@ def embed_reports(
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
-@app.command()
-def query(
-    text: Annotated[str | None, typer.Argument(help="A sentence in report language.")] = None,
-    image: Annotated[str | None, typer.Option(help="Search with a radiograph instead of a sentence.")] = None,
-    like: Annotated[str | None, typer.Option(help="Search with a radiograph of the index, by its id.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    index: IndexOption = Path("mcr-index"),
-    bundle: BundleOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = PrecisionName.FP32,
-    json: JsonOption = False,
-) -> None:
-    """Find radiographs or reports that show what a sentence says, or that look like a radiograph."""
-    from mcr_infer import console, queries, workspace
-    from mcr_infer.index import Index, search
-
-    if sum(given is not None for given in (text, image, like)) != 1:
-        raise typer.BadParameter("give one of: a sentence, --image FILE, --like ID")
-    with Index.open(index, notify=console.note) as store:
-        chosen = workspace.bundle_of(store, bundle)
-        if like is not None:
-            vector = store.vector("image", like)
-        elif text is not None:
-            vector = queries.text_vector(chosen, text, device=device, precision=precision)
-        else:
-            vector = queries.image_vector(chosen, Path(str(image)), device=device, precision=precision)
-        # A case is not similar to itself: it would only take the first place.
-        hits = search(store, vector, kind=kind, k=k, exclude={like} if like and kind == "image" else ())[0]
-        console.warn_of_mixture(
-            store, kind,
-            query_precision=None if like is not None else precision,
-            query_budget=1.0 if image is not None else None,
-        )  # fmt: skip
-    console.show_hits(hits, as_json=json)
+app.command()(query)
 
 
 @app.command()

@@ -167,15 +167,18 @@ def warn_of_mixture(
         )
 
 
-def show_hits(hits: "Sequence[Hit]", *, as_json: bool) -> None:
-    """Print hits, best first: a JSON object a line, or a table."""
+def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, as_json: bool) -> None:
+    """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries."""
     if as_json:
+        name = {} if query is None else {"query": query}
         for hit in hits:
-            print(json.dumps({
+            print(json.dumps(name | {
                 "rank": hit.rank, "score": round(hit.score, 6), "id": hit.id, "kind": hit.kind, "path": hit.path,
-                "metadata": dict(hit.metadata),
+                "study_uid": hit.study_uid, "metadata": dict(hit.metadata),
             }))  # fmt: skip
         return
+    if query is not None:
+        print(f"query {query}")
     rows = [
         (str(hit.rank), f"{hit.score:.3f}", _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")),
          hit.path or hit.id)

@@ -37,8 +37,10 @@ def publish(temporary: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def replace_file(path: Path, content: bytes | memoryview, *, private: bool = False) -> None:
-    """Replace a file by new content: readers and crashes see the old one or the new one. Raises `OSError`.
+def replace_file(path: Path, *content: bytes | memoryview, private: bool = False) -> None:
+    """Replace a file by new content, one part after the other: readers and crashes see the old one or the new one.
+
+    Raises `OSError`.
 
     `private` lets nobody but the owner read it (0600). Processes that write the same file do not disturb each other: the
     last one wins.
@@ -46,7 +48,8 @@ def replace_file(path: Path, content: bytes | memoryview, *, private: bool = Fal
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with os.fdopen(_create(temporary, 0o600 if private else 0o666), "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
         publish(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,26 +1,174 @@
-"""A question becomes a vector: a sentence through the text tower, a radiograph through the image tower."""
+"""A question becomes a vector: sentences, radiographs and rows of the index, each with a weight, in one sum.
 
+    "left pleural effusion", not "pneumothorax", like this radiograph
+    -> unit vectors [P, D] and their weights [P] -> the sum, of length 1 again [D]
+
+A sentence alone is its vector. Beside others it counts as the difference from the vector of the empty text, which is what
+all sentences have in common: without that, "A" and "B" together find neither (P@10 7 % of phantoms with both, 70 % with it,
+see `python -m benchmarks.rerank`).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.backends import Purpose
 from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
+from mcr_infer.index import Index
+
+NOT_WEIGHT = 0.5
+NOT_WEIGHT_BESIDE_IMAGE = 1.0
+"""How much a sentence that is not wanted takes away, where it does not say so itself; a picture needs more of a push."""
+
+_WEIGHTED = re.compile(r"(?P<what>.*\S)\s*\^(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
+_SMALLEST_SUM = 1e-3
+_MAX_LINE = 1 << 20
 
 
-def text_vector(bundle: Bundle, text: str, *, device: str, precision: str = FULL) -> NDArray[np.float32]:
-    """Embed one sentence to a unit vector [D]; raises `QueryError` when it says nothing."""
-    if not text.strip():
-        raise QueryError("the query is empty: ask in report language, such as 'bilateral pleural effusion'")
-    vectors = TextEncoder(bundle, device=device, precision=precision, purpose="one_shot").encode([text])
-    return vectors.reshape(-1)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A sentence, the path of a radiograph or the id of a row, and how much it counts: below 0 where it is not wanted."""
+
+    what: str
+    weight: float = 1.0
 
 
-def image_vector(bundle: Bundle, path: Path, *, device: str, precision: str = FULL) -> NDArray[np.float32]:
-    """Read and embed one radiograph to a unit vector [D]; raises `ImageError` when it cannot be read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What one search asks for."""
+
+    sentences: tuple[Part, ...] = ()
+    images: tuple[Part, ...] = ()
+    likes: tuple[Part, ...] = ()
+    name: str | None = None
+    """By which a batch of questions tells them apart."""
+
+    def __post_init__(self) -> None:
+        if not any(part.weight > 0 for part in (*self.sentences, *self.images, *self.likes)):
+            raise QueryError("a query needs a sentence, a radiograph or an id that is wanted, with a weight above 0")
+        for part in self.sentences:
+            if not part.what.strip():
+                raise QueryError("the query is empty: ask in report language, such as 'bilateral pleural effusion'")
+
+    @property
+    def is_combined(self) -> bool:
+        """True where it has more than one part."""
+        return len(self.sentences) + len(self.images) + len(self.likes) > 1
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        sentences: Iterable[str] = (),
+        unwanted: Iterable[str] = (),
+        images: Iterable[str] = (),
+        likes: Iterable[str] = (),
+        name: str | None = None,
+    ) -> "Question":
+        """Read the parts, each with `^WEIGHT` at its end or without. Raises `QueryError` where nothing is wanted."""
+        images, likes = tuple(images), tuple(likes)
+        wanted = [_part(text, 1.0) for text in sentences]
+        denied = [_part(text, NOT_WEIGHT_BESIDE_IMAGE if images or likes else NOT_WEIGHT) for text in unwanted]
+        return cls(
+            sentences=(*wanted, *(Part(part.what, -part.weight) for part in denied)),
+            images=tuple(Part(path) if Path(path).exists() else _part(path, 1.0) for path in images),
+            likes=tuple(_part(id, 1.0) for id in likes),
+            name=name,
+        )
+
+
+def _part(text: str, weight: float) -> Part:
+    match = _WEIGHTED.fullmatch(text)
+    return Part(text, weight) if match is None else Part(match["what"], float(match["weight"]))
+
+
+def read_questions(lines: Iterable[str], *, source: str) -> list[Question]:
+    """Read questions, one a line: a sentence, or a JSON object with `query`, `not`, `image`, `like` and `id`.
+
+    Each of the first four is a text or a list of texts. Empty lines are left out. Raises `QueryError` naming `source` and
+    the line.
+    """
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            if len(text) > _MAX_LINE:
+                raise QueryError(f"the line has {len(text)} characters, at most {_MAX_LINE} are read")
+            questions.append(
+                _question(json.loads(text), str(number))
+                if text.startswith("{")
+                else Question.of(sentences=[text], name=str(number))
+            )
+        except (ValueError, QueryError) as error:
+            what = str(error) if isinstance(error, QueryError) else "it begins with { and is no JSON object"
+            raise QueryError(f"{source}, line {number}: {what}") from error
+    if not questions:
+        raise QueryError(f"{source} holds no query: one sentence or JSON object a line")
+    return questions
+
+
+def _question(values: Mapping[str, Any], number: str) -> Question:
+    known = {"query": "sentences", "not": "unwanted", "image": "images", "like": "likes"}
+    unknown = set(values) - set(known) - {"id"}
+    if unknown:
+        raise QueryError(f"unknown {', '.join(sorted(unknown))}; a query has {', '.join((*known, 'id'))}")
+    parts = {known[name]: _texts(name, value) for name, value in values.items() if name in known}
+    return Question.of(**parts, name=str(values.get("id", number)))
+
+
+def _texts(name: str, value: object) -> list[str]:
+    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    if len(texts) != (len(value) if isinstance(value, list) else 1):
+        raise QueryError(f"{name} is a text or a list of texts")
+    return texts
+
+
+def vectors_of(
+    questions: Sequence[Question], bundle: Bundle, index: Index, *, device: str, precision: str = FULL
+) -> NDArray[np.float32]:
+    """Return a unit vector for each question [Q, D]; a tower is opened only where something goes through it.
+
+    Rows of the index are images. Raises `QueryError` for an id that the index does not have and for parts that cancel each
+    other out, `ImageError` for a radiograph that cannot be read.
+    """
+    purpose: Purpose = "one_shot" if len(questions) == 1 else "bulk"
+    sums = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64)
+    sentences = [(row, part) for row, question in enumerate(questions) for part in question.sentences]
+    if sentences:
+        texts = TextEncoder(bundle, device=device, precision=precision, purpose=purpose)
+        empty = [""] if any(question.is_combined for question in questions) else []
+        vectors = texts.encode([*(part.what for _, part in sentences), *empty]).astype(np.float64)
+        for (row, part), vector in zip(sentences, vectors[: len(sentences)], strict=True):
+            sums[row] += part.weight * (vector - vectors[-1] if questions[row].is_combined else vector)
+    images = [(row, part) for row, question in enumerate(questions) for part in question.images]
+    if images:
+        encoder = ImageEncoder(bundle, device=device, precision=precision, purpose=purpose)
+        for row, part in images:
+            sums[row] += part.weight * _image_vector(encoder, Path(part.what)).astype(np.float64)
+    for row, question in enumerate(questions):
+        for part in question.likes:
+            sums[row] += part.weight * index.vector("image", part.what).astype(np.float64)
+    return _unit(sums)
+
+
+def _image_vector(encoder: ImageEncoder, path: Path) -> NDArray[np.float32]:
     from mcr_infer.images import read_image
 
-    encoder = ImageEncoder(bundle, device=device, precision=precision, purpose="one_shot")
     return encoder.encode_radiographs([read_image(path, rendering=encoder.preprocess.rendering)]).reshape(-1)
+
+
+def _unit(sums: NDArray[np.float64]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    if (lengths < _SMALLEST_SUM).any():
+        raise QueryError("the parts of the query cancel each other out: what is wanted and what is not are the same")
+    return np.asarray(sums / lengths, dtype=np.float32)

@@ -37,7 +37,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
 
     hits = json_lines(run_cli("query", "bilateral pleural effusion", "-k", "5", "--json").stdout)
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
-    assert hits[0].keys() == {"rank", "score", "id", "kind", "path", "metadata"}
+    assert hits[0].keys() == {"rank", "score", "id", "kind", "path", "study_uid", "metadata"}
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert all((tmp_path / hit["path"]).is_file() for hit in hits)
     assert hits[0]["path"].startswith("./dicoms/")
@@ -174,7 +174,8 @@ def test_plain_pictures_are_radiographs_too(tmp_path: Path):
         (["query", "effusion", "--index", "nowhere"], 1, "nowhere"),
         (["query", "  ", "--index", "INDEX"], 1, "empty"),
         (["query", "--index", "INDEX"], 2, "one of"),
-        (["query", "effusion", "--like", "1.2.3", "--index", "INDEX"], 2, "one of"),
+        (["query", "effusion", "--like", "1.2.3", "--index", "INDEX"], 1, "1.2.3"),
+        (["query", "effusion", "--queries-from", "q.txt", "--index", "INDEX"], 2, "one of"),
         (["query", "--like", "1.2.3", "--index", "INDEX"], 1, "1.2.3"),
         (["query", "effusion", "--kind", "movie", "--index", "INDEX"], 2, "movie"),
         (["query", "effusion", "-k", "0", "--index", "INDEX"], 2, "-k"),

@@ -184,7 +184,14 @@ def test_a_changed_manifest_is_noticed_and_a_lost_one_is_written_again(tmp_path:
     with opened(folder) as index:
         index.add([row(1)])
     manifest = json.loads((folder / "index.json").read_text())
-    assert manifest["kinds"]["image"] == {"generation": 1, "rows": 1, "graph": None, "vectors": None}
+    assert manifest["kinds"]["image"] == {
+        "generation": 1,
+        "rows": 1,
+        "graph": None,
+        "vectors": None,
+        "facts": None,
+        "tuning": None,
+    }
     (folder / "index.json").write_text(json.dumps({**manifest, "embedding_dim": 64}))
     with pytest.raises(IndexCorruptError, match="does not match its own digest"):
         Index.open(folder)
@@ -218,14 +225,14 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     opened(folder).close()
     manifest = (folder / "index.json").read_text()
-    (folder / "index.json").write_text(manifest.replace('"format_version": 1', '"format_version": 2'))
-    with pytest.raises(EmbeddingIndexError, match="format_version 2, this mcr-infer reads up to 1"):
+    (folder / "index.json").write_text(manifest.replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(EmbeddingIndexError, match="format_version 3, this mcr-infer reads up to 2"):
         Index.open(folder)
     (folder / "index.json").unlink()
     with sqlite3.connect(folder / "store.sqlite") as raw:
         raw.execute("PRAGMA user_version = 3")
     raw.close()
-    with pytest.raises(EmbeddingIndexError, match="format_version 3, this mcr-infer reads up to 1"):
+    with pytest.raises(EmbeddingIndexError, match="format_version 3, this mcr-infer reads up to 2"):
         Index.open(folder)
 
 

@@ -194,7 +194,7 @@ def test_a_damaged_graph_is_said_and_made_again(folder: Path, how: str) -> None:
 def test_a_graph_of_another_dimension_is_not_loaded(folder: Path, tmp_path: Path) -> None:
     graph = Graph(dim=16, capacity=300)
     graph.add(np.arange(300), units(300, seed=1, dim=16))
-    snapshot = graph.save(tmp_path, "image")
+    snapshot = graph.saved_as(tmp_path, "image")
     with pytest.raises(EmbeddingIndexError, match="is not a graph of 300 vectors of 32 dimensions"):
         Graph.load(tmp_path, "image", snapshot, dim=DIM)
     assert np.array_equal(Graph.load(tmp_path, "image", snapshot, dim=16).labels, np.arange(300))

@@ -54,7 +54,9 @@ def test_exact_search_is_what_numpy_says(index: Index) -> None:
 
 def test_a_hit_says_what_its_row_says(index: Index) -> None:
     ((hit,),) = search(index, units(500, seed=1)[7], k=1)
-    assert hit == Hit(rank=1, score=hit.score, id="0007", kind="image", path="images/7.dcm", metadata={"number": 7})
+    assert hit == Hit(
+        rank=1, score=hit.score, id="0007", kind="image", path="images/7.dcm", metadata={"number": 7}, label=8
+    )
     assert abs(hit.score - 1.0) < 1e-6
     assert hit.score <= 1.0
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mcr_infer import digests
-from mcr_infer.index import Index, Row, search
-from mcr_infer.index import vectors as vectors_module
+from mcr_infer.index import Index, Row, column_file, search
 from mcr_infer.index.store import Store
 from mcr_infer.index.vectors import SAVED_FROM
 
@@ -138,7 +137,7 @@ def test_a_damaged_file_is_said_and_made_again(folder: Path, damage, words: str,
     assert path.read_bytes() == whole
 
 
-def test_few_rows_and_rows_with_a_graph_have_no_file(tmp_path: Path):
+def test_few_rows_have_no_file_and_rows_with_a_graph_have_one(tmp_path: Path):
     with opened(tmp_path / "few") as index:
         index.add(rows_of(units(SAVED_FROM - 1, seed=1)))
         index.save_snapshots()
@@ -149,7 +148,7 @@ def test_few_rows_and_rows_with_a_graph_have_no_file(tmp_path: Path):
     with opened(tmp_path / "many", exact_limit=SAVED_FROM - 1) as index:
         index.save_snapshots()
     names = sorted(path.name.split("-")[0] for path in (tmp_path / "many").iterdir())
-    assert (names.count("vectors"), names.count("graph")) == (0, 1)
+    assert (names.count("vectors"), names.count("facts"), names.count("graph")) == (1, 1, 1)
 
 
 def test_an_index_from_before_there_were_such_files_is_read(folder: Path, read_rows: list[int]):
@@ -190,16 +189,19 @@ def test_the_digest_is_remembered_by_searches_and_never_by_a_writer(
     monkeypatch.setattr(digests, "_SETTLED_NS", 0)
     hashed: list[str] = []
     real = digests.sha256_of
-    for module in (digests, vectors_module):
+    for module in (digests, column_file):
         monkeypatch.setattr(module, "sha256_of", lambda path: (hashed.append(path.name), real(path))[1])
     for _ in range(3):
         with read(folder) as index:
             found(index, units(1, seed=9))
     assert hashed == [vector_file(folder).name]
+    hashed.clear()
     with opened(folder) as index:
         index.save_snapshots()
-    assert len(hashed) == 2
+    assert sorted(name.split("-")[0] for name in hashed) == ["facts", "vectors"]
+    hashed.clear()
     with opened(folder) as index:
         index.add(rows_of(units(1, seed=2), first=COUNT))
         index.save_snapshots()
-    assert len(hashed) == 3  # what is published again under a new digest was read
+    # What is published again under a new digest was read.
+    assert sorted(name.split("-")[0] for name in hashed) == ["facts", "vectors"]

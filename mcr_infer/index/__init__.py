@@ -1,13 +1,15 @@
 """The index: rows with their vectors in SQLite, a graph beside them where they are many, and the search over both.
 
-    rows (one row, its digest) -> store (SQLite, the truth) -> graph (HNSW snapshot) -> index (the folder) -> search
+    rows (one row, its digest) -> store (SQLite, the truth) -> snapshots beside it (vectors, facts, graphs)
+    -> index (the folder) -> scope (which rows, which way) -> search
 
 Importing this loads numpy and sqlite3 only; hnswlib is loaded when a kind has more rows than exact search serves well.
 """
 
+from mcr_infer.index.filters import Filter, parse_filter
 from mcr_infer.index.index import EXACT_LIMIT, Index
 from mcr_infer.index.rows import KINDS, Row
-from mcr_infer.index.search import Hit, search
+from mcr_infer.index.search import Hit, nearest, search
 from mcr_infer.stamp import FileStamp
 
-__all__ = ["EXACT_LIMIT", "KINDS", "FileStamp", "Hit", "Index", "Row", "search"]
+__all__ = ["EXACT_LIMIT", "KINDS", "FileStamp", "Filter", "Hit", "Index", "Row", "nearest", "parse_filter", "search"]

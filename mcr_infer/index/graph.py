@@ -7,6 +7,7 @@ the manifest says. The digest guards against accidents; a folder that a stranger
 
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ class Graph:
         """The rows that can be found, ascending."""
         self.generation = -1
         """The generation of the store that the labels stand for; -1 before the first."""
+        self.ef_search = EF_SEARCH
+        """Breadth of a search that does not say its own."""
+
         self.saved: Snapshot | None = None
         """The file that holds just this graph; None where there is none."""
 
@@ -68,7 +72,8 @@ class Graph:
         except RuntimeError as exc:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
-        graph.generation = -1
+        graph.generation = snapshot.generation
+        graph.ef_search = EF_SEARCH
         graph.saved = snapshot
         return graph
 
@@ -98,17 +103,29 @@ class Graph:
                     raise
         self.labels = np.setdiff1d(self.labels, labels)
 
-    def query(self, queries: NDArray[np.float32], *, k: int, ef: int) -> NDArray[np.int64] | None:
-        """Return the labels [Q, k] nearest to queries [Q, D]; None where the graph cannot reach k rows."""
+    def query(
+        self, queries: NDArray[np.float32], *, k: int, ef: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """Return labels and cosines [Q, k] of the nearest to queries [Q, D]; None where the graph cannot reach k rows."""
         self._hnsw.set_ef(max(ef, k))
         try:
-            labels, _ = self._hnsw.knn_query(queries, k=k)
+            labels, distances = self._hnsw.knn_query(queries, k=k)
         except RuntimeError:  # hnswlib's only word for "fewer than k were reached"
             return None
-        return np.asarray(labels).astype(np.int64)
+        return labels.astype(np.int64), 1.0 - distances
 
-    def save(self, folder: Path, kind: str) -> Snapshot:
-        """Publish the graph as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
+    def saved_as(self, folder: Path, kind: str) -> Snapshot:
+        """Return the file that holds this graph, published now unless there is one.
+
+        Raises `EmbeddingIndexError` when the disk is full.
+        """
+        if self.saved is None:
+            self.saved = self._save(folder, kind)
+        # Rows may have come and gone again since: the nodes are the same, and stand for a later generation.
+        self.saved = replace(self.saved, generation=self.generation)
+        return self.saved
+
+    def _save(self, folder: Path, kind: str) -> Snapshot:
         temporary = folder / f"graph-{kind}.tmp"
         try:
             with storage_errors(folder):
@@ -125,12 +142,11 @@ class Graph:
                     ef_construction=int(self._hnsw.ef_construction),
                 )
                 publish(temporary, folder / snapshot.file_name(kind))
+                return snapshot
         except RuntimeError as exc:
             raise EmbeddingIndexError(f"index {folder}: hnswlib cannot save the graph: {exc}") from exc
         finally:
             temporary.unlink(missing_ok=True)
-        self.saved = snapshot
-        return snapshot
 
 
 def _new(dim: int) -> Any:

@@ -4,10 +4,9 @@ One process writes, any number read: readers see what was committed without open
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -16,25 +15,21 @@ from numpy.typing import NDArray
 
 from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
+from mcr_infer.index.facts import Facts
 from mcr_infer.index.folder import create, holds_index
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest, Snapshot, VectorFile
+from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest
 from mcr_infer.index.rows import KINDS, Row, check_kind
-from mcr_infer.index.snapshots import newest
+from mcr_infer.index.snapshots import Notify, Snapshots, states_of
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
 from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
-
-_BUILD_STEP = 10_000
-
-Notify = Callable[[str], None]
 
 
 def _log(sentence: str) -> None:
@@ -55,12 +50,13 @@ class Index:
         self.exact_limit = exact_limit
         self._lock = lock
         self._notify = notify or _log
-        self._graphs: dict[str, Graph] = {}
-        self._vectors: dict[str, Vectors] = {}
         manifest = Manifest.read(folder)
         self._store = Store(folder, writable=lock is not None)
         try:
             self._identity = self._store.identity()
+            self._snapshots = Snapshots(
+                folder, self._store, dim=self.embedding_dim, writer=lock is not None, notify=self._notify
+            )
             self._check(manifest)
         except BaseException:
             self._store.close(truncate=False)
@@ -154,15 +150,14 @@ class Index:
         self._write_manifest(known)
         named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
-            for pattern in ("graph-*.hnsw", "vectors-*.bin", "*.tmp", PARTIAL):
+            for pattern in ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL):
                 for path in self.folder.glob(pattern):
                     if path.name not in named:
                         path.unlink(missing_ok=True)
 
     def _known(self) -> Mapping[str, KindState]:
         """Return what the manifest says now: of every kind, or of none where it is lost."""
-        manifest = Manifest.read(self.folder)
-        return manifest.kinds if manifest else {}
+        return states_of(Manifest.read(self.folder))
 
     def _write_manifest(self, known: Mapping[str, KindState]) -> None:
         """Name the snapshots in `known`, and what the store holds now."""
@@ -245,9 +240,16 @@ class Index:
         return self._store.state(kind)[1]
 
     def add(
-        self, rows: Sequence[Row], *, files: Sequence[tuple[FileStamp, str]] = (), file_kind: str = "image"
+        self,
+        rows: Sequence[Row],
+        *,
+        files: Sequence[tuple[FileStamp, str]] = (),
+        file_kind: str = "image",
+        locals: Mapping[tuple[str, str], bytes] | None = None,
     ) -> None:
         """Add rows, and remember the files [(stamp, id)] that they or their twins came from; all of it or nothing.
+
+        `locals` are the packed patches or words of rows, by kind and id.
 
         What was added is on the disk when this returns. A row of a known id replaces the former one.
         Raises `IndexMismatchError` on a wrong dimension, `EmbeddingIndexError` when the disk is full.
@@ -260,7 +262,7 @@ class Index:
                     f"{self.embedding_dim}; nothing of this batch was added. Embed with the bundle {self.bundle!r}"
                 )
         self._writing()
-        self._store.add(rows, files, file_kind)
+        self._store.add(rows, files, file_kind, locals or {})
 
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows and what is known about their files; return how many rows there were.
@@ -312,90 +314,38 @@ class Index:
         """Return rows by the labels that `vectors` and `graph` gave in the same `snapshot`."""
         return self._store.at(labels)
 
+    def locals(self, kind: str, labels: Iterable[int]) -> Mapping[int, bytes]:
+        """Return the packed patches or words of rows by label, of those of which they are kept."""
+        return self._store.locals(kind, labels)
+
     def vectors(self, kind: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the labels [N] and vectors [N, D] of a kind as they are now; only what has changed is read again."""
-        with self.snapshot():
-            generation, _ = self._store.state(kind)
-            former = self._vectors.get(kind) or self._load_vectors(kind)
-            if former is None or former[0] != generation:
-                labels = self._store.labels(kind)
-                vectors = np.empty((len(labels), self.embedding_dim), dtype=np.float32)
-                fresh = np.ones(len(labels), dtype=np.bool_)
-                if former is not None:
-                    fresh = ~np.isin(labels, former[1])
-                    vectors[~fresh] = former[2][np.isin(former[1], labels)]
-                vectors[fresh] = self._store.vectors(kind, labels[fresh], dim=self.embedding_dim)
-                former = self._vectors[kind] = (generation, labels, vectors)
-        return former[1], former[2]
+        held = self._snapshots.vectors(kind)
+        return held.labels, held.values
+
+    def facts(self, kind: str) -> Facts:
+        """Return the facts of a kind as they are now, to filter and to group by."""
+        return self._snapshots.facts(kind)
 
     def graph(self, kind: str) -> Graph:
         """Return the graph of a kind as the store is now: loaded, caught up, or made again where it is damaged."""
-        with self.snapshot():
-            generation, count = self._store.state(kind)
-            graph = self._graphs.get(kind)
-            if graph is None:
-                graph = self._load_graph(kind) or Graph(dim=self.embedding_dim, capacity=count)
-            if graph.generation != generation:
-                labels = self._store.labels(kind)
-                graph.remove(np.setdiff1d(graph.labels, labels))
-                missing = np.setdiff1d(labels, graph.labels)
-                for start in range(0, len(missing), _BUILD_STEP):
-                    part = missing[start : start + _BUILD_STEP]
-                    graph.add(part, self._store.vectors(kind, part, dim=self.embedding_dim))
-                graph.generation = generation
-        self._graphs[kind] = graph
-        return graph
-
-    def _load_graph(self, kind: str) -> Graph | None:
-        """Load the graph that the manifest names; None, and a word to the user, where it must be made."""
-        graph, reason = newest(self.folder, kind, lambda state: state.graph, Graph.load, dim=self.embedding_dim)
-        if graph is None:
-            why = reason or "there is no graph yet"
-            self._notify(f"building the graph of {self.count(kind)} {kind}s from {STORE}: {why}")
-        return graph
-
-    def _load_vectors(self, kind: str) -> Vectors | None:
-        """Load the vectors that the manifest names; None where it names none or, with a word to the user, a damaged file."""
-        # A writer publishes what it loads again, under a new digest: it must have seen every byte.
-        load = partial(load_vectors, remembered=self._lock is None)
-        vectors, reason = newest(self.folder, kind, lambda state: state.vectors, load, dim=self.embedding_dim)
-        if reason is not None:
-            self._notify(f"reading the vectors of {self.count(kind)} {kind}s from {STORE}: {reason}")
-        return vectors
+        return self._snapshots.graph(kind)
 
     def save_snapshots(self, *, rebuild: bool = False) -> None:
         """Bring the files beside the store up to date, so that a new process starts fast; to be called after adding.
 
-        They are the graphs of kinds that have many rows, and the vectors of those that exact search serves. `rebuild` makes
-        graphs from nothing, which also forgets deleted vectors; so does a graph in which more than a fifth of the nodes is
-        deleted. Raises `EmbeddingIndexError` when the disk is full: the former files are then still there.
+        They are the vectors and facts, and the graphs of kinds that have many rows. `rebuild` makes graphs from nothing,
+        which also forgets deleted vectors; so does a graph in which more than a fifth of the nodes is deleted. Raises
+        `EmbeddingIndexError` when the disk is full: the former files are then still there.
         """
         self._writing()
-        saved = {}
-        for kind in KINDS:
-            generation, count = self._store.state(kind)
-            graph, vectors = None, None
-            if count > self.exact_limit:
-                graph = self._saved_graph(kind, count, rebuild=rebuild)
-            else:
-                self._graphs.pop(kind, None)
-                vectors = self._saved_vectors(kind, generation) if count >= SAVED_FROM else None
-            saved[kind] = KindState(generation=generation, rows=count, graph=graph, vectors=vectors)
-        self._write_manifest(saved)
+        known = self._known()
+        self._write_manifest(
+            {
+                kind: self._snapshots.save(
+                    kind, known.get(kind), with_graph=self.count(kind) > self.exact_limit, rebuild=rebuild
+                )
+                for kind in KINDS
+            }
+        )
         self._tidy()
-
-    def _saved_graph(self, kind: str, count: int, *, rebuild: bool) -> Snapshot:
-        graph = None if rebuild else self.graph(kind)
-        if graph is None or len(graph.labels) < 0.8 * graph.element_count:
-            self._graphs[kind] = Graph(dim=self.embedding_dim, capacity=count)
-            graph = self.graph(kind)
-        return graph.saved or graph.save(self.folder, kind)
-
-    def _saved_vectors(self, kind: str, generation: int) -> VectorFile:
-        state = self._known().get(kind)
-        if state is not None and state.vectors is not None and state.vectors.generation == generation:
-            with suppress(IndexCorruptError):
-                load_vectors(self.folder, kind, state.vectors, dim=self.embedding_dim, remembered=False)
-                return state.vectors
-        self.vectors(kind)
-        return save_vectors(self.folder, kind, self._vectors[kind])

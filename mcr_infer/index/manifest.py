@@ -16,7 +16,10 @@ from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: the first. 2: patient keys, locals, facts beside the store, pseudonyms."""
+
+_READ = (1, 2)
 FILE_NAME = "index.json"
 _MAX_BYTES = 1_000_000
 
@@ -38,6 +41,12 @@ class Identity:
     bundle_path: str
     """Where the bundle was, or a word by which its owner finds it again; the index does not open it."""
 
+    pseudonymous: bool = False
+    """True where UIDs are kept as keyed hashes only, and no path."""
+
+    secret_check: str = ""
+    """By which the site secret of its keys is known again, see `mcr_infer.pseudonyms`; empty where there is none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -48,6 +57,8 @@ class Snapshot:
     elements: int
     m: int
     ef_construction: int
+    generation: int = -1
+    """Of the store, when the graph was like it; -1 where that was not recorded."""
 
     def file_name(self, kind: str) -> str:
         """Return the name of the file: it follows from the content, so a name never stands for two graphs."""
@@ -55,17 +66,30 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VectorFile:
-    """A file of vectors that is complete on disk, see `mcr_infer.index.vectors`."""
+class ColumnFile:
+    """A file of vectors or of facts that is complete on disk, see `mcr_infer.index.vectors` and `.facts`."""
 
     sha256: str
     rows: int
     generation: int
-    """Of the store, when the vectors were read from it."""
+    """Of the store, when they were read from it."""
 
-    def file_name(self, kind: str) -> str:
-        """Return the name of the file, which follows from the content as that of a graph does."""
-        return f"vectors-{kind}-{self.sha256[:16]}.bin"
+    def file_name(self, what: str, kind: str) -> str:
+        """Return the name of the file, which follows from the content as that of a graph does; `what` is in it."""
+        return f"{what}-{kind}-{self.sha256[:16]}.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """The breadth of search that was measured to reach a recall in the graph of one kind."""
+
+    ef_search: int
+    target_recall: float
+    recall: float
+    """What it reached: the mean share of the ten nearest that were found."""
+
+    queries: int
+    """How many were asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +99,15 @@ class KindState:
     generation: int
     rows: int
     graph: Snapshot | None = None
-    vectors: VectorFile | None = None
+    vectors: ColumnFile | None = None
+    facts: ColumnFile | None = None
+    tuning: Tuning | None = None
 
     def file_names(self, kind: str) -> set[str]:
         """Return the names of the snapshots."""
-        return {one.file_name(kind) for one in (self.graph, self.vectors) if one is not None}
+        names = set() if self.graph is None else {self.graph.file_name(kind)}
+        columns = {"vectors": self.vectors, "facts": self.facts}
+        return names | {one.file_name(what, kind) for what, one in columns.items() if one is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +150,11 @@ class Manifest:
         version = values.get("format_version")
         if type(version) is int and version > FORMAT_VERSION:
             raise newer_format(folder, version)
-        if version != FORMAT_VERSION or values.pop("digest", None) != _digest(values):
+        if version not in _READ or values.pop("digest", None) != _digest(values):
             raise _corrupt(folder, "does not match its own digest")
         try:
             return cls(
-                identity=Identity(**{name: values[name] for name in Identity.__dataclass_fields__}),
+                identity=identity_of(values),
                 kinds={kind: _kind_state(values["kinds"][kind]) for kind in KINDS},
             )
         except (KeyError, TypeError, ValueError) as exc:
@@ -152,21 +180,48 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def identity_of(values: Mapping[str, Any]) -> Identity:
+    """Read an identity; what came after format version 1 may be missing. Raises `KeyError`."""
+    names = ("index_id", "fingerprint", "embedding_dim", "bundle", "bundle_path")
+    return Identity(
+        **{name: values[name] for name in names},
+        pseudonymous=bool(values.get("pseudonymous", False)),
+        secret_check=str(values.get("secret_check", "")),
+    )
+
+
 def _kind_state(values: Mapping[str, Any]) -> KindState:
-    # Indexes from before there were files of vectors do not name any.
-    graph, vectors = values["graph"], values.get("vectors")
+    graph, tuning = values["graph"], values.get("tuning")
     return KindState(
         generation=_count(values["generation"]),
         rows=_count(values["rows"]),
-        graph=None
-        if graph is None
-        else Snapshot(
-            sha256=_sha256(graph),
-            **{name: _count(graph[name]) for name in ("bytes", "elements", "m", "ef_construction")},
-        ),
-        vectors=None
-        if vectors is None
-        else VectorFile(sha256=_sha256(vectors), **{name: _count(vectors[name]) for name in ("rows", "generation")}),
+        graph=None if graph is None else _snapshot(graph),
+        vectors=_column_file(values.get("vectors")),
+        facts=_column_file(values.get("facts")),
+        tuning=None if tuning is None else _tuning(tuning),
+    )
+
+
+def _snapshot(values: Mapping[str, Any]) -> Snapshot:
+    return Snapshot(
+        sha256=_sha256(values),
+        generation=_count(values["generation"] + 1) - 1 if "generation" in values else -1,
+        **{name: _count(values[name]) for name in ("bytes", "elements", "m", "ef_construction")},
+    )
+
+
+def _column_file(values: Mapping[str, Any] | None) -> ColumnFile | None:
+    if values is None:
+        return None
+    return ColumnFile(sha256=_sha256(values), **{name: _count(values[name]) for name in ("rows", "generation")})
+
+
+def _tuning(values: Mapping[str, Any]) -> Tuning:
+    return Tuning(
+        ef_search=_count(values["ef_search"]),
+        queries=_count(values["queries"]),
+        target_recall=float(values["target_recall"]),
+        recall=float(values["recall"]),
     )
 
 

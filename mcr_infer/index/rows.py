@@ -22,9 +22,11 @@ Scalar = str | int | float | bool | None
 
 COLUMNS = (
     "kind", "id", "path", "study_uid", "series_uid", "metadata", "precision", "patch_budget", "content_digest", "text",
-    "vector", "digest",
+    "vector", "patient_key", "digest",
 )  # fmt: skip
 """The order in which rows travel to and from SQLite; `digest` is the last and covers the others."""
+
+_VECTOR = COLUMNS.index("vector")
 
 _UNIT_TOLERANCE = 1e-3
 
@@ -44,6 +46,9 @@ class Row:
 
     study_uid: str | None = None
     series_uid: str | None = None
+
+    patient_key: str | None = None
+    """A keyed hash of the patient's id, where a site secret was given; never the id itself."""
 
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     """Facts to show and to filter by: view, modality, study_year, body_part."""
@@ -86,7 +91,9 @@ class Row:
         return f"{self.kind} {self.id!r}"
 
     def _check_encodable(self) -> None:
-        texts = (self.id, self.study_uid, self.series_uid, self.precision, self.content_digest, self.text)
+        texts = (
+            self.id, self.study_uid, self.series_uid, self.patient_key, self.precision, self.content_digest, self.text
+        )  # fmt: skip
         try:
             stored_path(self.path)
             "".join(text for text in texts if text is not None).encode()
@@ -132,6 +139,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.content_digest,
         row.text,
         np.asarray(row.vector, dtype="<f4").tobytes(),
+        row.patient_key,
     )
     return (*values, _digest(values))
 
@@ -151,6 +159,7 @@ def from_columns(values: Sequence[Any]) -> Row:
         content_digest=values[8],
         text=values[9],
         vector=vector,
+        patient_key=values[11],
     )
 
 
@@ -166,14 +175,19 @@ def checked_vector(values: Sequence[Any]) -> bytes:
             f"{values[0]} {values[1]!r} does not match its digest: the disk or another program changed store.sqlite. "
             "Restore the index from a backup, or embed into a new folder"
         )
-    vector: bytes = columns[-1]
+    vector: bytes = columns[_VECTOR]
     return vector
 
 
 def _digest(values: Sequence[Any]) -> bytes:
-    """Return the BLAKE2b-128 of all columns but the digest; JSON in ASCII keeps every value apart from its neighbours."""
-    *plain, vector = values
-    plain = [{"bytes": value.hex()} if isinstance(value, bytes) else value for value in plain]
+    """Return the BLAKE2b-128 of all columns but the digest; JSON in ASCII keeps every value apart from its neighbours.
+
+    A column that came after format version 1 is covered where it holds something, so that rows of that version still match.
+    """
+    vector = values[_VECTOR]
+    plain = [{"bytes": value.hex()} if isinstance(value, bytes) else value for value in values[:_VECTOR]]
+    later = zip(COLUMNS[_VECTOR + 1 :], values[_VECTOR + 1 :], strict=False)
+    plain += [{name: value} for name, value in later if value is not None]
     return hashlib.blake2b(json.dumps(plain).encode("ascii") + vector, digest_size=16).digest()
 
 

@@ -4,6 +4,7 @@ A commit is on the disk when it returns (WAL, synchronous=FULL). Every row has a
 never given twice: a replaced row gets a new one, so whoever knows a set of labels knows what it lacks and what is gone.
 """
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from mcr_infer.durable import create_private
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, newer_format
+from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of, newer_format
+from mcr_infer.index.migrations import LOCALS, migrate
 from mcr_infer.index.rows import (
     COLUMNS,
     KINDS,
@@ -45,22 +47,25 @@ _SCHEMA = (
     """CREATE TABLE rows(
         label INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL, path, study_uid TEXT, series_uid TEXT,
         metadata TEXT NOT NULL, precision TEXT NOT NULL, patch_budget REAL NOT NULL, content_digest TEXT, text TEXT,
-        vector BLOB NOT NULL, digest BLOB NOT NULL, UNIQUE(kind, id))""",
+        vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, UNIQUE(kind, id))""",
     "CREATE INDEX rows_provenance ON rows(kind, precision, patch_budget)",
     """CREATE TABLE files(
         kind TEXT NOT NULL, path NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY(kind, path)) WITHOUT ROWID""",
     "CREATE INDEX files_id ON files(kind, id)",
+    LOCALS,
 )
 _COLUMNS = ", ".join(COLUMNS)
+_COLUMNS_OF_1 = _COLUMNS.replace("patient_key", "NULL")
 
 
 class Store:
     """A connection to the store of one index folder, for one thread."""
 
     def __init__(self, folder: Path, *, writable: bool) -> None:
-        """Open the store; a writable one is made where there is none. Raises `EmbeddingIndexError`."""
+        """Open the store; a writable one of an earlier format is brought to this one. Raises `EmbeddingIndexError`."""
         self._folder = folder
+        self._version = FORMAT_VERSION
         path = folder / FILE_NAME
         if writable:
             mode = "mode=rw"
@@ -81,9 +86,9 @@ class Store:
     def _prepare(self, writable: bool) -> None:
         self._connection.execute("PRAGMA trusted_schema = OFF")
         self._connection.execute("PRAGMA cell_size_check = ON")
-        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > FORMAT_VERSION:
-            raise newer_format(self._folder, version)
+        self._version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if self._version > FORMAT_VERSION:
+            raise newer_format(self._folder, self._version)
         if writable:
             # What is deleted or replaced is overwritten with zeros: embeddings are patient data.
             self._connection.execute("PRAGMA secure_delete = ON")
@@ -91,6 +96,12 @@ class Store:
             self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
+            # Locals go with their rows.
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            if 0 < self._version < FORMAT_VERSION:
+                with self._write():
+                    migrate(self._connection, self._version)
+                self._version = FORMAT_VERSION
 
     @classmethod
     def create(cls, folder: Path, identity: Identity) -> None:
@@ -123,8 +134,8 @@ class Store:
     def identity(self) -> Identity:
         """Return which index this is. Raises `IndexCorruptError` where the entries are not all there."""
         try:
-            return Identity(**dict(self._rows("SELECT name, value FROM identity")))
-        except TypeError as exc:
+            return identity_of(dict(self._rows("SELECT name, value FROM identity")))
+        except KeyError as exc:
             raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {_RESTORE}") from exc
 
     def set_identity(self, identity: Identity) -> None:
@@ -143,11 +154,18 @@ class Store:
             raise IndexCorruptError(f"{self._folder / FILE_NAME} has lost its count of {kind} rows; {_RESTORE}")
         return int(found[0][0]), int(found[0][1])
 
-    def add(self, rows: Sequence[Row], files: Sequence[tuple[FileStamp, str]], file_kind: str) -> None:
-        """Commit rows and the files that they came from in one transaction; a row of a known id is replaced."""
+    def add(
+        self,
+        rows: Sequence[Row],
+        files: Sequence[tuple[FileStamp, str]],
+        file_kind: str,
+        locals: Mapping[tuple[str, str], bytes],
+    ) -> None:
+        """Commit rows, their files and their locals in one transaction; a row of a known id is replaced."""
         last = {(row.kind, row.id): row for row in rows}
         stamps = [(file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id) for stamp, id in files]
         with self._write():
+            locals = self._kept_locals(last.values()) | dict(locals)
             # Whoever else was known to hold a replaced image held the former one: it must be looked at again.
             self._connection.executemany(
                 "DELETE FROM files WHERE kind = ?1 AND id = ?2 AND EXISTS "
@@ -160,6 +178,21 @@ class Store:
             for stamp in stamps:
                 self._take_place(stamp)
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES(?, ?, ?, ?, ?)", stamps)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
+                [(content, _content_digest(content), kind, id) for (kind, id), content in locals.items()],
+            )
+
+    def _kept_locals(self, rows: Iterable[Row]) -> dict[tuple[str, str], bytes]:
+        """Return the locals of rows that are to be replaced by a row with the same vector: they stand as it does."""
+        kept = {}
+        for row in rows:
+            for content, former in self._rows(
+                "SELECT content, vector FROM locals JOIN rows USING (label) WHERE kind = ? AND id = ?", row.kind, row.id
+            ):
+                if former == np.asarray(row.vector, dtype="<f4").tobytes():
+                    kept[row.kind, row.id] = content
+        return kept
 
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows, and what is known about their files; return how many there were."""
@@ -208,7 +241,7 @@ class Store:
         return next(iter(self._get(kind, id)), None)
 
     def _get(self, kind: str, id: str) -> list[Row]:
-        found = self._rows(f"SELECT {_COLUMNS} FROM rows WHERE kind = ? AND id = ?", kind, id)
+        found = self._rows(f"SELECT {self._columns} FROM rows WHERE kind = ? AND id = ?", kind, id)
         rows = [from_columns(values) for values in found]
         if any((row.kind, row.id) != (kind, id) for row in rows):
             raise IndexCorruptError(f"{self._folder / FILE_NAME} gives another row for {kind} {id!r}; {_RESTORE}")
@@ -218,7 +251,7 @@ class Store:
         """Return rows by label. Raises `IndexCorruptError` where one is not there."""
         found: dict[int, Row] = {}
         for label in labels:
-            for values in self._rows(f"SELECT {_COLUMNS} FROM rows WHERE label = ?", label):
+            for values in self._rows(f"SELECT {self._columns} FROM rows WHERE label = ?", label):
                 found[label] = from_columns(values)
             if label not in found:
                 raise IndexCorruptError(f"{self._folder / FILE_NAME} cannot find row {label}; {_RESTORE}")
@@ -251,21 +284,44 @@ class Store:
     def vectors(self, kind: str, labels: NDArray[np.int64], *, dim: int) -> NDArray[np.float32]:
         """Read the vectors [N, D] of ascending labels [N], each row against its digest."""
         vectors = np.empty((len(labels), dim), dtype=np.float32)
+        for place, columns in self.scan(kind, labels):
+            vectors[place] = np.frombuffer(checked_vector(columns), dtype="<f4")
+        return vectors
+
+    def scan(self, kind: str, labels: NDArray[np.int64]) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Read the rows of ascending labels [N] in the order of the table: each one's place in `labels`, and its columns.
+
+        No column is to be believed before its digest was compared. Raises `IndexCorruptError` at the end where rows were
+        not there.
+        """
         if not len(labels):
-            return vectors
+            return
         wanted = {int(label): place for place, label in enumerate(labels)}
-        # Read in the order of the table: going through the index of ids would jump to a page per row.
-        statement = f"SELECT label, {_COLUMNS} FROM rows NOT INDEXED WHERE label BETWEEN ? AND ? AND kind = ?"
+        # Going through the index of ids would jump to a page per row.
+        statement = f"SELECT label, {self._columns} FROM rows NOT INDEXED WHERE label BETWEEN ? AND ? AND kind = ?"
         with self._errors():
             cursor = self._connection.execute(statement, (int(labels[0]), int(labels[-1]), kind))
             while part := cursor.fetchmany(_FETCH):
-                for label, *values in part:
+                for label, *columns in part:
                     place = wanted.pop(label, None)
                     if place is not None:
-                        vectors[place] = np.frombuffer(checked_vector(values), dtype="<f4")
+                        yield place, columns
         if wanted:
             raise IndexCorruptError(f"{self._folder / FILE_NAME} misses {len(wanted)} {kind} rows; {_RESTORE}")
-        return vectors
+
+    def locals(self, kind: str, labels: Iterable[int]) -> Mapping[int, bytes]:
+        """Return what is kept of the patches or words of rows, by label; rows of which nothing is kept are left out."""
+        found: dict[int, bytes] = {}
+        if self._version < 2:
+            return found
+        for label in labels:
+            for content, digest in self._rows("SELECT content, digest FROM locals WHERE label = ?", label):
+                if not isinstance(content, bytes) or _content_digest(content) != digest:
+                    raise IndexCorruptError(
+                        f"{self._folder / FILE_NAME}: the locals of {kind} row {label} do not match their digest; {_RESTORE}"
+                    )
+                found[label] = content
+        return found
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -287,6 +343,10 @@ class Store:
                 self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self._connection.close()
+
+    @property
+    def _columns(self) -> str:
+        return _COLUMNS if self._version > 1 else _COLUMNS_OF_1
 
     @contextmanager
     def _write(self) -> Iterator[None]:
@@ -313,6 +373,10 @@ class Store:
             raise  # a mistake in this program, not in the data
         except sqlite3.DatabaseError as exc:
             raise _mapped(exc, self._folder) from exc
+
+
+def _content_digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 _RESTORE = "restore the index from a backup, or embed into a new folder"

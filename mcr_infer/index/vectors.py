@@ -1,4 +1,4 @@
-"""The vectors of a kind that exact search serves, in one file beside the store: a cold query reads it in one go.
+"""The vectors of a kind in one file beside the store: a cold query reads it in one go.
 
     labels int64 [N], then vectors float32 [N, D], both little-endian
 
@@ -7,57 +7,45 @@ graph: it is loaded only after its digest matches the manifest, rows that it lac
 always be made again.
 """
 
-import hashlib
-import mmap
-import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.digests import sha256_against, sha256_of
-from mcr_infer.durable import replace_file
-from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.manifest import VectorFile
-from mcr_infer.index.storage import storage_errors
+from mcr_infer.index.column_file import map_columns, publish_columns
+from mcr_infer.index.manifest import ColumnFile
 
 SAVED_FROM = 1_000
-"""Rows of a kind from which the file is worth its place."""
-
-Vectors = tuple[int, NDArray[np.int64], NDArray[np.float32]]
-"""Generation of the store, labels [N] ascending, vectors [N, D]."""
+"""Rows of a kind from which files beside the store are worth their place."""
 
 
-def load_vectors(folder: Path, kind: str, known: VectorFile, *, dim: int, remembered: bool = True) -> Vectors:
+class Vectors(NamedTuple):
+    """The vectors of all rows of a kind at one generation of the store."""
+
+    generation: int
+    labels: NDArray[np.int64]
+    """Ascending [N]."""
+
+    values: NDArray[np.float32]
+    """[N, D]"""
+
+
+def load_vectors(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Vectors:
     """Map the vectors that the manifest names. Raises `IndexCorruptError` saying what does not match.
 
-    `remembered` takes the digest of a large file that has not changed since this user hashed it from memory, see
-    `mcr_infer.digests`.
+    `remembered` believes the remembered digest of a large file, see `mcr_infer.digests`.
     """
-    path = folder / known.file_name(kind)
-    expected = known.rows * (8 + 4 * dim)
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != expected:
-                raise IndexCorruptError(f"{path.name} has {size} bytes, expected {expected}")
-            # A file of this name is never written to again: it is replaced or removed, and the mapping stays what it is.
-            content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-        digest = sha256_against(path, known.sha256) if remembered else sha256_of(path)
-    except OSError as exc:
-        raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
-    if digest != known.sha256:
-        raise IndexCorruptError(f"{path.name} does not match its digest")
+    size = known.rows * (8 + 4 * dim)
+    content = map_columns(folder, "vectors", kind, known, size=size, remembered=remembered)
     labels = np.frombuffer(content, dtype="<i8", count=known.rows)
-    vectors = np.frombuffer(content, dtype="<f4", offset=labels.nbytes).reshape(known.rows, dim)
-    return known.generation, labels, vectors
+    values = np.frombuffer(content, dtype="<f4", offset=labels.nbytes).reshape(known.rows, dim)
+    return Vectors(known.generation, labels, values)
 
 
-def save_vectors(folder: Path, kind: str, vectors: Vectors) -> VectorFile:
+def save_vectors(folder: Path, kind: str, vectors: Vectors) -> ColumnFile:
     """Publish vectors as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
-    generation, labels, values = vectors
-    content = labels.astype("<i8").tobytes() + values.astype("<f4").tobytes()
-    saved = VectorFile(sha256=hashlib.sha256(content).hexdigest(), rows=len(labels), generation=generation)
-    with storage_errors(folder):
-        replace_file(folder / saved.file_name(kind), content, private=True)
-    return saved
+    arrays = [vectors.labels.astype("<i8", copy=False), np.ascontiguousarray(vectors.values, dtype="<f4")]
+    return publish_columns(
+        folder, "vectors", kind, b"", arrays, rows=len(vectors.labels), generation=vectors.generation
+    )

@@ -1,0 +1,217 @@
+"""The facts of the rows of one kind, column by column: what filters compare and what hits are grouped by.
+
+Like the vectors they are a snapshot beside the store, loaded only after its digest matches, caught up from the store, and
+made again where it is damaged. Filters look at nothing else: an index of SQLite has no checksum, and one flipped bit in it
+would lose a row without a word.
+
+    8 bytes: length of the header, little-endian; header in JSON; labels int64 [N]; then the arrays that the header names
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import IndexCorruptError
+from mcr_infer.index.column_file import map_columns, publish_columns
+from mcr_infer.index.manifest import ColumnFile
+from mcr_infer.index.rows import COLUMNS, Scalar, checked_vector
+
+KEYS = ("id", "study_uid", "series_uid", "patient_key", "content_digest")
+"""Columns of a row that are compared as a whole: 64 bits of a hash stand for each value."""
+
+PLAIN = ("precision", "patch_budget")
+"""Columns of a row that are compared by value, like its metadata."""
+
+ABSENT = 0
+"""Stands for no value in a column of keys."""
+
+_PLACE = {name: place for place, name in enumerate(COLUMNS)}
+_LENGTH = struct.Struct("<Q")
+
+
+def key_of(value: str) -> int:
+    """Return what stands for a value in a column of keys; two values share one with a chance of 2^-64."""
+    digest = hashlib.blake2b(value.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Column:
+    """One fact of all rows [N]. A row has a number, or a word, or neither; truth values are the words true and false."""
+
+    numbers: NDArray[np.float64]
+    """NaN where the row has no number."""
+
+    codes: NDArray[np.int32]
+    """Places in `words`; -1 where the row has no word."""
+
+    words: tuple[str, ...]
+
+    @property
+    def has_numbers(self) -> bool:
+        """True where any row has a number."""
+        return not bool(np.isnan(self.numbers).all())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Facts:
+    """The facts of all rows of a kind at one generation of the store."""
+
+    generation: int
+    labels: NDArray[np.int64]
+    """Ascending [N]."""
+
+    keys: Mapping[str, NDArray[np.uint64]]
+    """By the names in `KEYS`, [N] each."""
+
+    columns: Mapping[str, Column]
+    """By name: `PLAIN`, and whatever the metadata of any row hold."""
+
+    def at(self, keep: NDArray[Any]) -> "Facts":
+        """Return the facts of some rows only: of a mask [N], or of places in this order."""
+        return Facts(
+            generation=self.generation,
+            labels=self.labels[keep],
+            keys={name: values[keep] for name, values in self.keys.items()},
+            columns={
+                name: Column(numbers=one.numbers[keep], codes=one.codes[keep], words=one.words)
+                for name, one in self.columns.items()
+            },
+        )
+
+    def joined(self, newer: "Facts") -> "Facts":
+        """Return these facts and those of other rows, read later."""
+        names = dict.fromkeys((*self.columns, *newer.columns))
+        both = Facts(
+            generation=newer.generation,
+            labels=np.concatenate([self.labels, newer.labels]),
+            keys={name: np.concatenate([self.keys[name], newer.keys[name]]) for name in KEYS},
+            columns={
+                name: _joined(self._column(name, len(self.labels)), newer._column(name, len(newer.labels)))
+                for name in names
+            },
+        )
+        return both.at(np.argsort(both.labels, kind="stable"))
+
+    def _column(self, name: str, count: int) -> Column:
+        found = self.columns.get(name)
+        if found is not None:
+            return found
+        return Column(numbers=np.full(count, np.nan), codes=np.full(count, -1, dtype=np.int32), words=())
+
+
+def _joined(one: Column, other: Column) -> Column:
+    words = dict.fromkeys((*one.words, *other.words))
+    place = {word: code for code, word in enumerate(words)}
+    moved = np.array([*(place[word] for word in other.words), -1], dtype=np.int32)
+    return Column(
+        numbers=np.concatenate([one.numbers, other.numbers]),
+        codes=np.concatenate([one.codes, moved[other.codes]]),
+        words=tuple(words),
+    )
+
+
+def read_facts(labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[Any]]], *, generation: int) -> Facts:
+    """Gather the facts of rows of ascending labels [N] from their columns. Raises `IndexCorruptError`."""
+    keys = {name: np.full(len(labels), ABSENT, dtype=np.uint64) for name in KEYS}
+    gathered: dict[str, _Gathered] = {name: _Gathered(len(labels)) for name in PLAIN}
+    for place, columns in scanned:
+        checked_vector(columns)
+        for name, values in keys.items():
+            value = columns[_PLACE[name]]
+            if value is not None:
+                values[place] = key_of(value)
+        facts: dict[str, Scalar] = json.loads(columns[_PLACE["metadata"]])
+        # What a row is comes before what its file says under the same name.
+        facts |= {name: columns[_PLACE[name]] for name in PLAIN}
+        for name, fact in facts.items():
+            if name not in gathered:
+                gathered[name] = _Gathered(len(labels))
+            gathered[name].put(place, fact)
+    columns_of = {name: one.column() for name, one in gathered.items()}
+    return Facts(generation=generation, labels=labels, keys=keys, columns=columns_of)
+
+
+class _Gathered:
+    """A column that is being filled."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = np.full(count, np.nan)
+        self._codes = np.full(count, -1, dtype=np.int32)
+        self._words: dict[str, int] = {}
+
+    def put(self, place: int, fact: Scalar) -> None:
+        if isinstance(fact, bool):
+            fact = "true" if fact else "false"
+        if isinstance(fact, str):
+            self._codes[place] = self._words.setdefault(fact, len(self._words))
+        elif fact is not None:
+            self._numbers[place] = fact
+
+    def column(self) -> Column:
+        return Column(numbers=self._numbers, codes=self._codes, words=tuple(self._words))
+
+
+def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
+    """Publish facts as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
+    arrays: list[NDArray[Any]] = [facts.labels.astype("<i8")]
+    header: dict[str, Any] = {"rows": len(facts.labels), "columns": {}}
+    arrays += [facts.keys[name].astype("<u8") for name in KEYS]
+    for name, column in facts.columns.items():
+        has_words = bool(column.words)
+        header["columns"][name] = {"numbers": column.has_numbers, "words": list(column.words)}
+        arrays += [column.numbers.astype("<f8")] if column.has_numbers else []
+        arrays += [column.codes.astype("<i4")] if has_words else []
+    # Arrays begin at a multiple of eight bytes, as far as those before them are of that size.
+    told = json.dumps(header).encode("ascii")
+    told += b" " * (-len(told) % 8)
+    return publish_columns(
+        folder,
+        "facts",
+        kind,
+        _LENGTH.pack(len(told)) + told,
+        arrays,
+        rows=len(facts.labels),
+        generation=facts.generation,
+    )
+
+
+def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Facts:  # noqa: ARG001
+    """Map the facts that the manifest names, as `load_vectors` does; `dim` is not needed. Raises `IndexCorruptError`."""
+    content = map_columns(folder, "facts", kind, known, size=None, remembered=remembered)
+    try:
+        return _parsed(content, known)
+    except (KeyError, TypeError, ValueError, struct.error) as exc:
+        raise IndexCorruptError(f"{known.file_name('facts', kind)} is no file of facts") from exc
+
+
+def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
+    (length,) = _LENGTH.unpack_from(content)
+    header = json.loads(content[_LENGTH.size : _LENGTH.size + length])
+    count, at = known.rows, _LENGTH.size + length
+    if header["rows"] != count:
+        raise ValueError("rows")
+
+    def take(kind: str) -> NDArray[Any]:
+        nonlocal at
+        array: NDArray[Any] = np.frombuffer(content, dtype=kind, count=count, offset=at)
+        at += array.nbytes
+        return array
+
+    labels = take("<i8")
+    keys = {name: take("<u8") for name in KEYS}
+    columns = {}
+    for name, told in header["columns"].items():
+        numbers = take("<f8") if told["numbers"] else np.full(count, math.nan)
+        codes = take("<i4") if told["words"] else np.full(count, -1, dtype=np.int32)
+        columns[name] = Column(numbers=numbers, codes=codes, words=tuple(told["words"]))
+    return Facts(generation=known.generation, labels=labels, keys=keys, columns=columns)

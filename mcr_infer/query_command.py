@@ -1,0 +1,124 @@
+"""`mcr-infer query`: parse, ask, print.
+
+Light to import: the command line registers it at every start.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mcr_infer.options import (
+    BundleOption,
+    Device,
+    DeviceOption,
+    IndexOption,
+    JsonOption,
+    Kind,
+    PrecisionName,
+    PrecisionOption,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from mcr_infer.index.scope import Distinct
+    from mcr_infer.queries import Question
+
+
+def query(
+    sentences: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Sentences in report language; each may end with ^WEIGHT, 1 without.", metavar="SENTENCE..."
+        ),
+    ] = None,
+    unwanted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--not", metavar="SENTENCE", help="What hits should not show; ^WEIGHT, 0.5 without, 1 beside a picture."
+        ),
+    ] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Search with a radiograph; ^WEIGHT as above.")
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Search with a radiograph of the index; ^WEIGHT as above.")
+    ] = None,
+    queries_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A query a line, - for standard input: a sentence, or JSON of query, not, image, like, id.",
+        ),
+    ] = None,
+    kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(metavar="FILTER", help="Only such rows, as in 'view=PA and study_year>=2020'.")
+    ] = None,
+    by_study: Annotated[bool, typer.Option("--by-study", help="Only the best hit of each study.")] = False,
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Only one of several hits with the same picture or text.")
+    ] = False,
+    ef_search: Annotated[
+        int | None, typer.Option(min=1, help="Breadth of the search in a large index; tuned or usual if not given.")
+    ] = None,
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
+    json: JsonOption = False,
+) -> None:
+    """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
+    from mcr_infer import console, workspace
+    from mcr_infer.index import Index, parse_filter, search
+    from mcr_infer.queries import vectors_of
+
+    questions = _questions(sentences, unwanted, image, like, queries_from)
+    chosen_rows = None if where is None else parse_filter(where)
+    distinct: list[Distinct] = []
+    distinct += ["study"] if by_study else []
+    distinct += ["content"] if no_duplicates else []
+    with Index.open(index, notify=console.note) as store, store.snapshot():
+        chosen = workspace.bundle_of(store, bundle)
+        vectors = vectors_of(questions, chosen, store, device=device, precision=precision)
+        # A case is not similar to itself: it would only take the first place.
+        likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
+        found = search(
+            store, vectors, kind=kind, k=k, where=chosen_rows, distinct=distinct, exclude=likes, ef_search=ef_search
+        )
+        console.warn_of_mixture(
+            store, kind,
+            query_precision=precision if any(one.sentences or one.images for one in questions) else None,
+            query_budget=1.0 if any(one.images for one in questions) else None,
+        )  # fmt: skip
+    names = [question.name for question in questions]
+    for name, hits in zip(names, found, strict=True):
+        console.show_hits(hits, query=name, as_json=json)
+
+
+def _questions(
+    sentences: list[str] | None,
+    unwanted: list[str] | None,
+    image: list[str] | None,
+    like: list[str] | None,
+    queries_from: str | None,
+) -> "list[Question]":
+    """Return the one question of the command line, or those of a file."""
+    from mcr_infer.errors import QueryError
+    from mcr_infer.queries import Question, read_questions
+
+    given = bool(sentences or unwanted or image or like)
+    if given == (queries_from is not None) or not (given or queries_from):
+        raise typer.BadParameter("give one of: what to search with (sentences, --image, --like), --queries-from FILE")
+    if queries_from is None:
+        return [Question.of(sentences=sentences or (), unwanted=unwanted or (), images=image or (), likes=like or ())]
+    if queries_from == "-":
+        return read_questions(sys.stdin, source="standard input")
+    try:
+        with Path(queries_from).open(encoding="utf-8") as lines:
+            return read_questions(lines, source=queries_from)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise QueryError(
+            f"{queries_from} cannot be read as text: {getattr(exc, 'strerror', 'it is not UTF-8')}"
+        ) from exc
