@@ -60,7 +60,7 @@ _MIXING = 3
 
 _RIDGE = 1.0
 _LAW = slice(15, 96)
-"""Ranks of the residuals' eigenvalues that the power law of the tail is fitted to: before, they fall less; after, they end."""
+"""Ranks of the residuals' eigenvalues that the power law of the tail is fitted to: first they fall less, last they end."""
 
 _BATCH = 16
 
@@ -176,7 +176,9 @@ def embed_sample(bundle: Bundle, *, images: int = 8000, queries: int = 4000, cac
         )
 
 
-def _fit(vectors: Vectors, findings: Sequence[Findings], columns: dict[str, int], sets: list[Findings], free: int) -> Cloud:
+def _fit(
+    vectors: Vectors, findings: Sequence[Findings], columns: dict[str, int], sets: list[Findings], free: int
+) -> Cloud:
     shown, given = _features(findings, columns).astype(np.float64), vectors.astype(np.float64)
     means = np.linalg.solve(shown.T @ shown + _RIDGE * np.eye(len(columns)), shown.T @ given)
     rests = given - shown @ means
