@@ -114,6 +114,7 @@ def _place_graph(folder: Path, graph: Path, labels: NDArray[np.int64], setting: 
         ef_construction=setting.ef_construction,
         generation=state.generation,
     )
+    temporary.chmod(0o600)
     temporary.rename(folder / placed.file_name("image"))
     replace(manifest, kinds={**manifest.kinds, "image": replace(state, graph=placed)}).write(folder)
 
@@ -222,16 +223,17 @@ def opened(gallery: Gallery, setting: Setting, rounds: int) -> Found:
     each = each[1:]  # the first warmed the page cache
     return {
         "rows": gallery.count,
-        "seconds": {name: round(float(np.median([one[name] for one in each])), 2) for name in each[0]},
+        "seconds": {name: round(float(np.median([one[0][name] for one in each])), 2) for name in each[0][0]},
         "bytes_per_vector": {
-            "private": round(each[0]["private"] / gallery.count), "resident": round(each[0]["resident"] / gallery.count),
+            **{name: round(size / gallery.count) for name, size in each[0][1].items()},
             "on_disk": round(sum(sizes.values()) / gallery.count),
         },
         "files": {name.split("-")[0]: size for name, size in sizes.items()},
     }  # fmt: skip
 
 
-def _open_once(folder: Path, queries: Path) -> dict[str, float]:
+def _open_once(folder: Path, queries: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the seconds that opening takes, step by step, and the bytes that it leaves in memory."""
     query = np.load(queries / "text.npy")[:1]
     before, resident = own_bytes("RssAnon"), own_bytes("VmRSS")
     begun, busy = time.perf_counter(), time.process_time()
@@ -242,11 +244,13 @@ def _open_once(folder: Path, queries: Path) -> dict[str, float]:
         index.facts("image")
         ready = time.perf_counter() - begun
         nearest(index, query, k=TOP)
-        return {
-            "graph": graph, "graph, vectors and facts": ready, "with a first answer": time.perf_counter() - begun,
-            "processor": time.process_time() - busy,
-            "private": own_bytes("RssAnon") - before, "resident": own_bytes("VmRSS") - resident,
-        }  # fmt: skip
+        seconds = {
+            "graph": graph,
+            "graph, vectors and facts": ready,
+            "with a first answer": time.perf_counter() - begun,
+            "processor time": time.process_time() - busy,
+        }
+        return seconds, {"private": own_bytes("RssAnon") - before, "resident": own_bytes("VmRSS") - resident}
 
 
 def _plain(bare: Hnswlib, threads: int, queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ TARGETS = (0.95, 0.99)
 COUNT, LARGE = 100_000, 1_000_000
 
 SWEEP = {
-    10_000: [Setting(m=m, ef_construction=breadth) for m in (8, 16, 32, 48) for breadth in (100, 200, 400)],
+    10_000: [Setting(m=m, ef_construction=breadth) for m in (8, 16, 32) for breadth in (100, 200, 400)],
     100_000: [Setting(m=m, ef_construction=breadth) for m in (16, 32) for breadth in (100, 200, 400)],
 }
 SWEPT = (40, 80, 160, 320, 640, 1280)
