@@ -20,10 +20,15 @@ from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
-M = 16
+M = 32
 EF_CONSTRUCTION = 200
-EF_SEARCH = 100
-"""Links of a node, breadth while building, breadth while searching (Malkov and Yashunin, arXiv 1603.09320)."""
+"""Links of a node, and breadth while building (Malkov and Yashunin, arXiv 1603.09320)."""
+
+_EF_SEARCH = 640
+_EF_ROWS = 100_000
+_EF_GROWTH = 0.37
+"""Sentences find 99 % of their ten nearest images with this breadth of search up to so many rows, and with more beyond:
+questions come from the other tower, outside of what the graph links (`python -m benchmarks.recall`). Pictures need less."""
 
 _HEADER = struct.Struct("<6QiI3QdQ")
 """What hnswlib 0.8 writes first: offset of level 0, capacity, elements, bytes of an element, offsets of label and vector,
@@ -44,8 +49,8 @@ class Graph:
         """The rows that can be found, ascending."""
         self.generation = -1
         """The generation of the store that the labels stand for; -1 before the first."""
-        self.ef_search = EF_SEARCH
-        """Breadth of a search that does not say its own."""
+        self.tuned_ef: int | None = None
+        """Breadth of a search that was measured for this graph, see `mcr_infer.index.manifest.Tuning`."""
 
         self.saved: Snapshot | None = None
         """The file that holds just this graph; None where there is none."""
@@ -73,9 +78,14 @@ class Graph:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
         graph.generation = snapshot.generation
-        graph.ef_search = EF_SEARCH
+        graph.tuned_ef = None
         graph.saved = snapshot
         return graph
+
+    @property
+    def ef_search(self) -> int:
+        """Breadth of a search that does not say its own: what was measured for this graph, else what its size needs."""
+        return self.tuned_ef or round(_EF_SEARCH * max(1.0, len(self.labels) / _EF_ROWS) ** _EF_GROWTH)
 
     @property
     def element_count(self) -> int:

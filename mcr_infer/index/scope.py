@@ -15,8 +15,10 @@ from mcr_infer.index.facts import Facts, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in
 from mcr_infer.index.index import Index
 
-SUBSET_LIMIT = 20_000
-"""Rows that match a filter up to which all of them are scored, where the kind has a graph."""
+SUBSET_LIMIT = 5_000
+LARGEST_SUBSET = 50_000
+"""Rows that match a filter up to which all of them are scored, where the kind has a graph: for one query, and at most. They
+are gathered once, 1.3 ms for 1,000 of 512 dimensions, so that several queries make more of them worth it."""
 
 _BLOCK_SCORES = 1 << 23
 """Scores that exact search holds at once: 32 MiB."""
@@ -81,7 +83,7 @@ class Scope:
         self.count = total if self._allowed is None else int(self._allowed.sum())
         """How many rows come into question."""
 
-        self._through_graph = total > index.exact_limit and self.count > min(SUBSET_LIMIT, index.exact_limit)
+        self._has_graph = total > index.exact_limit
 
     def nearest(self, queries: NDArray[np.float32], k: int, *, margin: float = 0.0) -> list[Candidates]:
         """Return the k best candidates of each query [Q, D]; fewer where fewer exist.
@@ -91,7 +93,8 @@ class Scope:
         k = min(k, self.count)
         if not k:
             return [Candidates(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-        if self._through_graph:
+        limit = min(SUBSET_LIMIT * len(queries), LARGEST_SUBSET, self._index.exact_limit)
+        if self._has_graph and self.count > limit:
             return self._from_graph(queries, k, margin)
         return self._from_all(queries, k, margin)
 
@@ -125,13 +128,14 @@ class Scope:
         """Ask the graph for as many candidates as will do, and again for more; score all rows where it leads to too few."""
         graph = self._index.graph(self._kind)
         total, wanted = len(graph.labels), k + (_SPARE if margin else 0)
+        ef = self._ef or graph.ef_search
         if self.count < total:
-            # A filter that has nothing to do with the query turns away its share.
-            wanted = int(wanted * total / self.count * 1.2) + 1
+            # A filter that has nothing to do with the query turns away its share; what the breadth reaches costs nothing.
+            wanted = min(total, max(ef, int(wanted * total / self.count * 1.2) + 1))
         found: dict[int, Candidates] = {}
         missing = np.arange(len(queries))
-        while len(missing) and wanted <= min(total, SUBSET_LIMIT):
-            answer = graph.query(queries[missing], k=wanted, ef=self._ef or graph.ef_search)
+        while len(missing) and wanted <= min(total, LARGEST_SUBSET):
+            answer = graph.query(queries[missing], k=wanted, ef=ef)
             if answer is None:
                 break
             for place, labels, scores in zip(missing.tolist(), *answer, strict=True):

@@ -130,7 +130,7 @@ class Snapshots:
             return None
         tuning = states_of(Manifest.read(self._folder))[kind].tuning
         if tuning is not None:
-            graph.ef_search = tuning.ef_search
+            graph.tuned_ef = tuning.ef_search
         return graph
 
     def _load_columns(self, kind: str, what: str, load: Callable[..., Columns]) -> Columns | None:
