@@ -178,6 +178,7 @@ def filtered(gallery: Gallery, setting: Setting, rounds: int) -> Found:
     where = parse_filter(FILTER)
     with Index.open(filled(gallery, setting), notify=say) as index:
         labels = index.vectors("image")[0]
+        index.graph("image")
         begun = time.perf_counter()
         nearest(index, some[:1], k=TOP, where=where)
         first = time.perf_counter() - begun
@@ -190,13 +191,12 @@ def filtered(gallery: Gallery, setting: Setting, rounds: int) -> Found:
         if ef is not None:
             runs["hnswlib"] = partial(plain, some, ef)
         rates = race(runs, queries=len(some), rounds=rounds)
-        alone = race({"index": partial(own, some[:1], 0)}, queries=1, rounds=max(rounds, 15))
+        alone = race({"index": partial(_one_by_one, own, some[:16])}, queries=16, rounds=rounds)
         wide = parse_filter("view=PA and study_year>=2020")
-        race_wide = race(
-            {"index": lambda: nearest(index, some, k=TOP, where=wide)}, queries=len(some), rounds=max(rounds, 3)
-        )
+        race_wide = race({"index": lambda: nearest(index, some, k=TOP, where=wide)}, queries=len(some), rounds=rounds)
         rows = {
             "index": np.searchsorted(labels, own(some, 0)),
+            "index, alone": np.searchsorted(labels, np.concatenate([own(one[None], 0) for one in some])),
             "hnswlib, ef 10": plain(some, TOP),
         }
     return {
@@ -267,6 +267,11 @@ def _own(index: Index, queries: NDArray[np.float32], ef: int) -> NDArray[np.int6
 
 def _looked_up(index: Index, queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:
     return np.array([[hit.label for hit in hits] for hits in search(index, queries, k=TOP, ef_search=ef)])
+
+
+def _one_by_one(search: Search, queries: NDArray[np.float32]) -> None:
+    for query in queries:
+        search(query[None], 0)
 
 
 def _plain_filtered(bare: Hnswlib, mask: list[bool], queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:
