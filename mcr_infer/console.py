@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mcr_infer.index import Hit, Index
     from mcr_infer.pipeline import Outcome, Summary
     from mcr_infer.pipeline.report import RunReport
+    from mcr_infer.second_look import SecondLook
     from mcr_infer.verify import Check
 
 
@@ -167,24 +168,39 @@ def warn_of_mixture(
         )
 
 
-def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, as_json: bool) -> None:
-    """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries."""
+def warn_of_unseen(look: "SecondLook") -> None:
+    """Say so where candidates could not be looked at a second time."""
+    if look.unseen:
+        note(
+            f"{look.unseen} of {look.candidates} radiographs could not be looked at again, the cosine alone ranks them: the "
+            "index keeps no patches of them, and no unchanged file is at their path"
+        )
+
+
+def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool = False, as_json: bool) -> None:
+    """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries.
+
+    `reranked` shows what the second look gave, too.
+    """
     if as_json:
         name = {} if query is None else {"query": query}
         for hit in hits:
+            second = None if hit.rerank_score is None else round(hit.rerank_score, 6)
+            again = {"rerank_score": second} if reranked else {}
             print(json.dumps(name | {
-                "rank": hit.rank, "score": round(hit.score, 6), "id": hit.id, "kind": hit.kind, "path": hit.path,
+                "rank": hit.rank, "score": round(hit.score, 6), **again, "id": hit.id, "kind": hit.kind, "path": hit.path,
                 "study_uid": hit.study_uid, "metadata": dict(hit.metadata),
             }))  # fmt: skip
         return
     if query is not None:
         print(f"query {query}")
     rows = [
-        (str(hit.rank), f"{hit.score:.3f}", _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")),
-         hit.path or hit.id)
+        (str(hit.rank), f"{hit.score:.3f}",
+         *((("" if hit.rerank_score is None else f"{hit.rerank_score:.3f}"),) if reranked else ()),
+         _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")), hit.path or hit.id)
         for hit in hits
     ]  # fmt: skip
-    _print_table(("rank", "score", "view", "year", "path"), rows)
+    _print_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
 
 
 def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:

@@ -69,6 +69,10 @@ def embed_images(
         list[str] | None,
         typer.Option(help="Only these intents: FOR PRESENTATION, FOR PROCESSING, unknown. Repeat for several."),
     ] = None,
+    keep_locals: Annotated[
+        bool,
+        typer.Option("--keep-locals", help="Keep mapped patches, too, for query --rerank; the README says their size."),
+    ] = False,
     full_decode: Annotated[
         bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
     ] = False,
@@ -86,6 +90,7 @@ def embed_images(
     from mcr_infer.images.selection import Selection
     from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
+    from mcr_infer.rerank import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -94,6 +99,8 @@ def embed_images(
     if null and files_from is None:
         raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
     chosen = workspace.bundle_for(index, bundle)
+    if keep_locals:
+        check_comparable(chosen)
     sources = Sources(
         paths or (),
         names=None if files_from is None else NameList(path=files_from, null=null),
@@ -127,7 +134,10 @@ def embed_images(
         Interruption(stop.ask) as interruption,
     ):
         summary = Summary.of(index)
-        run.follow(embed_images(sources, index=store, encoder=encoder, plan=plan, meter=meter, stop=stop), summary)
+        outcomes = embed_images(
+            sources, index=store, encoder=encoder, plan=plan, keep_locals=keep_locals, meter=meter, stop=stop
+        )
+        run.follow(outcomes, summary)
         summary.interrupted = interruption.signal
         store.save_snapshots()
     report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)

@@ -3,6 +3,8 @@
     radiographs -> Preprocess -> patches, positions -> image tower -> embedding [N, D]
     sentences -> ReportTokenizer -> tokens -> text tower -> embedding [N, D]
 
+Where they are asked for, mapped patches and words come with them, from the same run.
+
 A vector that is not finite or not of length 1 never leaves this module: a damaged graph, a bad driver or an overflow in
 a lower precision would otherwise sit in an index unseen.
 """
@@ -14,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose, Side, Tower, open_tower
-from mcr_infer.bundle import FULL, Bundle
-from mcr_infer.errors import BackendError
+from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
+from mcr_infer.errors import BackendError, EmbeddingIndexError
 from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.local import Local
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Patches [K, P*P] and their positions [K] of one radiograph."""
@@ -61,7 +64,24 @@ class _Encoder:
 
     def _embed(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run one batch and check its embeddings [N, D]."""
-        vectors: NDArray[np.float32] = self._tower.run(inputs, ("embedding",))["embedding"]
+        return self._checked(self._tower.run(inputs, ("embedding",))["embedding"], inputs)
+
+    def _embed_with_locals(
+        self, inputs: Mapping[str, NDArray[Any]], lengths: Sequence[int]
+    ) -> tuple[NDArray[np.float32], list[Local]]:
+        """Run one batch once: its embeddings [N, D], and the mapped parts of each row, the first `lengths[row]` of them."""
+        outputs = self._tower.run(inputs, TOWER_OUTPUTS)
+        vectors = self._checked(outputs["embedding"], inputs)
+        parts = zip(outputs["local"], outputs["weights"], lengths, strict=True)
+        try:
+            # Copies: a row of a batch would keep the whole batch in memory.
+            locals = [Local(vectors=one[:n].copy(), weights=weights[:n].copy()) for one, weights, n in parts]
+        except EmbeddingIndexError as exc:
+            raise BackendError(f"the tower on {self.device} gave no mapped parts that can be used: {exc}") from exc
+        return vectors, locals
+
+    def _checked(self, vectors: NDArray[np.float32], inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return embeddings [N, D] of a batch once they are as many unit vectors as there were inputs."""
         rows = len(next(iter(inputs.values())))
         if vectors.shape != (rows, self.embedding_dim):
             raise BackendError(
@@ -98,6 +118,18 @@ class ImageEncoder(_Encoder):
         """Embed one batch of patches and positions, all with the same number of patches K, to unit vectors [N, D]."""
         if not batch:
             return np.empty((0, self.embedding_dim), dtype=np.float32)
+        return self._embed(self._inputs(batch))
+
+    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[NDArray[np.float32], list[Local]]:
+        """Embed one batch as `encode` does, in one run, and return its mapped patches with it: [N, D], N times [K, D]."""
+        if not batch:
+            return np.empty((0, self.embedding_dim), dtype=np.float32), []
+        inputs = self._inputs(batch)
+        parts = 1 if self.preprocess.input == "pixels" else len(batch[0][1])
+        return self._embed_with_locals(inputs, [parts] * len(batch))
+
+    def _inputs(self, batch: Sequence[Patches]) -> dict[str, NDArray[Any]]:
+        """Stack a batch to what the tower takes."""
         counts = {array.shape[:1] for pair in batch for array in pair}
         if len(counts) != 1:
             raise BackendError(f"one batch takes radiographs of one patch count, got {sorted(c[0] for c in counts)}")
@@ -112,7 +144,7 @@ class ImageEncoder(_Encoder):
             raise BackendError(
                 f"positions must lie in [0, {self.preprocess.patch_count}), got {positions.min()} to {positions.max()}"
             )
-        return self._embed(self.preprocess.tower_inputs(patches, positions))
+        return self.preprocess.tower_inputs(patches, positions)
 
     def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
         """Embed one batch of radiographs, with all their patches, to unit vectors [N, D].
@@ -158,3 +190,13 @@ class TextEncoder(_Encoder):
                     {"input_ids": input_ids[rows, :longest], "attention_mask": attention_mask[rows, :longest]}
                 )
         return vectors
+
+    def encode_with_locals(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Local]]:
+        """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding."""
+        if not texts:
+            return np.empty((0, self.embedding_dim), dtype=np.float32), []
+        input_ids, attention_mask = self._tokenizer.encode(texts)
+        lengths = attention_mask.sum(axis=1)
+        longest = int(lengths.max())
+        inputs = {"input_ids": input_ids[:, :longest], "attention_mask": attention_mask[:, :longest]}
+        return self._embed_with_locals(inputs, lengths.tolist())

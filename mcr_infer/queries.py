@@ -5,7 +5,7 @@
 
 A sentence alone is its vector. Beside others it counts as the difference from the vector of the empty text, which is what
 all sentences have in common: without that, "A" and "B" together find neither (P@10 7 % of phantoms with both, 70 % with it,
-see `python -m benchmarks.rerank`).
+see `python -m benchmarks.combined`).
 """
 
 import json
@@ -23,6 +23,7 @@ from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
+from mcr_infer.local import Local
 
 NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0
@@ -159,6 +160,34 @@ def vectors_of(
         for part in question.likes:
             sums[row] += part.weight * index.vector("image", part.what).astype(np.float64)
     return _unit(sums)
+
+
+def vectors_with_words(
+    questions: Sequence[Question], bundle: Bundle, *, device: str, precision: str = FULL
+) -> tuple[NDArray[np.float32], list[list[tuple[Local, float]]]]:
+    """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
+
+    The weights are those in the sum that was brought to length 1. Raises `QueryError` where there is a radiograph in a
+    question: it has no words.
+    """
+    if any(question.images or question.likes for question in questions):
+        raise QueryError(
+            "--rerank compares the words of sentences with patches: ask with sentences alone, or leave out --rerank"
+        )
+    texts = TextEncoder(
+        bundle, device=device, precision=precision, purpose="one_shot" if len(questions) == 1 else "bulk"
+    )
+    sums, asked = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64), []
+    for row, question in enumerate(questions):
+        parts = question.sentences
+        vectors, words = texts.encode_with_locals([*(part.what for part in parts), *([""] * question.is_combined)])
+        weights = np.array([part.weight for part in parts])
+        sums[row] = weights @ vectors[: len(parts)].astype(np.float64)
+        if question.is_combined:
+            sums[row] -= weights.sum() * vectors[-1].astype(np.float64)
+        length = float(np.linalg.norm(sums[row]))
+        asked.append([(one, weight / length) for one, weight in zip(words, weights.tolist(), strict=False)])
+    return _unit(sums), asked
 
 
 def _image_vector(encoder: ImageEncoder, path: Path) -> NDArray[np.float32]:

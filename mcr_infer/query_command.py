@@ -60,6 +60,11 @@ def query(
     no_duplicates: Annotated[
         bool, typer.Option("--no-duplicates", help="Only one of several hits with the same picture or text.")
     ] = False,
+    rerank: Annotated[
+        bool,
+        typer.Option("--rerank", help="Look at the first hits again: the words of the query against their patches."),
+    ] = False,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="How many hits are looked at again, -k at least.")] = 100,
     ef_search: Annotated[
         int | None, typer.Option(min=1, help="Breadth of the search in a large index; tuned or usual if not given.")
     ] = None,
@@ -72,21 +77,35 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
     from mcr_infer.index import Index, parse_filter, search
-    from mcr_infer.queries import vectors_of
+    from mcr_infer.queries import vectors_of, vectors_with_words
 
+    if rerank and kind != "image":
+        raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
     questions = _questions(sentences, unwanted, image, like, queries_from)
     chosen_rows = None if where is None else parse_filter(where)
     distinct: list[Distinct] = []
     distinct += ["study"] if by_study else []
     distinct += ["content"] if no_duplicates else []
+    if rerank:
+        from mcr_infer.rerank import check_comparable
+        from mcr_infer.second_look import SecondLook  # brings what decodes files, which a plain query does without
     with Index.open(index, notify=console.note) as store, store.snapshot():
         chosen = workspace.bundle_of(store, bundle)
-        vectors = vectors_of(questions, chosen, store, device=device, precision=precision)
+        if rerank:
+            check_comparable(chosen)
+            vectors, words = vectors_with_words(questions, chosen, device=device, precision=precision)
+        else:
+            vectors, words = vectors_of(questions, chosen, store, device=device, precision=precision), []
         # A case is not similar to itself: it would only take the first place.
         likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
         found = search(
-            store, vectors, kind=kind, k=k, where=chosen_rows, distinct=distinct, exclude=likes, ef_search=ef_search
-        )
+            store, vectors, kind=kind, k=max(k, rerank_depth) if rerank else k, where=chosen_rows, distinct=distinct,
+            exclude=likes, ef_search=ef_search,
+        )  # fmt: skip
+        if rerank:
+            look = SecondLook(store, chosen, device=device, precision=precision, notify=console.note)
+            found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
+            console.warn_of_unseen(look)
         console.warn_of_mixture(
             store, kind,
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,
@@ -94,7 +113,7 @@ def query(
         )  # fmt: skip
     names = [question.name for question in questions]
     for name, hits in zip(names, found, strict=True):
-        console.show_hits(hits, query=name, as_json=json)
+        console.show_hits(hits, query=name, reranked=rerank, as_json=json)
 
 
 def _questions(

@@ -11,7 +11,7 @@ from mcr_infer.bundle import Bundle, FileRecord
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
+from tiny import DIM, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,39 @@ def test_texts_keep_their_order_whatever_their_length(bundle: Bundle):
     assert vectors.shape == (100, DIM)
     assert (vectors * alone).sum(axis=1).min() > 0.99999
     assert np.abs(vectors - alone).max() < 1e-6
+
+
+def test_mapped_parts_come_from_the_same_run_without_padding(bundle: Bundle):
+    weights = tiny_weights()
+    images, texts = ImageEncoder(bundle), TextEncoder(bundle)
+    batch = [PREPROCESS.patches(radiograph(seed).pixels) for seed in range(3)]
+    vectors, locals = images.encode_with_locals(batch)
+    assert np.array_equal(vectors, images.encode(batch))
+    for (patches, positions), local in zip(batch, locals, strict=True):
+        assert np.abs(local.vectors - (patches @ weights["map"] + weights["places"][positions])).max() < 1e-5
+        assert local.weights == pytest.approx(np.full(16, 1 / 16))
+    asked = [SENTENCES[1], "effusion", SENTENCES[3]]
+    vectors, locals = texts.encode_with_locals(asked)
+    assert np.abs(vectors - texts.encode(asked)).max() < 1e-6
+    assert [len(local.weights) for local in locals] == bundle.tokenizer().lengths(asked).clip(max=MAX_TOKENS).tolist()
+    for vector, local in zip(vectors, locals, strict=True):
+        pooled = local.weights @ local.vectors
+        assert pooled / np.linalg.norm(pooled) == pytest.approx(vector, abs=1e-5)
+    assert [part.shape for part in (images.encode_with_locals([])[0], texts.encode_with_locals([])[0])] == [
+        (0, DIM)
+    ] * 2
+
+
+def test_parts_that_are_not_finite_never_leave(tmp_path: Path):
+    bundle = tiny_bundle(tmp_path / "tiny")
+    # The embedding is sound; a weight below 0 is not.
+    spoilt = TEXT_GRAPH.replace(
+        "    weights = Div (there, count)", "    shares = Div (there, count)\n    weights = Neg (shares)"
+    )
+    encoder = TextEncoder(with_text_tower(bundle, graph(spoilt, tiny_weights())))
+    assert encoder.encode(["effusion"]).shape == (1, DIM)
+    with pytest.raises(BackendError, match=r"the tower on cpu gave no mapped parts that can be used: .* at least 0"):
+        encoder.encode_with_locals(["effusion"])
 
 
 def test_more_texts_than_one_window(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):

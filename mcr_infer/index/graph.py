@@ -5,6 +5,7 @@ bit. So a file is published only after its size was checked, and is loaded only 
 the manifest says. The digest guards against accidents; a folder that a stranger may write to is not to be opened.
 """
 
+import math
 import os
 import struct
 from dataclasses import replace
@@ -24,11 +25,10 @@ M = 32
 EF_CONSTRUCTION = 200
 """Links of a node, and breadth while building (Malkov and Yashunin, arXiv 1603.09320)."""
 
-_EF_SEARCH = 640
-_EF_ROWS = 100_000
-_EF_GROWTH = 0.37
-"""Sentences find 99 % of their ten nearest images with this breadth of search up to so many rows, and with more beyond:
-questions come from the other tower, outside of what the graph links (`python -m benchmarks.recall`). Pictures need less."""
+_LEAST_EF = 200
+_EF_OF_ROOT = 1.3
+"""Sentences find 99 % of their ten nearest images with a breadth of search of 1.3 times the root of the rows: questions come
+from the other tower, outside of what the graph links (`python -m benchmarks.recall`). Pictures need less."""
 
 _HEADER = struct.Struct("<6QiI3QdQ")
 """What hnswlib 0.8 writes first: offset of level 0, capacity, elements, bytes of an element, offsets of label and vector,
@@ -85,7 +85,7 @@ class Graph:
     @property
     def ef_search(self) -> int:
         """Breadth of a search that does not say its own: what was measured for this graph, else what its size needs."""
-        return self.tuned_ef or round(_EF_SEARCH * max(1.0, len(self.labels) / _EF_ROWS) ** _EF_GROWTH)
+        return self.tuned_ef or max(_LEAST_EF, round(_EF_OF_ROOT * math.sqrt(len(self.labels))))
 
     @property
     def element_count(self) -> int:

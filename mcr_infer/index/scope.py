@@ -13,12 +13,20 @@ from numpy.typing import NDArray
 from mcr_infer.errors import QueryError
 from mcr_infer.index.facts import Facts, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in
+from mcr_infer.index.graph import Graph
 from mcr_infer.index.index import Index
 
-SUBSET_LIMIT = 5_000
 LARGEST_SUBSET = 50_000
-"""Rows that match a filter up to which all of them are scored, where the kind has a graph: for one query, and at most. They
-are gathered once, 1.3 ms for 1,000 of 512 dimensions, so that several queries make more of them worth it."""
+"""Rows that match a filter up to which all of them may be scored, where the kind has a graph."""
+
+_ROWS_OF_EF = 6
+"""Rows of 512 dimensions that are gathered and scored in the time that a graph takes for one unit of breadth."""
+
+_FILTERED_EF = 2.5
+"""Times the breadth that keeps the recall when a filter turns candidates away, whatever its share."""
+
+_FEW = 100
+"""Rows that are turned away one by one, such as the radiograph that a search started from, and are no filter."""
 
 _BLOCK_SCORES = 1 << 23
 """Scores that exact search holds at once: 32 MiB."""
@@ -93,10 +101,18 @@ class Scope:
         k = min(k, self.count)
         if not k:
             return [Candidates(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-        limit = min(SUBSET_LIMIT * len(queries), LARGEST_SUBSET, self._index.exact_limit)
-        if self._has_graph and self.count > limit:
-            return self._from_graph(queries, k, margin)
-        return self._from_all(queries, k, margin)
+        if not self._has_graph:
+            return self._from_all(queries, k, margin)
+        graph = self._index.graph(self._kind)
+        turned_away = len(graph.labels) - self.count
+        if turned_away <= _FEW:
+            return self._from_graph(graph, queries, k, margin, self._ef or graph.ef_search, k + turned_away)
+        ef = self._ef or round(graph.ef_search * _FILTERED_EF)
+        if self.count <= min(_ROWS_OF_EF * ef * len(queries), LARGEST_SUBSET):
+            return self._from_all(queries, k, margin)
+        # A filter that has nothing to do with the query turns away its share; what the breadth reaches costs nothing.
+        wanted = max(ef, int(1.2 * k * len(graph.labels) / self.count) + 1)
+        return self._from_graph(graph, queries, k, margin, ef, wanted)
 
     def _from_all(self, queries: NDArray[np.float32], k: int, margin: float) -> list[Candidates]:
         """Score every row that comes into question."""
@@ -124,14 +140,12 @@ class Scope:
                 return found
             taken = min(taken * _GROWTH, len(labels))
 
-    def _from_graph(self, queries: NDArray[np.float32], k: int, margin: float) -> list[Candidates]:
+    def _from_graph(
+        self, graph: Graph, queries: NDArray[np.float32], k: int, margin: float, ef: int, wanted: int
+    ) -> list[Candidates]:
         """Ask the graph for as many candidates as will do, and again for more; score all rows where it leads to too few."""
-        graph = self._index.graph(self._kind)
-        total, wanted = len(graph.labels), k + (_SPARE if margin else 0)
-        ef = self._ef or graph.ef_search
-        if self.count < total:
-            # A filter that has nothing to do with the query turns away its share; what the breadth reaches costs nothing.
-            wanted = min(total, max(ef, int(wanted * total / self.count * 1.2) + 1))
+        total = len(graph.labels)
+        wanted = min(total, wanted + (_SPARE if margin else 0))
         found: dict[int, Candidates] = {}
         missing = np.arange(len(queries))
         while len(missing) and wanted <= min(total, LARGEST_SUBSET):

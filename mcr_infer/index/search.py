@@ -39,6 +39,9 @@ class Hit:
 
     study_uid: str | None = None
 
+    rerank_score: float | None = None
+    """Cosine and late interaction together, where the row was looked at again (`mcr_infer.second_look`)."""
+
 
 def search(
     index: Index,

@@ -63,16 +63,18 @@ def embed_images(
     index: Index,
     encoder: ImageEncoder,
     plan: Plan,
+    keep_locals: bool = False,
     meter: Meter | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Outcome]:
     """Embed radiographs into the index, and yield an outcome for each source, in their order.
 
+    With `keep_locals` the index keeps the mapped patches of those that are embedded, for a second look.
     Files that the index knows by path, size and modification time are not opened. Raises `EmbeddingIndexError` where the
     index cannot be written, `BackendError` where the tower fails, `DecodingError` where no process can decode.
     """
     stop = stop or Stop()
-    run = _Run(index, encoder, plan, meter or Meter(), stop)
+    run = _Run(index, encoder, plan, meter or Meter(), stop, keep_locals=keep_locals)
     with run:
         stop.then = run.pool.cancel
         try:
@@ -89,7 +91,9 @@ def embed_images(
 class _Run:
     """The state of one run: what is ahead, the group that is being filled, and the calls under way."""
 
-    def __init__(self, index: Index, encoder: ImageEncoder, plan: Plan, meter: Meter, stop: Stop) -> None:
+    def __init__(
+        self, index: Index, encoder: ImageEncoder, plan: Plan, meter: Meter, stop: Stop, *, keep_locals: bool
+    ) -> None:
         self._index, self._encoder, self._plan, self._meter, self._stop = index, encoder, plan, meter, stop
         self.pool = DecodePool(
             encoder.preprocess,
@@ -100,7 +104,7 @@ class _Run:
             selection=plan.selection,
             limits=plan.limits,
         )
-        self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls)
+        self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls, keep_locals=keep_locals)
         self._placement = Placement(index, self.pool)
         self._ahead: deque[_Waiting] = deque()
         self._group = Group()
@@ -189,11 +193,17 @@ class _Run:
         with self._meter.waits("tower"):
             done = list(self._calls.take())
         with self._meter.works("commit"):
-            rows = [row for group, vectors in done for row in self._rows(group, vectors)]
+            rows = [row for group, embedded in done for row in self._rows(group, embedded.vectors)]
             retold = [row for group, _ in done for id, row in group.retold.items() if id not in group.fresh]
             stamps = [stamp for group, _ in done for stamp in group.stamps]
+            locals = {
+                ("image", id): content
+                for group, embedded in done
+                if embedded.locals is not None
+                for id, content in zip(group.fresh, embedded.locals, strict=True)
+            }
             if rows or retold or stamps:
-                self._index.add(rows + retold, files=stamps)
+                self._index.add(rows + retold, files=stamps, locals=locals)
         for group, _ in done:
             self._placement.committed(group)
             yield from group.outcomes

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,23 @@ from mcr_infer.encoder import ImageEncoder, Patches
 G = TypeVar("G")
 
 
+class Embedded(NamedTuple):
+    """What the tower made of a group."""
+
+    vectors: NDArray[np.float32]
+    """[N, D]."""
+
+    locals: list[bytes] | None
+    """The packed patches of each; None where they are not kept."""
+
+
 class TowerCalls(Generic[G]):
     """Groups of radiographs on their way through the tower; a context manager."""
 
-    def __init__(self, encoder: ImageEncoder, *, calls: int) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: ImageEncoder, *, calls: int, keep_locals: bool = False) -> None:
+        self._encoder, self._keep_locals = encoder, keep_locals
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="tower")
-        self._under_way: deque[tuple[G, int, Future[NDArray[np.float32]] | None]] = deque()
+        self._under_way: deque[tuple[G, int, Future[Embedded] | None]] = deque()
         self.items = 0
         """Radiographs under way."""
         self.seconds = 0.0
@@ -45,7 +55,7 @@ class TowerCalls(Generic[G]):
         self._under_way.append((group, len(patches), future))
         self.items += len(patches)
 
-    def take(self) -> Iterator[tuple[G, NDArray[np.float32]]]:
+    def take(self) -> Iterator[tuple[G, Embedded]]:
         """Wait for the oldest group, and yield it and all that follow it and are done; raises what the tower raised."""
         waited = False
         while self._under_way:
@@ -53,15 +63,21 @@ class TowerCalls(Generic[G]):
             if waited and future is not None and not future.done():
                 return
             waited = True
-            vectors = self._encoder.encode([]) if future is None else future.result()
+            embedded = self._embed([]) if future is None else future.result()
             self._under_way.popleft()
             self.items -= count
-            yield group, vectors
+            yield group, embedded
 
-    def _call(self, patches: list[Patches], done: Callable[[], None]) -> NDArray[np.float32]:
+    def _embed(self, patches: list[Patches]) -> Embedded:
+        if not self._keep_locals:
+            return Embedded(self._encoder.encode(patches), None)
+        vectors, locals = self._encoder.encode_with_locals(patches)
+        return Embedded(vectors, [one.to_bytes() for one in locals])
+
+    def _call(self, patches: list[Patches], done: Callable[[], None]) -> Embedded:
         begun = time.thread_time()
         try:
-            return self._encoder.encode(patches)
+            return self._embed(patches)
         finally:
             done()
             self.seconds += time.thread_time() - begun
