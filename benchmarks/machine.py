@@ -5,7 +5,18 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("numpy", "onnxruntime", "pydicom", "Pillow", "imagecodecs", "torch", "timm", "hnswlib")
+_PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "pydicom",
+    "Pillow",
+    "imagecodecs",
+    "torch",
+    "timm",
+    "hnswlib",
+    "faiss-cpu",
+    "usearch",
+)
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "sha_ni")
 
 

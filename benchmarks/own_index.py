@@ -256,8 +256,7 @@ def _open_once(folder: Path, queries: Path) -> tuple[dict[str, float], dict[str,
 def _plain(bare: Hnswlib, threads: int, queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:
     bare.graph.set_num_threads(threads)
     bare.graph.set_ef(ef)
-    labels, distances = bare.graph.knn_query(queries, k=TOP)
-    np.subtract(1.0, distances)
+    labels, _ = bare.graph.knn_query(queries, k=TOP)
     return np.asarray(labels).astype(np.int64)
 
 

@@ -93,12 +93,17 @@ def race(runs: dict[str, Callable[[], object]], *, queries: int, rounds: int) ->
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object, threads: int) -> T:
-    """Call a function of a module in a process of its own, whose numerical libraries take `threads` threads."""
+    """Call a function of a module in a process of its own that has `threads` cores, and as many threads of BLAS."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     with patch.dict(os.environ, dict.fromkeys(names, str(threads))):
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_keep_to, initargs=(threads,)) as pool:
             return pool.submit(function, *arguments).result()
+
+
+def _keep_to(cores: int) -> None:
+    """Leave this process some of its cores: the last, since what else the machine does begins with the first."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
 
 
 def own_bytes(line: str) -> int:

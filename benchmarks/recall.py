@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks import crossover, own_index
 from benchmarks.engines import ENGINES, Setting, engine
 from benchmarks.gallery import QUERIES, TOP, Gallery, say
-from benchmarks.machine import machine_card
+from benchmarks.machine import load, machine_card
 from benchmarks.race import BATCH, breadth_for, in_batches, in_fresh_process, own_bytes, race, searching
 from benchmarks.truth import recall
 from benchmarks.vectors import CACHE, DIM, MODALITIES
@@ -45,7 +45,7 @@ COUNT, LARGE = 100_000, 1_000_000
 
 SWEEP = {
     10_000: [Setting(m=m, ef_construction=breadth) for m in (8, 16, 32) for breadth in (100, 200, 400)],
-    100_000: [Setting(m=m, ef_construction=breadth) for m in (16, 32) for breadth in (100, 200, 400)],
+    100_000: [Setting(m=m, ef_construction=breadth) for m, breadth in ((16, 200), (32, 100), (32, 200), (32, 400))],
 }
 SWEPT = (40, 80, 160, 320, 640, 1280)
 
@@ -173,7 +173,11 @@ def of_index(gallery: Gallery, rounds: int) -> Found:
     own_index.filled(gallery, SETTING)
     return {
         "filters": in_fresh_process(own_index.filtered, gallery, SETTING, rounds, threads=1),
-        "beside_hnswlib": in_fresh_process(own_index.beside_hnswlib, gallery, SETTING, rounds, threads=1),
+        "beside_hnswlib": [
+            line
+            for threads in sorted({1, len(os.sched_getaffinity(0))})
+            for line in in_fresh_process(own_index.beside_hnswlib, gallery, SETTING, rounds, threads=threads)
+        ],
         "opening": own_index.opened(gallery, SETTING, rounds),
     }
 
@@ -196,10 +200,12 @@ def main() -> None:
     parts = options.part or [name for name in PARTS if name != "million" or ready]
     result: Found = known | {
         "benchmark": "recall", "bundle": bundle.name, "fingerprint": bundle.fingerprint, "dimensions": DIM, "top": TOP,
-        "queries": QUERIES, "batch": BATCH, "rounds": options.rounds,
+        "queries": QUERIES, "batch": BATCH,
     }  # fmt: skip
     for part in parts:
-        result[part] = {"machine": machine_card(), "found": measured(part, options.store, bundle, options.rounds)}
+        machine = machine_card()
+        found = measured(part, options.store, bundle, options.rounds)
+        result[part] = {"machine": machine, "load_after": load(), "rounds": options.rounds, "found": found}
         if options.out:
             options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
