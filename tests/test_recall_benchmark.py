@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import own_index, vectors
+from benchmarks import recall as benchmark
 from benchmarks.engines import ENGINES, Setting, engine
 from benchmarks.gallery import Gallery
 from benchmarks.likeness import local_dimension
@@ -200,3 +201,52 @@ def test_a_gallery_gives_the_first_of_its_images_and_remembers_their_neighbours(
     expected = nearest_scores(images[:5], [images[:30]], k=10)
     np.testing.assert_array_equal(gallery.kth("text"), expected)
     assert (tmp_path / "text-30-kth.npy").exists()
+
+
+def small_gallery(folder: Path, count: int = 300) -> Gallery:
+    np.save(folder / "images.npy", drawn(0, count, vectors.DIM))
+    for seed, modality in enumerate(vectors.MODALITIES, start=1):
+        np.save(folder / f"{modality}.npy", drawn(seed, 32, vectors.DIM))
+    return Gallery(folder=folder, count=count)
+
+
+def test_a_sweep_says_recall_and_speed_of_each_breadth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "SWEPT", (10, 250))
+    lines = benchmark.sweep(small_gallery(tmp_path), [Setting(m=4, ef_construction=10)], 1)
+    assert [(one["queries"], one["ef_search"]) for one in lines] == [
+        ("image", 10), ("image", 250), ("text", 10), ("text", 250)
+    ]  # fmt: skip
+    assert lines[2]["recall"] < 0.9 < 0.97 <= lines[3]["recall"]
+    assert lines[2]["per_processor_second"] > lines[3]["per_processor_second"] > 0
+
+
+def test_engines_are_raced_at_the_breadth_that_reaches_the_recall(tmp_path: Path) -> None:
+    gallery, names = small_gallery(tmp_path), ("exact", "hnswlib")
+    for name in names:
+        gallery.built(name, benchmark.SETTING)
+    efs = benchmark.breadths(gallery, names)
+    assert efs["exact text 0.99"] == 10
+    assert efs["hnswlib text 0.99"] >= efs["hnswlib text 0.95"] >= 10
+    lines = benchmark.raced(gallery, names, efs, 1, 1)
+    assert len(lines) == len(names) * len(vectors.MODALITIES) * len(benchmark.TARGETS)
+    first = lines[0]
+    assert (first["engine"], first["ratio"], first["threads"]) == ("hnswlib", 1.0, 1)
+    assert all(one["per_second"] > 0 for one in lines)
+
+
+def test_what_takes_long_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery, setting = small_gallery(tmp_path), Setting(m=4, ef_construction=10)
+    path = gallery.built("hnswlib", setting)
+    assert path.name == "hnswlib-300-m4-10.bin"
+    took = gallery.build_time("hnswlib", setting)
+    assert took is not None
+    assert took["processor_seconds"] >= 0
+    assert gallery.build_time("faiss", setting) is None
+    monkeypatch.setattr("benchmarks.gallery.engine", pytest.fail)
+    assert gallery.built("hnswlib", setting) == path
+
+
+def test_memory_of_an_engine_is_what_loading_it_adds(tmp_path: Path) -> None:
+    gallery = small_gallery(tmp_path, 8_000)
+    grown = benchmark.loaded_bytes("exact", gallery.built("exact", benchmark.SETTING))
+    assert grown == pytest.approx(8_000 * vectors.DIM * 4, rel=0.1)
