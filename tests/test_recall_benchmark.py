@@ -11,7 +11,7 @@ from benchmarks import recall as benchmark
 from benchmarks.engines import ENGINES, Setting, engine
 from benchmarks.gallery import Gallery
 from benchmarks.likeness import local_dimension
-from benchmarks.race import breadth_for, race
+from benchmarks.race import breadth_for, in_fresh_process, race
 from benchmarks.truth import nearest_scores, recall
 from benchmarks.vectors import Sample, Space
 from mcr_infer.index import Index, nearest, parse_filter
@@ -248,5 +248,6 @@ def test_what_takes_long_is_built_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_memory_of_an_engine_is_what_loading_it_adds(tmp_path: Path) -> None:
     gallery = small_gallery(tmp_path, 8_000)
-    grown = benchmark.loaded_bytes("exact", gallery.built("exact", benchmark.SETTING))
+    path = gallery.built("exact", benchmark.SETTING)
+    grown = in_fresh_process(benchmark.loaded_bytes, "exact", path, threads=1)
     assert grown == pytest.approx(8_000 * vectors.DIM * 4, rel=0.1)
