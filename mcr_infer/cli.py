@@ -15,6 +15,7 @@ import typer
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
+from mcr_infer.index_command import compact, delete, migrate, rebuild
 from mcr_infer.options import (
     SOME_FAILED,
     BudgetOption,
@@ -25,8 +26,13 @@ from mcr_infer.options import (
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    PseudonymiseOption,
+    SecretOption,
 )  # fmt: skip
+from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
+from mcr_infer.transfer_command import export, import_, merge
+from mcr_infer.verify_command import verify
 
 app = typer.Typer(
     add_completion=False,
@@ -47,6 +53,8 @@ def embed_reports(
     precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
     json: JsonOption = False,
 ) -> None:
     """Embed reports into an index, so that radiographs and sentences find them."""
@@ -54,15 +62,18 @@ def embed_reports(
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_reports
 
-    chosen = workspace.bundle_for(index, bundle)
-    records = read_reports(Path(path))
+    if keep_text and pseudonymise:
+        raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
+    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = workspace.bundle_for(index, bundle, naming)
+    records = read_reports(Path(path), patients=naming.patients)
     encoder = TextEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen) as store, console.Run("reports", None) as run:
-        summary = pipeline.Summary.of(index)
-        run.follow(
-            pipeline.embed_reports(records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text),
-            summary,
+    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
+        summary = pipeline.Summary.of(index, naming=naming)
+        outcomes = pipeline.embed_reports(
+            records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
         )
+        run.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
@@ -131,40 +142,11 @@ def evaluate(
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 
 
-@app.command()
-def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle; without it the one that ships.")] = None,
-    device: Annotated[
-        Device | None, typer.Option("--device", help="Where towers run: cpu, or what the precision is made for.")
-    ] = None,
-    precision: PrecisionOption = PrecisionName.FP32,
-    json: JsonOption = False,
-) -> None:
-    """Check a bundle on this machine: every digest, the golden outputs, and that a row does not depend on its batch."""
-    from mcr_infer import console
-    from mcr_infer.backends.flavor import FLAVORS
-    from mcr_infer.bundle import MANIFEST, Bundle
-    from mcr_infer.engine_gate import engine_file_checks, verify_engines
-    from mcr_infer.errors import BundleError
-    from mcr_infer.verify import Check
-    from mcr_infer.verify import verify as run_checks
-
-    # fp32 on the CPU is what the golden outputs were compared with; other precisions know their own device.
-    where = device or (Device.CPU if precision is PrecisionName.FP32 else Device.AUTO)
-    try:
-        opened = Bundle.open(bundle)
-    except BundleError as error:
-        checks = [Check(name=MANIFEST, ok=False, detail=str(error))]
-    else:
-        if where in FLAVORS:
-            checks = verify_engines(opened, precision=precision, flavor=FLAVORS[where])
-        else:
-            checks = [*run_checks(opened, device=where, precision=precision), *engine_file_checks(opened)]
-    console.show_checks(checks, as_json=json)
-    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
-
-
+for command in (delete, rebuild, compact, migrate, verify, export, merge):
+    app.command()(command)
+app.command("import")(import_)
 app.command("build-engine")(build_engine)
+app.command()(pseudonym)
 
 
 def main() -> None:

@@ -6,17 +6,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mcr_infer.check import Check
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
+    from mcr_infer.index.deletion import Doomed
+    from mcr_infer.index.manifest import Tuning
     from mcr_infer.pipeline import Outcome, Summary
     from mcr_infer.pipeline.report import RunReport
     from mcr_infer.second_look import SecondLook
-    from mcr_infer.verify import Check
+    from mcr_infer.transfer.exporting import Exported
+    from mcr_infer.transfer.merging import Conflict, Merged
+
+_SHOWN_CONFLICTS = 20
 
 
 class Run:
@@ -69,11 +76,11 @@ class Run:
     def _find_total(self, total: Callable[[], int | None]) -> None:
         self._progress.update(self._task, total=total())
 
-    def advance(self) -> None:
-        """Count one more input as done."""
-        self._done += 1
+    def advance(self, count: int = 1) -> None:
+        """Count one more input as done, or several."""
+        self._done += count
         rate = self._done / max(time.perf_counter() - self._started, 1e-9)
-        self._progress.update(self._task, advance=1, rate=rate)
+        self._progress.update(self._task, advance=count, rate=rate)
 
     def follow(self, outcomes: "Iterable[Outcome]", summary: "Summary") -> None:
         """Drive a run to its end and count its outcomes; whatever ends it, the count is closed."""
@@ -85,14 +92,17 @@ class Run:
             summary.close(time.perf_counter() - self._started)
 
 
-def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None = None, as_json: bool) -> None:
+def show_summary(
+    summary: "Summary", *, what: str, verb: str = "embedded", ignored: Counter[str] | None = None, as_json: bool
+) -> None:
     """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
         print(f"left out as no images by their names: {kinds}", file=sys.stderr)
     if as_json:
         # Failures are read and written one by one: there may be millions.
-        print(json.dumps(summary.to_dict())[:-1], end=', "failures": [')
+        facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
+        print(json.dumps(facts)[:-1], end=', "failures": [')
         for number, failure in enumerate(summary.failures()):
             print(f"{', ' if number else ''}{failure}", end="")
         print("]}")
@@ -107,7 +117,7 @@ def show_summary(summary: "Summary", *, what: str, ignored: Counter[str] | None 
         print(f"left out  {summary.left_out.total()} {what}: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
-        f"{summary.embedded} {what} embedded, {summary.unchanged} unchanged, {summary.failure_count} failed "
+        f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
 
@@ -211,14 +221,136 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,
+        "pseudonymous": index.identity.pseudonymous,
+        "patient_keys": bool(index.identity.secret_check),
         "recommended_patch_budget": recommended_budget,
     }
+    tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
     if as_json:
-        print(json.dumps(facts))
+        print(json.dumps({**facts, "tuning": {kind: one and asdict(one) for kind, one in tuned.items()}}))
         return
-    _print_table(
-        ("", str(index.folder)), [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    rows = [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
+    rows += [(f"search of {kind}s", _told_tuning(tuning)) for kind, tuning in tuned.items() if tuning]
+    _print_table(("", str(index.folder)), rows)
+
+
+def show_doomed(found: "Doomed", place: Path, *, to_stderr: bool) -> None:
+    """Print what a deletion is about: how many rows of which studies, and the first ids."""
+    out = sys.stderr if to_stderr else sys.stdout
+    print(f"{_counted(found.counts)} of {place} match, of {found.studies} studies", file=out)
+    for kind, ids in found.shown.items():
+        if ids:
+            more = found.counts[kind] - len(ids)
+            print(f"  {kind}s: {', '.join(ids)}{f' and {more} more' if more else ''}", file=out)
+
+
+def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, as_json: bool) -> None:
+    """Print what was deleted, and what a graph still holds of it (`left`, by kind)."""
+    if as_json:
+        facts = {"deleted": dict(found.counts), "dry_run": dry_run, "left_in_graphs": dict(left)}
+        print(json.dumps(facts))
+    elif dry_run:
+        print("nothing was deleted: --dry-run")
+    elif any(found.counts.values()):
+        print(f"{_counted(found.counts)} deleted")
+    if not any(found.counts.values()):
+        note("nothing matched, and nothing was deleted; --kind says whether images, reports or both are meant")
+    if any(left.values()):
+        note(
+            f"graphs hold {sum(left.values())} vectors of deleted rows, which no search finds: to have them gone from the "
+            f"disk, too, run `mcr-infer compact --index {place}`, or delete with --purge"
+        )
+
+
+def show_snapshots(index: "Index", *, as_json: bool) -> None:
+    """Print what lies beside the store of an index, and how its graphs were tuned."""
+    facts: dict[str, dict[str, object]] = {}
+    told = []
+    for kind in ("image", "report"):
+        state = index.state(kind)
+        graph, tuning = state.graph, state.tuning
+        shape = None if graph is None else {"m": graph.m, "ef_construction": graph.ef_construction}
+        facts[kind] = {"rows": state.rows, "graph": shape, "tuning": None if tuning is None else asdict(tuning)}
+        way = f"graph of M {graph.m}, ef_construction {graph.ef_construction}" if graph else "exact search"
+        told.append(f"{state.rows} {kind}s: {way}{f'; {_told_tuning(tuning)}' if tuning else ''}")
+    print(json.dumps(facts) if as_json else "\n".join(told))
+
+
+def _told_tuning(tuning: "Tuning") -> str:
+    return (
+        f"ef_search {tuning.ef_search} finds {tuning.recall:.2%} of the ten nearest, asked for {tuning.target_recall:.2%} "
+        f"({tuning.queries} queries, {tuning.rows} rows)"
     )
+
+
+def show_sizes(place: Path, *, before: int, after: int, as_json: bool) -> None:
+    """Print how many bytes an index took before and after."""
+    if as_json:
+        print(json.dumps({"bytes_before": before, "bytes_after": after}))
+    else:
+        print(f"{place}: {before} bytes before, {after} bytes after")
+
+
+def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None:
+    """Print from which format version to which an index came."""
+    if as_json:
+        print(json.dumps({"from": former, "to": now}))
+    elif former == now:
+        print(f"{place} has format version {now}, that of this release")
+    else:
+        print(f"{place} is brought from format version {former} to {now}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+
+
+def show_export(told: "Exported", out: Path, *, as_json: bool) -> None:
+    """Print how many rows were exported where."""
+    if as_json:
+        print(json.dumps({"out": str(out), "rows": dict(told.rows), "texts_left_out": told.texts_left_out}))
+    else:
+        print(f"{_counted(told.rows)} in {out}")
+    if told.texts_left_out:
+        note(f"the text of {told.texts_left_out} rows stayed behind; --keep-text takes it along")
+
+
+def show_conflicts(found: "Sequence[Conflict]", *, as_json: bool) -> None:
+    """Print the ids that stand for two different things, and that nothing was merged."""
+    if as_json:
+        print(json.dumps({"conflicts": [one.to_dict() for one in found]}))
+    else:
+        rows = [(one.kind, one.id, _word(one.here), _word(one.there)) for one in found[:_SHOWN_CONFLICTS]]
+        _print_table(("kind", "id", "path", "path of the other"), rows)
+        if len(found) > _SHOWN_CONFLICTS:
+            print(f"and {len(found) - _SHOWN_CONFLICTS} more; --json lists all")
+    note(
+        f"{len(found)} ids stand for different pictures or reports, and nothing was merged: --on-conflict skip keeps the "
+        "one that comes first, --on-conflict replace the one that comes last"
+    )
+
+
+def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
+    """Print what became of the rows of a merge."""
+    counts = {kind: index.count(kind) for kind in ("image", "report")}
+    if as_json:
+        print(json.dumps({**asdict(told), "conflicts": [], "rows": counts}))
+    else:
+        print(
+            f"{told.added} rows added, {told.known} were there, {told.replaced} replaced, {told.skipped} skipped; "
+            f"{index.folder} holds {_counted(counts)}"
+        )
+    if told.paths_taken:
+        note(
+            f"{told.paths_taken} files have a path that stands for another row in {index.folder}: they are looked at again "
+            "when they are embedded"
+        )
+
+
+def show_keys(kind: str, keys: Iterable[str], *, as_json: bool) -> None:
+    """Print keys, one a line."""
+    for key in keys:
+        print(json.dumps({"kind": kind, "key": key}) if as_json else key)
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:

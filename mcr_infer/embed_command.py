@@ -18,6 +18,8 @@ from mcr_infer.options import (
     JsonOption,
     PrecisionName,
     PrecisionOption,
+    PseudonymiseOption,
+    SecretOption,
 )  # fmt: skip
 
 
@@ -78,6 +80,8 @@ def embed_images(
     ] = False,
     file_seconds: Annotated[float, typer.Option(min=1.0, help="Longest that decoding one file may take.")] = 120.0,
     file_memory: Annotated[int, typer.Option(min=64, help="Most memory of decoding one file, in MiB.")] = 4096,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
     explain_plan: Annotated[
         bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
     ] = False,
@@ -98,7 +102,8 @@ def embed_images(
         raise typer.BadParameter("give a PATH, or --files-from")
     if null and files_from is None:
         raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
-    chosen = workspace.bundle_for(index, bundle)
+    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = workspace.bundle_for(index, bundle, naming)
     if keep_locals:
         check_comparable(chosen)
     sources = Sources(
@@ -129,13 +134,20 @@ def embed_images(
         return
     meter, stop = Meter(), Stop()
     with (
-        workspace.open_for_writing(index, chosen) as store,
+        workspace.open_for_writing(index, chosen, naming) as store,
         console.Run("radiographs", sources.count) as run,
         Interruption(stop.ask) as interruption,
     ):
-        summary = Summary.of(index)
+        summary = Summary.of(index, naming=naming)
         outcomes = embed_images(
-            sources, index=store, encoder=encoder, plan=plan, keep_locals=keep_locals, meter=meter, stop=stop
+            sources,
+            index=store,
+            encoder=encoder,
+            plan=plan,
+            naming=naming,
+            keep_locals=keep_locals,
+            meter=meter,
+            stop=stop,
         )
         run.follow(outcomes, summary)
         summary.interrupted = interruption.signal

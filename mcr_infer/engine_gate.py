@@ -12,8 +12,9 @@ from mcr_infer.backends.engines import EngineManifest, EngineRecord, admit, find
 from mcr_infer.backends.flavor import Flavor, import_flavor
 from mcr_infer.backends.tensorrt import TensorRTTower
 from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
+from mcr_infer.check import Check
 from mcr_infer.errors import BackendError, McrError
-from mcr_infer.verify import EXACT, Check, golden_inputs, invariance, parity, rows_limit, verify
+from mcr_infer.verify import EXACT, golden_inputs, invariance, parity, rows_limit, verify
 
 
 def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:

@@ -14,7 +14,7 @@
     ├── EmbeddingIndexError        the index cannot be used
     │   ├── IndexNotFoundError     there is no index at that place
     │   ├── IndexCorruptError      its files do not match their digests
-    │   ├── IndexMismatchError     it was made by another bundle
+    │   ├── IndexMismatchError     it was made by another bundle, or under another site secret
     │   └── IndexLockedError       another process is writing to it
     └── QueryError                 a query cannot be answered as asked
 
@@ -103,7 +103,7 @@ class IndexCorruptError(EmbeddingIndexError):
 
 
 class IndexMismatchError(EmbeddingIndexError):
-    """The index was made by another bundle, or holds vectors of another dimension."""
+    """The index was made by another bundle or under another site secret, or holds vectors of another dimension."""
 
 
 class IndexLockedError(EmbeddingIndexError):

@@ -39,6 +39,19 @@ class Kind(StrEnum):
     REPORT = "report"
 
 
+class Kinds(StrEnum):
+    """What of an index a command is about."""
+
+    IMAGE = "image"
+    REPORT = "report"
+    BOTH = "both"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kinds of rows."""
+        return (Kind.IMAGE.value, Kind.REPORT.value) if self is Kinds.BOTH else (self.value,)
+
+
 def _read_budget(text: str) -> str:
     """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
     from mcr_infer.budget import parse_budget
@@ -72,6 +85,22 @@ BudgetOption = Annotated[
         metavar="SHARE",
         help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
         "'recommended' is what the bundle names.",
+    ),
+]
+SecretOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--site-secret",
+        metavar="FILE",
+        help="File with a secret of your site, readable by its owner alone: rows have a key of their patient, by which they "
+        "can be deleted. Needed again by every later run.",
+    ),
+]
+PseudonymiseOption = Annotated[
+    bool,
+    typer.Option(
+        "--pseudonymise",
+        help="Keep no path, and keys under the site secret instead of UIDs. From the first run, or never.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

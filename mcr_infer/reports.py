@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcr_infer.errors import ReportError
+from mcr_infer.pseudonyms import PatientSecret
 
 Use = Literal["both", "findings", "impression", "longest"]
 
@@ -168,6 +169,8 @@ class ReportRecord:
     path: str
     """The column `path` where there is one, else the file, with its row where it is a table: `reports.csv:12`."""
     study_uid: str | None = None
+    patient_key: str | None = None
+    """Of the column `patient_id`; None where there is none, or where no key was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +182,14 @@ class ReportFailure:
     error: str
 
 
-def read_reports(path: Path) -> Iterator[ReportRecord | ReportFailure]:
+def read_reports(path: Path, *, patients: PatientSecret | None = None) -> Iterator[ReportRecord | ReportFailure]:
     """Read reports from FILE.csv, FILE.jsonl or the .txt files below a folder, in UTF-8.
 
     A table has a column `report` or `text`, and may have `id`, `path`, `study_uid` or `study_id`; other columns are not
-    read. Without an id it is derived from the text; in a folder it is the relative path without `.txt`. Rows count as in a
-    spreadsheet (the header is row 1), lines of .jsonl from 1. A bad row is yielded as a failure and the rest goes on; a
+    read. With `patients` the columns `patient_id` and `issuer_of_patient_id` become a key, where they are there; else they
+    are not read either. Without an id it is derived from the text, and from the key; in a folder it is the relative path
+    without `.txt`. Rows count as in a spreadsheet (the header is row 1), lines of .jsonl from 1. A bad row is yielded as a
+    failure and the rest goes on; a
     source that cannot be read as a whole raises `ReportError`.
     """
     path = Path(path)
@@ -197,10 +202,10 @@ def read_reports(path: Path) -> Iterator[ReportRecord | ReportFailure]:
     kind = path.suffix.lower()
     try:
         if kind == ".csv":
-            return _records(path, _csv_rows(path, _header(path)))
+            return _records(path, _csv_rows(path, _header(path)), patients)
         if kind == ".jsonl":
             path.open("rb").close()
-            return _records(path, _json_rows(path))
+            return _records(path, _json_rows(path), patients)
     except OSError as exc:
         raise ReportError(f"{path} cannot be read: {exc.strerror}", reason="unreadable") from exc
     raise ReportError(
@@ -279,7 +284,9 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield number, row if isinstance(row, dict) else f"a JSON {type(row).__name__}, expected an object"
 
 
-def _records(path: Path, rows: Iterator[tuple[int, Mapping[str, Any] | str]]) -> Iterator[ReportRecord | ReportFailure]:
+def _records(
+    path: Path, rows: Iterator[tuple[int, Mapping[str, Any] | str]], patients: PatientSecret | None
+) -> Iterator[ReportRecord | ReportFailure]:
     for number, row in rows:
         place = f"{path}:{number}"
         if isinstance(row, str):
@@ -288,13 +295,35 @@ def _records(path: Path, rows: Iterator[tuple[int, Mapping[str, Any] | str]]) ->
         text = row.get("report") or row.get("text")
         study = row.get("study_uid") or row.get("study_id")
         given = [str(value or "").strip() for value in (row.get("id"), row.get("path"), study)]
+        patient = [row.get(name) for name in _PATIENT_COLUMNS]
         if not isinstance(text, str) or not text.strip():
             yield ReportFailure(path=place, reason="empty", error=f"row {number}: no text under report or text")
         elif not _encodable(text, *given):
             yield ReportFailure(path=place, reason="encoding", error=f"row {number}: not valid UTF-8")
+        elif patients is not None and not all(map(_is_identifier, patient)):
+            why = f"row {number}: {' and '.join(_PATIENT_COLUMNS)} must be text in UTF-8, or whole numbers"
+            yield ReportFailure(path=place, reason="patient_id", error=why)
         else:
-            derived = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-            yield ReportRecord(id=given[0] or derived, text=text, path=given[1] or place, study_uid=given[2] or None)
+            key = None if patients is None else _patient_key(patients, *patient)
+            # Two patients can have the same words said of them.
+            derived = f"sha256:{hashlib.sha256((text + (key or '')).encode()).hexdigest()[:32]}"
+            yield ReportRecord(
+                id=given[0] or derived, text=text, path=given[1] or place, study_uid=given[2] or None, patient_key=key
+            )
+
+
+_PATIENT_COLUMNS = ("patient_id", "issuer_of_patient_id")
+
+
+def _is_identifier(value: object) -> bool:
+    """True for what can be an identifier in a table, or for none: 12.0 may have been 12, or 012."""
+    return value is None or type(value) is int or (isinstance(value, str) and _encodable(value))
+
+
+def _patient_key(patients: PatientSecret, id: str | int | None, issuer: str | int | None) -> str | None:
+    """Return the key of a patient, None where the column is empty."""
+    told = "" if id is None else str(id).strip()
+    return patients.key(told, "" if issuer is None else str(issuer).strip()) if told else None
 
 
 def _encodable(*texts: str) -> bool:

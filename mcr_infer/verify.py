@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Side, Tower, open_tower
 from mcr_infer.bundle import CHECKSUMS, FULL, MANIFEST, SIDES, TEXT_INPUTS, TOWER_OUTPUTS, Bundle, Precision, Tolerance
+from mcr_infer.check import Check
 from mcr_infer.digests import sha256_of
 from mcr_infer.errors import BundleError, McrError
 
@@ -24,15 +25,6 @@ EXACT = Tolerance(max_abs=MAX_ABS_DIFF, min_cosine=MIN_COSINE, local_max_abs=MAX
 
 MIN_COSINE_ROWS = 0.99999
 """Between a row of a batch and the same row alone: what a row becomes must not depend on its neighbours."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

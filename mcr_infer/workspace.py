@@ -5,11 +5,16 @@ else the one that ships. A bundle that says something about itself (it knows pha
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcr_infer.bundle import Bundle
 from mcr_infer.console import note
 from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index import Index
+from mcr_infer.index.manifest import NO_BUNDLE, Identity
+
+if TYPE_CHECKING:
+    from mcr_infer.pipeline import Naming
 
 SHIPPED = "shipped"
 """How an index names the bundle inside the wheel: by this word, since a wheel may move."""
@@ -29,6 +34,12 @@ def bundle_of(store: Index, named: Path | None) -> Bundle:
     Raises `BundleError` when the remembered bundle is gone, `IndexMismatchError` when the bundle is not the one that made
     the index.
     """
+    if named is None and store.bundle_path == NO_BUNDLE:
+        raise BundleError(
+            f"the index {store.folder} holds vectors of the model {store.bundle!r}, which is no bundle: there is no text "
+            "tower to embed a sentence with, and no image tower. Search it from Python with vectors of that model, or name "
+            f"a bundle of the fingerprint {store.fingerprint[:12]} with --bundle"
+        )
     remembered = None if store.bundle_path == SHIPPED else Path(store.bundle_path)
     if named is None and remembered is not None and not remembered.is_dir():
         raise BundleError(
@@ -54,22 +65,48 @@ def recommended_budget(store: Index) -> float | None:
     return bundle.recommended_budget if bundle.fingerprint == store.fingerprint else None
 
 
-def bundle_for(index: Path, named: Path | None) -> Bundle:
-    """Open the bundle for an index that may not be there yet: then the named one, else the one that ships."""
+def naming_of(site_secret: Path | None, *, pseudonymise: bool) -> "Naming":
+    """Return how rows are to be named, as it was asked for. Raises `ConfigError`."""
+    from mcr_infer.pipeline import Naming  # which a query does without
+    from mcr_infer.pseudonyms import SiteSecret
+
+    secret = None if site_secret is None else SiteSecret.read(site_secret)
+    return Naming(secret=secret, pseudonymous=pseudonymise)
+
+
+def bundle_for(index: Path, named: Path | None, naming: "Naming") -> Bundle:
+    """Open the bundle for an index that may not be there yet: then the named one, else the one that ships.
+
+    An index that names its rows otherwise is refused here, before anything is measured or opened (`IndexMismatchError`).
+    """
     try:
         with Index.open(index, notify=note) as store:
+            store.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
             return bundle_of(store, named)
     except IndexNotFoundError:
         return open_bundle(named)
 
 
-def open_for_writing(index: Path, bundle: Bundle) -> Index:
-    """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle made it."""
+def identity_of(bundle: Bundle) -> Identity:
+    """Return the identity of a new index of a bundle, but for its own id."""
+    return Identity(
+        index_id="",
+        fingerprint=bundle.fingerprint,
+        embedding_dim=bundle.embedding_dim,
+        bundle=bundle.name,
+        bundle_path=SHIPPED if bundle.shipped else str(bundle.path.resolve()),
+    )
+
+
+def open_for_writing(index: Path, bundle: Bundle, naming: "Naming") -> Index:
+    """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle or secret made it."""
     return Index.open_or_create(
         index,
         fingerprint=bundle.fingerprint,
         embedding_dim=bundle.embedding_dim,
         bundle=bundle.name,
-        bundle_path=SHIPPED if bundle.shipped else str(bundle.path.resolve()),
+        bundle_path=identity_of(bundle).bundle_path,
+        pseudonymous=naming.pseudonymous,
+        secret_check=naming.secret_check,
         notify=note,
     )

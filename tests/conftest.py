@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from mcr_infer.bundle import Bundle
+from mcr_infer.cli import app
+from mcr_infer.errors import McrError
 from mcr_infer.phantom.demo import write_demo
 
 
@@ -17,6 +21,23 @@ def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProces
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def invoke(*arguments: str | Path, code: int = 0, input: str | None = None) -> Result:
+    """Run mcr-infer in this process, which is faster, where a process of its own would prove nothing more."""
+    done = CliRunner().invoke(app, list(map(str, arguments)), input=input)
+    if isinstance(done.exception, McrError):  # which `main` maps
+        done.exit_code = 1
+        done.stderr_bytes += f"error: {done.exception}\n".encode()
+    elif done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == code, f"exit {done.exit_code}, expected {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def words(text: str) -> str:
+    """Take the frame and the line breaks out of what wrong usage prints."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def json_lines(text: str) -> list[dict]:

@@ -13,7 +13,10 @@ from mcr_infer.cli import app
 from mcr_infer.phantom.dicom import write_dicom
 from tiny import tiny_bundle
 
-COMMANDS = ("embed-images", "embed-reports", "query", "info", "demo", "evaluate", "verify", "build-engine")
+COMMANDS = (
+    "build-engine", "compact", "delete", "demo", "embed-images", "embed-reports", "evaluate", "export", "import", "info",
+    "merge", "migrate", "pseudonym", "query", "rebuild", "verify",
+)  # fmt: skip
 
 
 def test_help_names_every_command_and_the_readme_describes_it():
@@ -46,7 +49,8 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     assert (again["embedded"], again["unchanged"]) == (0, 24)
     (info,) = json_lines(run_cli("info", "--json").stdout)
     assert info.keys() == {
-        "images", "reports", "bundle", "fingerprint", "format_version", "recommended_patch_budget",
+        "images", "reports", "bundle", "fingerprint", "format_version", "pseudonymous", "patient_keys",
+        "recommended_patch_budget", "tuning",
     }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
 

@@ -13,6 +13,7 @@ from mcr_infer import errors
 from mcr_infer.errors import DecodingError, ImageError
 from mcr_infer.images.selection import Selection
 from mcr_infer.preprocess import Preprocess
+from mcr_infer.pseudonyms import PatientSecret, is_key
 
 MESSAGE_LIMIT = 1 << 16
 """Bytes of the longest message."""
@@ -38,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """What a worker is told once, when it begins."""
+    """What a worker is told once, when it begins: over its own socket, since the secret among it is for nobody else."""
 
     preprocess: Preprocess
     budget: float = 1.0
@@ -49,27 +50,31 @@ class Orders:
 
     selection: Selection = field(default_factory=Selection)
     limits: Limits
+    patients: PatientSecret | None = None
+    """Makes a key of each Patient ID, which never leaves the worker itself; None = it is not even read."""
 
-    def to_json(self) -> str:
-        """Return one line of JSON."""
-        return json.dumps({
+    def to_message(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
             "preprocess": self.preprocess.to_dict(),
             "budget": self.budget,
             "reduce": self.reduce,
             "selection": self.selection.to_dict(),
             "limits": asdict(self.limits),
-        })  # fmt: skip
+            "patients": None if self.patients is None else self.patients.to_text(),
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> "Orders":
-        """Read what `to_json` wrote."""
-        values = json.loads(text)
+    def from_message(cls, values: Mapping[str, Any]) -> "Orders":
+        """Read what `to_message` returned."""
+        patients = values["patients"]
         return cls(
             preprocess=Preprocess.from_dict(values["preprocess"]),
             budget=values["budget"],
             reduce=values["reduce"],
             selection=Selection.from_dict(values["selection"]),
             limits=Limits(**values["limits"]),
+            patients=None if patients is None else PatientSecret.from_text(patients),
         )
 
 
@@ -86,6 +91,8 @@ class Decoded:
 
     study_uid: str | None
     series_uid: str | None
+    patient_key: str | None
+    """Never the id itself; None where no secret was given, or where the file names no patient."""
     reduction: int
     """1 = decoded in full; 4 = at a quarter of the rows and columns."""
 
@@ -117,6 +124,9 @@ class Decoded:
         for name, kind in kinds.items():
             if not isinstance(values[name], kind):
                 raise DecodingError(f"a decode worker gave an answer in which {name} is no {kind.__name__}")
+        patient = values["patient_key"]
+        if patient is not None and not (isinstance(patient, str) and is_key(patient)):
+            raise DecodingError("a decode worker gave an answer in which patient_key is no key")
         values["metadata"] = MappingProxyType(values["metadata"])
         return cls(**values)
 

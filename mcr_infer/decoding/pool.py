@@ -29,6 +29,7 @@ from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
 from mcr_infer.preprocess import Preprocess
+from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.sources import LocalSource, Source
 
 _TICK = 1.0
@@ -70,8 +71,12 @@ class DecodePool:
         reduce: bool = True,
         selection: Selection | None = None,
         limits: Limits | None = None,
+        patients: PatientSecret | None = None,
     ) -> None:
-        """Processes begin when there is work for them; a file may not take more than `limits`."""
+        """Processes begin when there is work for them; a file may not take more than `limits`.
+
+        With `patients`, what is decoded has the key of its patient.
+        """
         self._limits = limits or Limits()
         self._orders = Orders(
             preprocess=preprocess,
@@ -79,6 +84,7 @@ class DecodePool:
             reduce=reduce,
             selection=selection or Selection(),
             limits=self._limits,
+            patients=patients,
         )
         shape = SlotShape(patches=preprocess.patches_within(budget), area=preprocess.patch_size**2)
         self._slots = Slots(shape, slots)

@@ -43,7 +43,7 @@ class WorkerProcess:
             try:
                 self._process = subprocess.Popen(
                     # -P: a file in the working folder must not take the place of a module.
-                    [sys.executable, "-P", "-c", _BEGIN, json.dumps(sys.path), *map(str, arguments), orders.to_json()],
+                    [sys.executable, "-P", "-c", _BEGIN, json.dumps(sys.path), *map(str, arguments)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -52,6 +52,9 @@ class WorkerProcess:
                     # Ctrl-C on the terminal is for the process that started this one.
                     process_group=0,
                 )
+                # Not by the arguments, which every user of the machine can read. Nothing is lost where the worker ends
+                # at once: its own end of the socket is still open here.
+                ours.sendall(to_bytes(orders.to_message()))
             except BaseException:
                 ours.close()
                 raise

@@ -27,16 +27,22 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve until the other end of the socket is closed. Arguments: socket, memory, slots, patches, area, parent, orders."""
+    """Serve until the other end of the socket is closed. Arguments: socket, memory, slots, patches, area, parent.
+
+    The first message holds the orders.
+    """
     channel, memory, count, patches, area, parent = map(int, sys.argv[1:7])
-    orders = Orders.from_json(sys.argv[7])
     _end_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the process that started this one decides when it ends
     slots = Slots(SlotShape(patches=patches, area=area), count, descriptor=memory)
     load_parser()  # before the clock of the first file runs
-    _bound_memory(orders.limits.memory_bytes)
     with socket.socket(fileno=channel) as peer:
+        told = peer.recv(MESSAGE_LIMIT)
+        if not told:
+            return
+        orders = Orders.from_message(from_bytes(told))
+        _bound_memory(orders.limits.memory_bytes)
         peer.sendall(to_bytes({"ready": True}))
         while True:
             packet, descriptors, _, _ = socket.recv_fds(peer, MESSAGE_LIMIT, 1)
@@ -104,6 +110,7 @@ def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slo
         rendering=preprocess.rendering,
         reduce_to=preprocess.reduce_to if orders.reduce and not job["full"] else None,
         selection=orders.selection,
+        patients=orders.patients,
     )
     read = time.process_time()
     square = preprocess.image(radiograph.pixels, aspect=radiograph.aspect)
@@ -117,6 +124,7 @@ def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slo
         "digest": digest,
         "study_uid": radiograph.study_instance_uid,
         "series_uid": radiograph.series_instance_uid,
+        "patient_key": radiograph.patient_key,
         "reduction": radiograph.reduction,
         "metadata": _metadata(radiograph),
         "seconds": {"decode": read - begun, "cut": time.process_time() - read},

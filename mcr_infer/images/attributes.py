@@ -53,6 +53,18 @@ class Attributes:
         self.notes.append(f"{keyword} is no UID: ignored")
         return None
 
+    def identifier(self, keyword: str) -> str:
+        """Return all that an identifier says; empty where absent.
+
+        Values that a backslash parts, which cannot stand in one (PS3.5 6.2), are one identifier with it. Raises
+        `BrokenImageError` (`identifier`) where it is there and cannot be read: nothing else will do in its place.
+        """
+        value = self._values.get(keyword)
+        parts = value if isinstance(value, list) else [value]
+        if value is UNREADABLE or any(isinstance(part, (bytes, list, dict)) for part in parts):
+            raise BrokenImageError(f"{keyword} cannot be read: correct the header", reason="identifier")
+        return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
+
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """Return all values as finite numbers; empty where absent or where one of them is none."""
         try:

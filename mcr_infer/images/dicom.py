@@ -2,7 +2,8 @@
 
     file -> header -> refusals -> pixel data -> stored values -> picture -> upright radiograph
 
-Names, ids, birth dates and the like are never read. The texts of pydicom's exceptions can quote values of the file, so
+Names, birth dates and the like are never read, and the id of a patient only where it is to become a key, which is all that
+is kept of it. The texts of pydicom's exceptions can quote values of the file, so
 they reach no error of ours, not even as its cause.
 """
 
@@ -29,6 +30,7 @@ from mcr_infer.images.reduction import Room, choose_reduction
 from mcr_infer.images.rendering import render
 from mcr_infer.images.selection import Selection
 from mcr_infer.images.views import DESCRIPTIONS, read_view
+from mcr_infer.pseudonyms import PatientSecret
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -44,7 +46,10 @@ _KEYWORDS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
     "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "ViewCodeSequence", *DESCRIPTIONS,
 )  # fmt: skip
-"""All that is ever read of a header; of the descriptions, words of a closed list."""
+"""All that is read of a header; of the descriptions, words of a closed list."""
+
+_PATIENT_KEYWORDS = ("PatientID", "IssuerOfPatientID")
+"""Read besides where a key is to be made of them."""
 
 _META_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
 _ITEM_KEYWORDS = ("LUTDescriptor", "LUTData", "CodeValue", "CodingSchemeDesignator")
@@ -82,6 +87,7 @@ def read_dicom(
     rendering: Preset = "voi",
     reduce_to: Room | None = None,
     selection: Selection | None = None,
+    patients: PatientSecret | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Radiograph:
     """Read a CR, DX or RG image of one greyscale frame and render it upright, high = radiodense.
@@ -90,11 +96,18 @@ def read_dicom(
     `BrokenImageError`; missing pixels are never made up.
     """
     with opened(source) as file:
-        return _read(file, require_preset(rendering), reduce_to, selection or Selection(), max_pixels)
+        return _read(file, require_preset(rendering), reduce_to, selection or Selection(), patients, max_pixels)
 
 
-def _read(file: BinaryIO, preset: Preset, reduce_to: Room | None, selection: Selection, max_pixels: int) -> Radiograph:
-    header = _read_header(file, max_pixels)
+def _read(
+    file: BinaryIO,
+    preset: Preset,
+    reduce_to: Room | None,
+    selection: Selection,
+    patients: PatientSecret | None,
+    max_pixels: int,
+) -> Radiograph:
+    header = _read_header(file, max_pixels, of_patient=patients is not None)
     attributes = header.attributes
     modality = _require_radiograph(header)
     view, view_source = read_view(attributes)
@@ -136,6 +149,7 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: Room | None, selection: Sel
         sop_instance_uid=attributes.uid("SOPInstanceUID"),
         study_instance_uid=attributes.uid("StudyInstanceUID"),
         series_instance_uid=attributes.uid("SeriesInstanceUID"),
+        patient_key=None if patients is None else _patient_key(attributes, patients),
         modality=modality,
         view_position=view,
         view_source=view_source,
@@ -153,10 +167,17 @@ def _read(file: BinaryIO, preset: Preset, reduce_to: Room | None, selection: Sel
     )
 
 
-def _read_header(file: BinaryIO, max_pixels: int) -> _Header:
+def _patient_key(attributes: Attributes, patients: PatientSecret) -> str | None:
+    """Return the key of the patient whose id the header holds; None where it holds none."""
+    id, issuer = map(attributes.identifier, _PATIENT_KEYWORDS)
+    return patients.key(id, issuer) if id else None
+
+
+def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Header:
     """Parse a file up to its pixel data; raises `BrokenImageError` or, for a deflated one, `UnsupportedImageError`."""
     # This fills the buffer of the file before quietly() takes its lock: threads wait for their disks side by side.
     prefixed = _find_first_element(file)
+    keywords = _KEYWORDS + (_PATIENT_KEYWORDS if of_patient else ())
     try:
         with quietly():
             meta, meta_cut = _parse(
@@ -168,9 +189,9 @@ def _read_header(file: BinaryIO, max_pixels: int) -> _Header:
         implicit, little_endian = _encoding(stream, syntax_uid)
         with quietly():
             dataset, cut = _parse(
-                stream, _KEYWORDS, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
+                stream, keywords, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
             )
-            values = _plain(dataset, _KEYWORDS)
+            values = _plain(dataset, keywords)
             implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
     except ImageError:
         raise

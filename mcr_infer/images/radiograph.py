@@ -17,6 +17,7 @@ class Radiograph:
     """One projection radiograph, rendered, with the few facts about it that may be kept.
 
     Nothing here identifies a person: names, ids, birth dates, accession numbers and institutions are never read into it.
+    Where a site secret was given there is a key of the patient, which says nothing to those who do not have the secret.
     UIDs and the study year are, because a hit must be opened again.
     """
 
@@ -30,6 +31,9 @@ class Radiograph:
     sop_instance_uid: str | None = None
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
+
+    patient_key: str | None = None
+    """The key of Patient ID, see `mcr_infer.pseudonyms`; None where no secret was given, or where the file has no id."""
 
     modality: str | None = None
     """DICOM modality (0008,0060): CR, DX or RG; None for plain images."""

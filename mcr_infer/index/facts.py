@@ -76,6 +76,32 @@ class Facts:
     columns: Mapping[str, Column]
     """By name: `PLAIN`, and whatever the metadata of any row hold."""
 
+    def knows(self, ids: Iterable[str]) -> bool:
+        """True where any of some ids is the id of a row."""
+        keys = np.array([key_of(id) for id in ids], dtype=np.uint64)
+        return bool(np.isin(self.keys["id"], keys).any())
+
+    def are_all(self, ids: Sequence[str]) -> bool:
+        """True where these are the ids of all rows, each once."""
+        keys = np.array([key_of(id) for id in ids], dtype=np.uint64)
+        return np.array_equal(np.sort(keys), np.sort(self.keys["id"]))
+
+    @property
+    def doubled(self) -> int:
+        """How many rows have the id of another."""
+        keys = np.sort(self.keys["id"])
+        return int((keys[1:] == keys[:-1]).sum())
+
+    @property
+    def provenance(self) -> frozenset[tuple[str, float]]:
+        """The pairs (precision, patch budget) that occur among the rows."""
+        precision, budgets = self.columns["precision"], self.columns["patch_budget"].numbers
+        pairs = set()
+        for code, word in enumerate(precision.words):
+            # np.unique would import numpy.ma, which takes as long as all the rest of a small search.
+            pairs |= {(word, budget) for budget in set(budgets[precision.codes == code].tolist())}
+        return frozenset(pairs)
+
     def at(self, keep: NDArray[Any]) -> "Facts":
         """Return the facts of some rows only: of a mask [N], or of places in this order."""
         return Facts(
@@ -167,10 +193,10 @@ def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
     header: dict[str, Any] = {"rows": len(facts.labels), "columns": {}}
     arrays += [facts.keys[name].astype("<u8") for name in KEYS]
     for name, column in facts.columns.items():
-        has_words = bool(column.words)
-        header["columns"][name] = {"numbers": column.has_numbers, "words": list(column.words)}
+        words, codes = _used(column)
+        header["columns"][name] = {"numbers": column.has_numbers, "words": words}
         arrays += [column.numbers.astype("<f8")] if column.has_numbers else []
-        arrays += [column.codes.astype("<i4")] if has_words else []
+        arrays += [codes.astype("<i4")] if words else []
     # Arrays begin at a multiple of eight bytes, as far as those before them are of that size.
     told = json.dumps(header).encode("ascii")
     told += b" " * (-len(told) % 8)
@@ -185,12 +211,21 @@ def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
     )
 
 
+def _used(column: Column) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the words that rows still have, and the codes [N] of these: what only deleted rows said is not kept."""
+    used = np.zeros(len(column.words) + 1, dtype=np.bool_)
+    used[column.codes] = True  # no word at all is the last
+    moved = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
+    moved[-1] = -1
+    return [word for word, kept in zip(column.words, used, strict=False) if kept], moved[column.codes]
+
+
 def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Facts:  # noqa: ARG001
     """Map the facts that the manifest names, as `load_vectors` does; `dim` is not needed. Raises `IndexCorruptError`."""
     content = map_columns(folder, "facts", kind, known, size=None, remembered=remembered)
     try:
         return _parsed(content, known)
-    except (KeyError, TypeError, ValueError, struct.error) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, struct.error) as exc:
         raise IndexCorruptError(f"{known.file_name('facts', kind)} is no file of facts") from exc
 
 
@@ -211,7 +246,12 @@ def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
     keys = {name: take("<u8") for name in KEYS}
     columns = {}
     for name, told in header["columns"].items():
+        words = tuple(told["words"])
         numbers = take("<f8") if told["numbers"] else np.full(count, math.nan)
-        codes = take("<i4") if told["words"] else np.full(count, -1, dtype=np.int32)
-        columns[name] = Column(numbers=numbers, codes=codes, words=tuple(told["words"]))
+        codes = take("<i4") if words else np.full(count, -1, dtype=np.int32)
+        if not all(isinstance(word, str) for word in words) or ((codes < -1) | (codes >= len(words))).any():
+            raise ValueError("words")
+        columns[name] = Column(numbers=numbers, codes=codes, words=words)
+    if at != len(content) or (labels[1:] <= labels[:-1]).any() or not columns.keys() >= set(PLAIN):
+        raise ValueError("content")
     return Facts(generation=known.generation, labels=labels, keys=keys, columns=columns)

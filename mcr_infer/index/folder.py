@@ -4,14 +4,17 @@ from pathlib import Path
 
 from mcr_infer.durable import PARTIAL, sync_folder
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.lock import FILE_NAME as LOCK
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Identity, KindState, Manifest
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
-from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
+
+LEFTOVERS = ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL, "etilqs_*")
+"""What a crash may leave in the folder, unless a manifest names it; the last are SQLite's temporary files."""
 
 _OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK}
 
@@ -23,6 +26,12 @@ def holds_index(place: Path) -> bool:
     if has_manifest and not has_store:
         raise IndexCorruptError(f"index {place} has lost {STORE}, which holds its rows: restore it from a backup")
     return has_manifest or (has_store and not Store.is_blank(place))
+
+
+def bytes_of(place: Path) -> int:
+    """Return how many bytes the files of a folder take."""
+    with storage_errors(place):
+        return sum(path.stat().st_size for path in place.iterdir() if path.is_file()) if place.is_dir() else 0
 
 
 def create(place: Path, identity: Identity) -> None:

@@ -2,12 +2,12 @@
 
 hnswlib says nothing when the disk is full, accepts a graph of another dimension, and crashes the process on a flipped
 bit. So a file is published only after its size was checked, and is loaded only after its digest and its header match what
-the manifest says. The digest guards against accidents; a folder that a stranger may write to is not to be opened.
+the manifest says, and every link in it leads to a node. The digest guards against accidents, and the links against files
+made to crash. Nothing guards against a stranger who may write to the folder and hides or invents rows.
 """
 
 import math
 import os
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mcr_infer.digests import sha256_of
 from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.graph_file import read_nodes, verified_graph
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
@@ -30,21 +31,17 @@ _EF_OF_ROOT = 1.3
 """Sentences find 99 % of their ten nearest images with a breadth of search of 1.3 times the root of the rows: questions come
 from the other tower, outside of what the graph links (`python -m benchmarks.recall`). Pictures need less."""
 
-_HEADER = struct.Struct("<6QiI3QdQ")
-"""What hnswlib 0.8 writes first: offset of level 0, capacity, elements, bytes of an element, offsets of label and vector,
-highest level, entry point, the three link counts, level factor, ef_construction."""
-
 _ALREADY_DELETED = "already deleted"
 
 
 class Graph:
     """A graph over rows of one kind; its labels are those of the store."""
 
-    def __init__(self, *, dim: int, capacity: int) -> None:
-        """Make an empty graph with room for `capacity` vectors of `dim` dimensions."""
+    def __init__(self, *, dim: int, capacity: int, m: int | None = None, ef_construction: int | None = None) -> None:
+        """Make an empty graph with room for `capacity` vectors of `dim` dimensions; None stands for the defaults."""
         self._dim = dim
         self._hnsw = _new(dim)
-        self._hnsw.init_index(max(capacity, 1), M=M, ef_construction=EF_CONSTRUCTION)
+        self._hnsw.init_index(max(capacity, 1), M=m or M, ef_construction=ef_construction or EF_CONSTRUCTION)
         self.labels: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         """The rows that can be found, ascending."""
         self.generation = -1
@@ -58,23 +55,15 @@ class Graph:
     @classmethod
     def load(cls, folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> "Graph":
         """Load a snapshot. Raises `IndexCorruptError` saying what does not match, before hnswlib sees the file."""
-        path = folder / snapshot.file_name(kind)
-        try:
-            size = path.stat().st_size
-            if size != snapshot.bytes:
-                raise IndexCorruptError(f"{path.name} has {size} bytes, expected {snapshot.bytes}")
-            if sha256_of(path) != snapshot.sha256:
-                raise IndexCorruptError(f"{path.name} does not match its digest")
-            with path.open("rb") as file:
-                _check_header(path.name, file.read(_HEADER.size), snapshot, dim)
-        except OSError as exc:
-            raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
+        path = verified_graph(folder, kind, snapshot, dim=dim)
+        read_nodes(path, snapshot, dim=dim)
         graph = cls.__new__(cls)
         graph._dim = dim
         graph._hnsw = _new(dim)
         try:
-            graph._hnsw.load_index(str(path))
-        except RuntimeError as exc:
+            # Room for what is there: the capacity in the file may be anything.
+            graph._hnsw.load_index(str(path), max_elements=snapshot.elements)
+        except (RuntimeError, MemoryError) as exc:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
         graph.generation = snapshot.generation
@@ -163,15 +152,3 @@ def _new(dim: int) -> Any:
     import hnswlib
 
     return hnswlib.Index(space="ip", dim=dim)
-
-
-def _check_header(name: str, content: bytes, snapshot: Snapshot, dim: int) -> None:
-    """Compare the header with what a graph of this dimension must have. Raises `IndexCorruptError`."""
-    if len(content) < _HEADER.size:
-        raise IndexCorruptError(f"{name} is too short for a graph")
-    level0, capacity, elements, stride, label_at, vector_at, _, entry, _, links0, links, _, _ = _HEADER.unpack(content)
-    at = links0 * 4 + 4
-    found = (level0, elements, links, links0, vector_at, label_at, stride)
-    expected = (0, snapshot.elements, snapshot.m, 2 * snapshot.m, at, at + 4 * dim, at + 4 * dim + 8)
-    if found != expected or capacity < elements or entry >= elements:
-        raise IndexCorruptError(f"{name} is not a graph of {snapshot.elements} vectors of {dim} dimensions")

@@ -4,7 +4,7 @@ One process writes, any number read: readers see what was committed without open
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,23 +13,28 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.durable import PARTIAL
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError, QueryError
+from mcr_infer.index.connection import FILE_NAME as STORE
+from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.facts import Facts
-from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.filters import Filter
+from mcr_infer.index.folder import LEFTOVERS, create, holds_index
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, KindState, Manifest
-from mcr_infer.index.rows import KINDS, Row, check_kind
-from mcr_infer.index.snapshots import Notify, Snapshots, states_of
+from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning
+from mcr_infer.index.rows import KINDS, Row, check_kind, from_columns
+from mcr_infer.index.secrecy import check_keyed, check_secret
+from mcr_infer.index.snapshots import Notify, Renewal, Snapshots, states_of
 from mcr_infer.index.storage import storage_errors
-from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
 from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
+
+_SCANNED = 10_000
+"""Rows that one look at the store reads."""
 
 
 def _log(sentence: str) -> None:
@@ -98,13 +103,16 @@ class Index:
         embedding_dim: int,
         bundle: str,
         bundle_path: str,
+        pseudonymous: bool = False,
+        secret_check: str = "",
         exact_limit: int = EXACT_LIMIT,
         notify: Notify | None = None,
     ) -> "Index":
         """Open an index for writing, or make one for a bundle where the folder is new or empty.
 
         `bundle` is the name of the bundle. `bundle_path` is kept as given, so that a query can find the bundle again; an
-        index that is there remembers the newest. Raises what `open` raises, `IndexMismatchError` where another bundle made
+        index that is there remembers the newest. `pseudonymous` and `secret_check` (of the site secret, empty = none) are
+        settled when it is made. Raises what `open` raises, `IndexMismatchError` where another bundle or another secret made
         the index, `EmbeddingIndexError` where the folder holds other files.
         """
         place = Path(folder)
@@ -115,11 +123,14 @@ class Index:
                 embedding_dim=embedding_dim,
                 bundle=bundle,
                 bundle_path=bundle_path,
+                pseudonymous=pseudonymous,
+                secret_check=secret_check,
             )
             create(place, identity)
         index = cls.open(place, writable=True, exact_limit=exact_limit, notify=notify)
         try:
             index.check_bundle(fingerprint)
+            index.check_secret(secret_check, pseudonymous=pseudonymous)
             index._remember(replace(index._identity, bundle=bundle, bundle_path=bundle_path))
         except BaseException:
             index.close()
@@ -130,9 +141,11 @@ class Index:
         """Compare the store with the manifest, which was read before it. Raises `IndexCorruptError`."""
         if manifest is None:
             self._notify(f"index {self.folder} has lost {MANIFEST}; the next embed writes it again from {STORE}")
+            self._check_counts(KINDS)
             return
-        same = replace(manifest.identity, bundle=self.bundle, bundle_path=self.bundle_path)
-        if same != self._identity:
+        # The bundle may have been moved since the store was written; of the two, the manifest has a digest.
+        former, self._identity = self._identity, manifest.identity
+        if replace(former, bundle=self.bundle, bundle_path=self.bundle_path) != self._identity:
             raise IndexCorruptError(
                 f"{STORE} and {MANIFEST} in {self.folder} belong to different indexes: restore the folder as a whole"
             )
@@ -143,14 +156,23 @@ class Index:
                     f"{STORE} in {self.folder} is older than {MANIFEST}: it holds {rows} {kind} rows of generation "
                     f"{generation}, expected {known.rows} of generation {known.generation}. Restore the folder as a whole"
                 )
+            if generation > known.generation:  # then there is no digest over the count
+                self._check_counts([kind])
+
+    def _check_counts(self, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            with self.snapshot():
+                self._store.check_count(kind)
 
     def _tidy(self) -> None:
         """Write a manifest that was lost, and remove what a crash may have left: snapshots that no manifest names."""
         known = self._known()
         self._write_manifest(known)
+        if self._store.identity() != self._identity:
+            self._store.set_identity(self._identity)
         named = {name for kind, state in known.items() for name in state.file_names(kind)}
         with storage_errors(self.folder):
-            for pattern in ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL):
+            for pattern in LEFTOVERS:
                 for path in self.folder.glob(pattern):
                     if path.name not in named:
                         path.unlink(missing_ok=True)
@@ -169,6 +191,11 @@ class Index:
         manifest = Manifest(identity=self._identity, kinds=kinds)
         if manifest != Manifest.read(self.folder):
             manifest.write(self.folder)
+
+    def remember_secret(self, secret_check: str) -> None:
+        """Remember the site secret of the keys that rows have from now on; there must have been none."""
+        self._writing()
+        self._remember(replace(self._identity, secret_check=secret_check))
 
     def _remember(self, identity: Identity) -> None:
         if identity != self._identity:
@@ -201,6 +228,11 @@ class Index:
                     lock.release()
 
     @property
+    def identity(self) -> Identity:
+        """Which index this is, and whose vectors it holds."""
+        return self._identity
+
+    @property
     def bundle(self) -> str:
         """Name of the bundle that made the index."""
         return self._identity.bundle
@@ -222,8 +254,8 @@ class Index:
 
     @property
     def format_version(self) -> int:
-        """Version of the format on disk."""
-        return FORMAT_VERSION
+        """Version of the format on disk; a reader takes older ones as they are."""
+        return self._store.version
 
     def check_bundle(self, fingerprint: str) -> None:
         """Raise `IndexMismatchError` unless a bundle of this fingerprint made the index."""
@@ -233,6 +265,10 @@ class Index:
                 f"bundle of fingerprint {fingerprint[:12]}: their vectors cannot be compared. Name the bundle that made it "
                 f"with --bundle (it was at {self.bundle_path}), or embed into a new folder with --index"
             )
+
+    def check_secret(self, secret_check: str, *, pseudonymous: bool) -> None:
+        """Raise `IndexMismatchError` unless rows of this index are named under this secret, and in this way."""
+        check_secret(self.folder, self._identity, secret_check, pseudonymous=pseudonymous)
 
     def count(self, kind: str) -> int:
         """Return how many rows of a kind there are."""
@@ -252,7 +288,8 @@ class Index:
         `locals` are the packed patches or words of rows, by kind and id.
 
         What was added is on the disk when this returns. A row of a known id replaces the former one.
-        Raises `IndexMismatchError` on a wrong dimension, `EmbeddingIndexError` when the disk is full.
+        Raises `IndexMismatchError` on a wrong dimension, and for rows or files that are named otherwise than by keys in a
+        pseudonymous index; `EmbeddingIndexError` when the disk is full.
         """
         check_kind(file_kind)
         for row in rows:
@@ -261,18 +298,24 @@ class Index:
                     f"{row.kind} {row.id!r} has an embedding of {row.vector.size} dimensions, index {self.folder} takes "
                     f"{self.embedding_dim}; nothing of this batch was added. Embed with the bundle {self.bundle!r}"
                 )
+        if self._identity.pseudonymous:
+            check_keyed(self.folder, rows, files)
         self._writing()
         self._store.add(rows, files, file_kind, locals or {})
 
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows and what is known about their files; return how many rows there were.
 
-        A graph file keeps the vector, unreachable, until `save_snapshots(rebuild=True)`, a file of vectors until
-        `save_snapshots`.
+        Files of vectors and facts keep what was in them until `save_snapshots`, a graph file the vector, unreachable, until
+        `save_snapshots(purge=True)`.
         """
         check_kind(kind)
         self._writing()
-        return self._store.delete(kind, ids)
+        chosen = set(ids)
+        gone = self._store.delete(kind, chosen)
+        if gone < len(chosen) and self.facts(kind).knows(chosen):
+            raise self._overlooked(kind)
+        return gone
 
     def _writing(self) -> None:
         if self._lock is None:
@@ -283,9 +326,20 @@ class Index:
         return self._store.known_file(stamp, kind)
 
     def get(self, kind: str, id: str) -> Row | None:
-        """Return a row, or None where there is none. Raises `IndexCorruptError` where it does not match its digest."""
+        """Return a row, or None where there is none.
+
+        Raises `IndexCorruptError` where it does not match its digest, or where SQLite misses it and the facts know it.
+        A writer, which asks for many new ids, is not told the latter.
+        """
         check_kind(kind)
-        return self._store.get(kind, id)
+        with self.snapshot():
+            row = self._store.get(kind, id)
+            if row is None and self._lock is None and self.facts(kind).knows([id]):
+                raise self._overlooked(kind)
+        return row
+
+    def _overlooked(self, kind: str) -> IndexCorruptError:
+        return IndexCorruptError(f"{self.folder / STORE} cannot find all {kind} rows by their ids: {RESTORE}")
 
     def vector(self, kind: str, id: str) -> NDArray[np.float32]:
         """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
@@ -296,15 +350,31 @@ class Index:
             )
         return row.vector
 
+    def files(self, kind: str, id: str) -> Sequence[FileStamp]:
+        """Return the files that gave a row, or hold the same, as they were seen."""
+        return self._store.files(kind, id)
+
     def ids(self, kind: str) -> list[str]:
         """Return the ids of a kind, sorted."""
         check_kind(kind)
-        return self._store.ids(kind)
+        with self.snapshot():
+            ids = self._store.ids(kind)
+            if not self.facts(kind).are_all(ids):
+                raise self._overlooked(kind)
+        return ids
+
+    def without_locals(self, kind: str, ids: Iterable[str]) -> Collection[str]:
+        """Return those of some ids whose rows are there and have no patches or words kept."""
+        return self._store.without_locals(kind, ids)
+
+    def file_owner(self, kind: str, path: str) -> str | None:
+        """Return the id of the row that a path gave when it was last seen, whatever it holds now."""
+        return self._store.file_owner(kind, path)
 
     def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
         """Return the pairs (precision, patch budget) among the rows of a kind; more than one is a mixture to speak of."""
         check_kind(kind)
-        return self._store.provenance(kind)
+        return self.facts(kind).provenance
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Let all that is read inside the block come from one moment, whatever a writer commits meanwhile."""
@@ -331,21 +401,80 @@ class Index:
         """Return the graph of a kind as the store is now: loaded, caught up, or made again where it is damaged."""
         return self._snapshots.graph(kind)
 
-    def save_snapshots(self, *, rebuild: bool = False) -> None:
+    def save_snapshots(
+        self, *, rebuild: bool = False, purge: bool = False, m: int | None = None, ef_construction: int | None = None
+    ) -> None:
         """Bring the files beside the store up to date, so that a new process starts fast; to be called after adding.
 
-        They are the vectors and facts, and the graphs of kinds that have many rows. `rebuild` makes graphs from nothing,
-        which also forgets deleted vectors; so does a graph in which more than a fifth of the nodes is deleted. Raises
+        They are the vectors and facts, and the graphs of kinds that have many rows. `rebuild` makes all of them from
+        nothing, `purge` the graphs that hold vectors of deleted rows; so does a graph in which more than a fifth of the
+        nodes is deleted. `m` and `ef_construction` shape the graphs that are made, by default as the former were. Raises
         `EmbeddingIndexError` when the disk is full: the former files are then still there.
         """
         self._writing()
         known = self._known()
+        renewal = Renewal(everything=rebuild, purge=purge, m=m, ef_construction=ef_construction)
         self._write_manifest(
             {
-                kind: self._snapshots.save(
-                    kind, known.get(kind), with_graph=self.count(kind) > self.exact_limit, rebuild=rebuild
-                )
+                kind: self._snapshots.save(kind, known.get(kind), with_graph=self.has_graph(kind), renewal=renewal)
                 for kind in KINDS
             }
         )
         self._tidy()
+
+    def has_graph(self, kind: str) -> bool:
+        """True where a kind has so many rows that searches go through a graph."""
+        return self.count(kind) > self.exact_limit
+
+    def state(self, kind: str) -> KindState:
+        """Return what the manifest says of a kind: its snapshots, and how its graph was tuned."""
+        check_kind(kind)
+        generation, rows = self._store.state(kind)
+        return self._known().get(kind, KindState(generation=generation, rows=rows))
+
+    def set_tuning(self, kind: str, tuning: Tuning) -> None:
+        """Search the graph of a kind as broadly as was measured to be enough, from now on."""
+        self._writing()
+        self.graph(kind).tuned_ef = tuning.ef_search
+        known = self._known()
+        self._write_manifest({**known, kind: replace(self.state(kind), tuning=tuning)})
+
+    def select(self, kind: str, where: Filter) -> NDArray[np.int64]:
+        """Return the labels of the rows that match a filter, ascending [N]; to be used in the same `snapshot`."""
+        check_kind(kind)
+        facts = self.facts(kind)
+        return facts.labels[where.mask(facts)]
+
+    def labels(self, kind: str) -> NDArray[np.int64]:
+        """Return the labels of all rows of a kind, ascending [N]; to be called inside `snapshot`."""
+        check_kind(kind)
+        return self._store.labels(kind)
+
+    def scan(self, kind: str, labels: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
+        """Read rows of ascending labels [N] in their order, one after the other: faster for many than `rows`.
+
+        Raises `IndexCorruptError` where one does not match its digest, or is missing.
+        """
+        check_kind(kind)
+        for start in range(0, len(labels), _SCANNED):
+            part = labels[start : start + _SCANNED]
+            for place, columns in self._store.scan(kind, part):
+                yield int(part[place]), from_columns(columns)
+
+    def delete_rows(self, labels: Mapping[str, Iterable[int]]) -> Mapping[str, int]:
+        """Delete rows of any kinds by label, in one transaction; return how many there were of each. See `delete`."""
+        for kind in labels:
+            check_kind(kind)
+        self._writing()
+        return self._store.delete_labels(labels)
+
+    def erase(self) -> bool:
+        """Write the store anew, without what deleted rows left in it, and empty the WAL.
+
+        SQLite overwrites what is deleted, but not what it moved within a page before: parts of ids and paths stay behind, of
+        a few rows in a thousand. False where a process that reads still needs the former state. Raises
+        `EmbeddingIndexError` where the disk has no room for a second copy of the store.
+        """
+        self._writing()
+        self._store.vacuum()
+        return self._store.truncate()

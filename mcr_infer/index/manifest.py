@@ -19,6 +19,9 @@ from mcr_infer.index.storage import storage_errors
 FORMAT_VERSION = 2
 """1: the first. 2: patient keys, locals, facts beside the store, pseudonyms."""
 
+NO_BUNDLE = "none"
+"""Stands for the place of the bundle where the vectors are of a model that is none."""
+
 _READ = (1, 2)
 FILE_NAME = "index.json"
 _MAX_BYTES = 1_000_000
@@ -91,6 +94,9 @@ class Tuning:
     queries: int
     """How many were asked."""
 
+    rows: int
+    """How many the graph held then: a graph that has grown much since needs more breadth for the same recall."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindState:
@@ -116,6 +122,8 @@ class Manifest:
 
     identity: Identity
     kinds: Mapping[str, KindState]
+    format_version: int = FORMAT_VERSION
+    """Of the file that was read; what is written is of this one."""
 
     def write(self, folder: Path) -> None:
         """Replace index.json, at once and durably. Raises `EmbeddingIndexError`."""
@@ -156,6 +164,7 @@ class Manifest:
             return cls(
                 identity=identity_of(values),
                 kinds={kind: _kind_state(values["kinds"][kind]) for kind in KINDS},
+                format_version=int(version),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise _corrupt(folder, "lacks entries or has wrong ones") from exc
@@ -220,6 +229,7 @@ def _tuning(values: Mapping[str, Any]) -> Tuning:
     return Tuning(
         ef_search=_count(values["ef_search"]),
         queries=_count(values["queries"]),
+        rows=_count(values["rows"]),
         target_recall=float(values["target_recall"]),
         recall=float(values["recall"]),
     )

@@ -14,7 +14,8 @@ LOCALS = """CREATE TABLE locals(
 """The mapped patches or words of a row, for a second look; they go when their row goes."""
 
 STEPS: Mapping[int, Sequence[str]] = {
-    1: ("ALTER TABLE rows ADD COLUMN patient_key TEXT", LOCALS),
+    # What rows came from is asked of the facts, which have a digest.
+    1: ("ALTER TABLE rows ADD COLUMN patient_key TEXT", LOCALS, "DROP INDEX rows_provenance"),
 }
 """The statements that lead from a version to the next."""
 

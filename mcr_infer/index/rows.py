@@ -28,7 +28,7 @@ COLUMNS = (
 
 _VECTOR = COLUMNS.index("vector")
 
-_UNIT_TOLERANCE = 1e-3
+UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,9 +113,9 @@ class Row:
                 f"{self._name}: {bad} of {vector.size} values of the embedding are not finite: the tower does not work on "
                 "this device; try --device cpu, or another bundle"
             )
-        if abs(length - 1.0) > _UNIT_TOLERANCE:
+        if abs(length - 1.0) > UNIT_TOLERANCE:
             raise EmbeddingIndexError(
-                f"{self._name}: the embedding has length {length:.6g}, expected 1 within {_UNIT_TOLERANCE}"
+                f"{self._name}: the embedding has length {length:.6g}, expected 1 within {UNIT_TOLERANCE}"
             )
 
 

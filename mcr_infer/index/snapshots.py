@@ -6,22 +6,56 @@ where it is damaged, and saved so that the next process starts fast.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from mcr_infer.errors import IndexCorruptError
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.connection import FILE_NAME as STORE
+from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.facts import Facts, load_facts, read_facts, save_facts
 from mcr_infer.index.graph import Graph
+from mcr_infer.index.graph_file import MOST_BREADTH, MOST_LINKS
 from mcr_infer.index.manifest import ColumnFile, KindState, Manifest, Snapshot
-from mcr_infer.index.store import FILE_NAME as STORE
 from mcr_infer.index.store import Store
 from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
 
+_MOST_DELETED = 0.2
+"""The share of deleted nodes from which on a graph is made anew."""
+
 _BUILD_STEP = 10_000
 """Rows that are read and linked together while a graph is built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """What of the snapshots is made from nothing, and how; by default only what has to be."""
+
+    everything: bool = False
+    """Also files that match their digests."""
+
+    purge: bool = False
+    """Graphs that hold vectors of deleted rows."""
+
+    m: int | None = None
+    """Links of a node in graphs that are made; None: as before."""
+
+    ef_construction: int | None = None
+    """Breadth while they are built; None: as before."""
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("m", self.m, 2, MOST_LINKS),
+            ("ef_construction", self.ef_construction, 1, MOST_BREADTH),
+        ):
+            if value is not None and not least <= value <= most:
+                raise EmbeddingIndexError(f"{name} must lie in {least} to {most}, got {value}")
+
+
+AS_NEEDED = Renewal()
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -80,7 +114,7 @@ class Snapshots:
             generation, count = self._store.state(kind)
             graph = self._graphs.get(kind) or self._load_graph(kind)
             if graph is None:
-                graph = Graph(dim=self._dim, capacity=count)
+                graph = self._empty_graph(kind, count, AS_NEEDED)
             if graph.generation != generation or len(graph.labels) != count:
                 labels = self._store.labels(kind)
                 graph.remove(np.setdiff1d(graph.labels, labels))
@@ -92,33 +126,69 @@ class Snapshots:
         self._graphs[kind] = graph
         return graph
 
-    def save(self, kind: str, known: KindState | None, *, with_graph: bool, rebuild: bool) -> KindState:
+    def save(self, kind: str, known: KindState | None, *, with_graph: bool, renewal: Renewal) -> KindState:
         """Bring the files of a kind up to date and return their state; `known` is what the manifest names so far.
 
-        `rebuild` makes the graph from nothing, which also forgets deleted vectors; so does one in which more than a fifth
-        of the nodes is deleted. Raises `EmbeddingIndexError` when the disk is full: the former files are then still there.
+        A graph in which more than a fifth of the nodes is deleted is made from nothing, too. Raises `EmbeddingIndexError`
+        when the disk is full: the former files are then still there.
         """
         generation, count = self._store.state(kind)
         graph, vectors, facts, tuning = None, None, None, None
+        if renewal.everything:
+            self._drop_columns(kind)
         if count >= SAVED_FROM or with_graph:
-            former = (None, None) if known is None else (known.vectors, known.facts)
+            former = (None, None) if known is None or renewal.everything else (known.vectors, known.facts)
             vectors = self._unchanged(kind, former[0], generation, load_vectors)
             vectors = vectors or save_vectors(self._folder, kind, self.vectors(kind))
             facts = self._unchanged(kind, former[1], generation, load_facts)
-            facts = facts or save_facts(self._folder, kind, self.facts(kind))
+            facts = facts or save_facts(self._folder, kind, self._sound_facts(kind))
         if with_graph:
-            graph = self._saved_graph(kind, count, rebuild=rebuild)
-            tuning = None if known is None or rebuild else known.tuning
+            graph = self._saved_graph(kind, count, renewal)
+            tuning = None if known is None or renewal.everything else known.tuning
         else:
             self._graphs.pop(kind, None)
         return KindState(generation=generation, rows=count, graph=graph, vectors=vectors, facts=facts, tuning=tuning)
 
-    def _saved_graph(self, kind: str, count: int, *, rebuild: bool) -> Snapshot:
-        graph = None if rebuild else self.graph(kind)
-        if graph is None or len(graph.labels) < 0.8 * graph.element_count:
-            self._graphs[kind] = Graph(dim=self._dim, capacity=count)
+    def _sound_facts(self, kind: str) -> Facts:
+        """Return the facts to be saved. Raises `IndexCorruptError` where SQLite let two rows have one id."""
+        facts = self.facts(kind)
+        if facts.doubled:
+            raise IndexCorruptError(
+                f"{self._folder / STORE} has {facts.doubled} {kind} rows under the id of another: {RESTORE}"
+            )
+        return facts
+
+    def _saved_graph(self, kind: str, count: int, renewal: Renewal) -> Snapshot:
+        graph = None if renewal.everything else self.graph(kind)
+        if graph is not None:
+            deleted = graph.element_count - len(graph.labels)
+            if deleted > (0 if renewal.purge else _MOST_DELETED * graph.element_count):
+                graph = None
+        if graph is None:
+            self._graphs[kind] = self._empty_graph(kind, count, renewal)
             graph = self.graph(kind)
         return graph.saved_as(self._folder, kind)
+
+    def _empty_graph(self, kind: str, count: int, renewal: Renewal) -> Graph:
+        """Make an empty graph: with what is asked for, else with what the graph of this kind had so far."""
+        manifest = Manifest.read(self._folder)
+        former = None if manifest is None else manifest.kinds[kind].graph
+        tuning = None if manifest is None or renewal.everything else manifest.kinds[kind].tuning
+        m, ef_construction = renewal.m, renewal.ef_construction
+        # Digests that match do not make a number that hnswlib could build with.
+        if former is not None and former.m <= MOST_LINKS and former.ef_construction <= MOST_BREADTH:
+            m, ef_construction = m or former.m, ef_construction or former.ef_construction
+        graph = Graph(dim=self._dim, capacity=count, m=m, ef_construction=ef_construction)
+        if tuning is not None:
+            graph.tuned_ef = tuning.ef_search
+        return graph
+
+    def _drop_columns(self, kind: str) -> None:
+        """Forget what was loaded, and read from the store all that is asked for from now on."""
+        labels = np.empty(0, dtype=np.int64)
+        nothing = np.empty((0, self._dim), dtype=np.float32)
+        self._vectors[kind] = Vectors(-1, labels, nothing)
+        self._facts[kind] = read_facts(labels, (), generation=-1)
 
     def _load_graph(self, kind: str) -> Graph | None:
         """Load the graph that the manifest names; None, and a word to the user, where it must be made."""

@@ -5,22 +5,21 @@ never given twice: a replaced row gets a new one, so whoever knows a set of labe
 """
 
 import hashlib
+import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.durable import create_private
-from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError
-from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of, newer_format
-from mcr_infer.index.migrations import LOCALS, migrate
+from mcr_infer.errors import IndexCorruptError
+from mcr_infer.index.connection import FILE_NAME, RESTORE, Connection
+from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of
+from mcr_infer.index.migrations import LOCALS
 from mcr_infer.index.rows import (
     COLUMNS,
     KINDS,
@@ -31,14 +30,10 @@ from mcr_infer.index.rows import (
     stored_path,
     to_columns,
 )
-from mcr_infer.index.storage import DISK_FULL, NOT_WRITABLE, storage_errors
+from mcr_infer.index.storage import storage_errors
 from mcr_infer.stamp import FileStamp
 
-FILE_NAME = "store.sqlite"
-
-_BUSY_SECONDS = 30.0
 _FETCH = 1000
-_PAGE_BYTES = 8192
 
 _SCHEMA = (
     "CREATE TABLE identity(name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
@@ -48,7 +43,6 @@ _SCHEMA = (
         label INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL, path, study_uid TEXT, series_uid TEXT,
         metadata TEXT NOT NULL, precision TEXT NOT NULL, patch_budget REAL NOT NULL, content_digest TEXT, text TEXT,
         vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, UNIQUE(kind, id))""",
-    "CREATE INDEX rows_provenance ON rows(kind, precision, patch_budget)",
     """CREATE TABLE files(
         kind TEXT NOT NULL, path NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, id TEXT NOT NULL,
         PRIMARY KEY(kind, path)) WITHOUT ROWID""",
@@ -59,49 +53,8 @@ _COLUMNS = ", ".join(COLUMNS)
 _COLUMNS_OF_1 = _COLUMNS.replace("patient_key", "NULL")
 
 
-class Store:
-    """A connection to the store of one index folder, for one thread."""
-
-    def __init__(self, folder: Path, *, writable: bool) -> None:
-        """Open the store; a writable one of an earlier format is brought to this one. Raises `EmbeddingIndexError`."""
-        self._folder = folder
-        self._version = FORMAT_VERSION
-        path = folder / FILE_NAME
-        if writable:
-            mode = "mode=rw"
-        elif _is_frozen(folder):
-            mode = "mode=ro&immutable=1"
-        else:
-            mode = "mode=ro"
-        with self._errors():
-            self._connection = sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?{mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
-            )
-            try:
-                self._prepare(writable)
-            except BaseException:
-                self._connection.close()
-                raise
-
-    def _prepare(self, writable: bool) -> None:
-        self._connection.execute("PRAGMA trusted_schema = OFF")
-        self._connection.execute("PRAGMA cell_size_check = ON")
-        self._version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if self._version > FORMAT_VERSION:
-            raise newer_format(self._folder, self._version)
-        if writable:
-            # What is deleted or replaced is overwritten with zeros: embeddings are patient data.
-            self._connection.execute("PRAGMA secure_delete = ON")
-            # Takes effect on an empty file: a page then holds more than one row of 512 dimensions.
-            self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            # Locals go with their rows.
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            if 0 < self._version < FORMAT_VERSION:
-                with self._write():
-                    migrate(self._connection, self._version)
-                self._version = FORMAT_VERSION
+class Store(Connection):
+    """The rows of one index folder, over a connection for one thread."""
 
     @classmethod
     def create(cls, folder: Path, identity: Identity) -> None:
@@ -133,10 +86,12 @@ class Store:
 
     def identity(self) -> Identity:
         """Return which index this is. Raises `IndexCorruptError` where the entries are not all there."""
+        if self.version < 1:  # a store without a version has no tables either
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} has format_version {self.version}; {RESTORE}")
         try:
             return identity_of(dict(self._rows("SELECT name, value FROM identity")))
         except KeyError as exc:
-            raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {_RESTORE}") from exc
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {RESTORE}") from exc
 
     def set_identity(self, identity: Identity) -> None:
         """Remember another name or place of the same bundle."""
@@ -151,7 +106,7 @@ class Store:
         """Return how often rows of a kind have changed, and how many there are."""
         found = self._rows("SELECT generation, row_count FROM kinds WHERE kind = ?", kind)
         if not found:
-            raise IndexCorruptError(f"{self._folder / FILE_NAME} has lost its count of {kind} rows; {_RESTORE}")
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} has lost its count of {kind} rows; {RESTORE}")
         return int(found[0][0]), int(found[0][1])
 
     def add(
@@ -180,7 +135,7 @@ class Store:
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES(?, ?, ?, ?, ?)", stamps)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
-                [(content, _content_digest(content), kind, id) for (kind, id), content in locals.items()],
+                [(content, _digest_of(kind, id, content), kind, id) for (kind, id), content in locals.items()],
             )
 
     def _kept_locals(self, rows: Iterable[Row]) -> dict[tuple[str, str], bytes]:
@@ -207,12 +162,31 @@ class Store:
         gone = self._connection.executemany(statement, [(kind, id) for id in removed]).rowcount if removed else 0
         marks = ", ".join("?" * len(COLUMNS))
         self._connection.executemany(f"INSERT INTO rows({_COLUMNS}) VALUES({marks})", added)
+        self._count(kind, added=len(added), gone=gone)
+        return gone
+
+    def delete_labels(self, chosen: Mapping[str, Iterable[int]]) -> dict[str, int]:
+        """Delete rows of several kinds, and what is known about their files, in one transaction; return how many by kind."""
+        gone = {}
+        with self._write():
+            for kind, labels in chosen.items():
+                pairs = [(int(label), kind) for label in labels]
+                self._connection.executemany(
+                    "DELETE FROM files WHERE (kind, id) IN (SELECT kind, id FROM rows WHERE label = ? AND kind = ?)",
+                    pairs,
+                )
+                statement = "DELETE FROM rows WHERE label = ? AND kind = ?"
+                gone[kind] = self._connection.executemany(statement, pairs).rowcount if pairs else 0
+                self._count(kind, added=0, gone=gone[kind])
+        return gone
+
+    def _count(self, kind: str, *, added: int, gone: int) -> None:
+        """Write down, in the transaction of the caller, that rows of a kind came and went."""
         if gone or added:
             self._connection.execute(
                 "UPDATE kinds SET generation = generation + 1, row_count = row_count + ? WHERE kind = ?",
-                (len(added) - gone, kind),
+                (added - gone, kind),
             )
-        return gone
 
     def _take_place(self, stamp: tuple[Any, ...]) -> None:
         """Where a file now holds another image, its former row must not point to it any more."""
@@ -236,6 +210,40 @@ class Store:
         )  # fmt: skip
         return str(found[0][0]) if found else None
 
+    def files(self, kind: str, id: str) -> list[FileStamp]:
+        """Return the files that gave a row, or hold the same, as they were seen."""
+        return [
+            FileStamp(path=str(loaded_path(path)), size=size, mtime_ns=mtime_ns)
+            for path, size, mtime_ns in self._rows(
+                "SELECT path, size, mtime_ns FROM files WHERE kind = ? AND id = ? ORDER BY path", kind, id
+            )
+        ]
+
+    def file_owner(self, kind: str, path: str) -> str | None:
+        """Return the id of the row that a path gave when it was last seen, whatever it holds now."""
+        found = self._rows("SELECT id FROM files WHERE kind = ? AND path = ?", kind, stored_path(path))
+        return str(found[0][0]) if found else None
+
+    def without_locals(self, kind: str, ids: Iterable[str]) -> set[str]:
+        """Return those of some ids whose rows are there and have no locals."""
+        found = (
+            self._rows(
+                "SELECT id FROM rows WHERE kind = ? AND id = ? AND label NOT IN (SELECT label FROM locals)", kind, id
+            )
+            for id in ids
+        )
+        return {str(id) for one in found for (id,) in one}
+
+    def dangling(self) -> dict[str, int]:
+        """Count what refers to no row: files, and locals."""
+        files = self._rows("SELECT COUNT(*) FROM files WHERE (kind, id) NOT IN (SELECT kind, id FROM rows)")
+        locals = (
+            []
+            if self.version < 2
+            else self._rows("SELECT COUNT(*) FROM locals WHERE label NOT IN (SELECT label FROM rows)")
+        )
+        return {"files": int(files[0][0]), "locals": int(locals[0][0]) if locals else 0}
+
     def get(self, kind: str, id: str) -> Row | None:
         """Return a row, or None where there is none."""
         return next(iter(self._get(kind, id)), None)
@@ -244,7 +252,7 @@ class Store:
         found = self._rows(f"SELECT {self._columns} FROM rows WHERE kind = ? AND id = ?", kind, id)
         rows = [from_columns(values) for values in found]
         if any((row.kind, row.id) != (kind, id) for row in rows):
-            raise IndexCorruptError(f"{self._folder / FILE_NAME} gives another row for {kind} {id!r}; {_RESTORE}")
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} gives another row for {kind} {id!r}; {RESTORE}")
         return rows
 
     def at(self, labels: Iterable[int]) -> Mapping[int, Row]:
@@ -254,17 +262,18 @@ class Store:
             for values in self._rows(f"SELECT {self._columns} FROM rows WHERE label = ?", label):
                 found[label] = from_columns(values)
             if label not in found:
-                raise IndexCorruptError(f"{self._folder / FILE_NAME} cannot find row {label}; {_RESTORE}")
+                raise IndexCorruptError(f"{self._folder / FILE_NAME} cannot find row {label}; {RESTORE}")
         return found
 
     def ids(self, kind: str) -> list[str]:
         """Return all ids of a kind, sorted."""
         return [str(id) for (id,) in self._rows("SELECT id FROM rows WHERE kind = ? ORDER BY id", kind)]
 
-    def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
-        """Return the pairs (precision, patch budget) that occur among the rows of a kind."""
-        found = self._rows("SELECT DISTINCT precision, patch_budget FROM rows WHERE kind = ?", kind)
-        return frozenset((str(precision), float(budget)) for precision, budget in found)
+    def check_count(self, kind: str) -> None:
+        """Raise `IndexCorruptError` unless there are as many rows of a kind as were counted; inside `snapshot`."""
+        ((found,),), (_, expected) = self._rows("SELECT COUNT(*) FROM rows WHERE kind = ?", kind), self.state(kind)
+        if found != expected:
+            raise self._miscounted(kind, found, expected)
 
     def labels(self, kind: str) -> NDArray[np.int64]:
         """Return the labels of a kind, ascending [N]; to be called inside `snapshot`.
@@ -276,10 +285,11 @@ class Store:
         labels = np.sort(np.fromiter((label for (label,) in found), dtype=np.int64, count=len(found)))
         different, (_, expected) = int((labels[1:] != labels[:-1]).sum()) + bool(len(labels)), self.state(kind)
         if not len(labels) == different == expected:
-            raise IndexCorruptError(
-                f"{self._folder / FILE_NAME} has {different} {kind} rows, expected {expected}; {_RESTORE}"
-            )
+            raise self._miscounted(kind, different, expected)
         return labels
+
+    def _miscounted(self, kind: str, found: int, expected: int) -> IndexCorruptError:
+        return IndexCorruptError(f"{self._folder / FILE_NAME} has {found} {kind} rows, expected {expected}; {RESTORE}")
 
     def vectors(self, kind: str, labels: NDArray[np.int64], *, dim: int) -> NDArray[np.float32]:
         """Read the vectors [N, D] of ascending labels [N], each row against its digest."""
@@ -307,104 +317,57 @@ class Store:
                     if place is not None:
                         yield place, columns
         if wanted:
-            raise IndexCorruptError(f"{self._folder / FILE_NAME} misses {len(wanted)} {kind} rows; {_RESTORE}")
+            raise IndexCorruptError(f"{self._folder / FILE_NAME} misses {len(wanted)} {kind} rows; {RESTORE}")
+
+    def walk(self, kind: str) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Read all rows of a kind in the order of the table, whatever the indexes and counts of the database say.
+
+        Each one's label and columns, none of which is to be believed before its digest was compared.
+        """
+        with self._errors():
+            cursor = self._connection.execute(f"SELECT label, {self._columns} FROM rows NOT INDEXED ORDER BY label")
+            while part := cursor.fetchmany(_FETCH):
+                for label, *columns in part:
+                    if columns[0] == kind:
+                        yield label, columns
+
+    def walk_locals(self) -> Iterator[tuple[int, bool]]:
+        """Read all locals: the label of each, and whether it matches its digest."""
+        if self.version < 2:
+            return
+        with self._errors():
+            cursor = self._connection.execute(
+                "SELECT label, kind, id, content, locals.digest FROM locals JOIN rows USING (label) ORDER BY label"
+            )
+            while part := cursor.fetchmany(_FETCH // 10):
+                for label, kind, id, content, digest in part:
+                    yield label, _digest_of(kind, id, content) == digest
 
     def locals(self, kind: str, labels: Iterable[int]) -> Mapping[int, bytes]:
         """Return what is kept of the patches or words of rows, by label; rows of which nothing is kept are left out."""
         found: dict[int, bytes] = {}
-        if self._version < 2:
+        if self.version < 2:
             return found
         for label in labels:
-            for content, digest in self._rows("SELECT content, digest FROM locals WHERE label = ?", label):
-                if not isinstance(content, bytes) or _content_digest(content) != digest:
+            for id, content, digest in self._rows(
+                "SELECT id, content, locals.digest FROM locals JOIN rows USING (label) WHERE label = ? AND kind = ?",
+                label,
+                kind,
+            ):
+                if _digest_of(kind, id, content) != digest:
                     raise IndexCorruptError(
-                        f"{self._folder / FILE_NAME}: the locals of {kind} row {label} do not match their digest; {_RESTORE}"
+                        f"{self._folder / FILE_NAME}: the locals of {kind} row {label} do not match their digest; {RESTORE}"
                     )
                 found[label] = content
         return found
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Let everything that is read inside come from one moment, whatever a writer commits meanwhile."""
-        if self._connection.in_transaction:  # inside another block: its moment is the one
-            yield
-            return
-        with self._errors():
-            self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.rollback()
-
-    def close(self, *, truncate: bool) -> None:
-        """Close; with `truncate` the WAL is first taken into the database file, as far as readers allow."""
-        try:
-            if truncate:
-                self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            self._connection.close()
-
     @property
     def _columns(self) -> str:
-        return _COLUMNS if self._version > 1 else _COLUMNS_OF_1
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        """Commit what the block does, or nothing of it."""
-        with self._errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.rollback()
-                raise
-
-    def _rows(self, statement: str, *values: object) -> list[Any]:
-        with self._errors():
-            return self._connection.execute(statement, values).fetchall()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Map what SQLite raises; its own words may quote a column and stay out of the message."""
-        try:
-            yield
-        except sqlite3.ProgrammingError:
-            raise  # a mistake in this program, not in the data
-        except sqlite3.DatabaseError as exc:
-            raise _mapped(exc, self._folder) from exc
+        return _COLUMNS if self.version > 1 else _COLUMNS_OF_1
 
 
-def _content_digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-_RESTORE = "restore the index from a backup, or embed into a new folder"
-
-
-def _mapped(exc: sqlite3.DatabaseError, folder: Path) -> EmbeddingIndexError:
-    name = getattr(exc, "sqlite_errorname", "SQLITE_CORRUPT")
-    code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return EmbeddingIndexError(f"index {folder}: {DISK_FULL}")
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return EmbeddingIndexError(f"index {folder}: {NOT_WRITABLE} ({name})")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return IndexLockedError(
-            f"index {folder}: another program has held store.sqlite for {_BUSY_SECONDS:.0f} s; close it and run again"
-        )
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM):
-        return EmbeddingIndexError(
-            f"index {folder}: reading or writing store.sqlite failed ({name}); check the disk, its free space and the "
-            "system log. What was acknowledged before is safe as long as the disk is"
-        )
-    return IndexCorruptError(f"{folder / FILE_NAME} is damaged or is no index ({name}); {_RESTORE}")
-
-
-def _is_frozen(folder: Path) -> bool:
-    """True where nobody can be writing: the folder is read-only for this process and no WAL waits in it.
-
-    SQLite cannot make its shared memory there, and needs to be told that the file does not change.
-    """
-    wal = folder / f"{FILE_NAME}-wal"
-    return not os.access(folder, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+def _digest_of(kind: object, id: object, content: object) -> bytes | None:
+    """Return the BLAKE2b-128 of locals and of the row that they belong to; None for what are no locals."""
+    if not isinstance(content, bytes):
+        return None
+    return hashlib.blake2b(json.dumps([kind, id]).encode("ascii") + content, digest_size=16).digest()

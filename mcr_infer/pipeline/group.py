@@ -14,7 +14,9 @@ class Fresh:
 
     source: Source
     stamp: FileStamp
+    """As it is kept, see `Naming`."""
     decoded: Decoded
+    """As it is kept, too."""
 
 
 @dataclass(slots=True)

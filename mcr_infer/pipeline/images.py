@@ -23,6 +23,7 @@ from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
 from mcr_infer.index import Index, Row
 from mcr_infer.pipeline.group import Fresh, Group
 from mcr_infer.pipeline.meter import Meter
+from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.pipeline.placement import Placement
 from mcr_infer.pipeline.plan import Plan
@@ -63,18 +64,21 @@ def embed_images(
     index: Index,
     encoder: ImageEncoder,
     plan: Plan,
+    naming: Naming | None = None,
     keep_locals: bool = False,
     meter: Meter | None = None,
     stop: Stop | None = None,
 ) -> Iterator[Outcome]:
     """Embed radiographs into the index, and yield an outcome for each source, in their order.
 
-    With `keep_locals` the index keeps the mapped patches of those that are embedded, for a second look.
-    Files that the index knows by path, size and modification time are not opened. Raises `EmbeddingIndexError` where the
-    index cannot be written, `BackendError` where the tower fails, `DecodingError` where no process can decode.
+    Files that the index knows by path, size and modification time are not opened. `naming` is that of the index. With
+    `keep_locals` it keeps the mapped patches of those that are embedded, for a second look. Raises `EmbeddingIndexError`
+    where the index cannot be written or names its rows otherwise, `BackendError` where the tower fails, `DecodingError`
+    where no process can decode.
     """
-    stop = stop or Stop()
-    run = _Run(index, encoder, plan, meter or Meter(), stop, keep_locals=keep_locals)
+    stop, naming = stop or Stop(), naming or Naming()
+    index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
+    run = _Run(index, encoder, plan, naming, meter or Meter(), stop, keep_locals=keep_locals)
     with run:
         stop.then = run.pool.cancel
         try:
@@ -92,9 +96,18 @@ class _Run:
     """The state of one run: what is ahead, the group that is being filled, and the calls under way."""
 
     def __init__(
-        self, index: Index, encoder: ImageEncoder, plan: Plan, meter: Meter, stop: Stop, *, keep_locals: bool
+        self,
+        index: Index,
+        encoder: ImageEncoder,
+        plan: Plan,
+        naming: Naming,
+        meter: Meter,
+        stop: Stop,
+        *,
+        keep_locals: bool,
     ) -> None:
         self._index, self._encoder, self._plan, self._meter, self._stop = index, encoder, plan, meter, stop
+        self._naming = naming
         self.pool = DecodePool(
             encoder.preprocess,
             workers=plan.workers,
@@ -103,9 +116,10 @@ class _Run:
             reduce=plan.reduce,
             selection=plan.selection,
             limits=plan.limits,
+            patients=naming.patients,
         )
         self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls, keep_locals=keep_locals)
-        self._placement = Placement(index, self.pool)
+        self._placement = Placement(index, self.pool, naming)
         self._ahead: deque[_Waiting] = deque()
         self._group = Group()
 
@@ -145,7 +159,7 @@ class _Run:
         stamp = source.stamp()
         if stamp is None:  # opening it will say why
             return _Waiting(source, FileStamp(path=source.path, size=0, mtime_ns=0), self.pool.submit(source))
-        if self._index.known_file(stamp, kind="image") is not None:
+        if self._index.known_file(self._naming.stamp(stamp), kind="image") is not None:
             return _Waiting(source, stamp, None)
         return _Waiting(source, stamp, self.pool.submit(source, stamp=(stamp.size, stamp.mtime_ns)))
 
@@ -167,7 +181,10 @@ class _Run:
             else:
                 self._meter.add(decoded.seconds)
                 self._meter.worker_mib = max(self._meter.worker_mib, decoded.peak_mib)
-                self._placement.place(self._group, Fresh(source=one.source, stamp=one.stamp, decoded=decoded))
+                fresh = Fresh(
+                    source=one.source, stamp=self._naming.stamp(one.stamp), decoded=self._naming.image(decoded)
+                )
+                self._placement.place(self._group, fresh)
         if len(self._group.fresh) >= self._plan.call_size or len(self._group.outcomes) >= _GROUP_OUTCOMES:
             yield from self._send()
 
@@ -214,9 +231,10 @@ class _Run:
             yield Row(
                 id=decoded.id,
                 kind="image",
-                path=fresh.source.path,
+                path=self._naming.path(fresh.source.path),
                 study_uid=decoded.study_uid,
                 series_uid=decoded.series_uid,
+                patient_key=decoded.patient_key,
                 metadata=decoded.metadata,
                 vector=vector,
                 precision=self._encoder.precision,

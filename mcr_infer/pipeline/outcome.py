@@ -10,6 +10,7 @@ from typing import IO, Literal
 
 from mcr_infer.durable import create_private
 from mcr_infer.errors import EmbeddingIndexError
+from mcr_infer.pipeline.naming import Naming
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
@@ -27,9 +28,10 @@ class Outcome:
     reason: str | None = None
     error: str | None = None
 
-    def to_dict(self) -> dict[str, object]:
-        """Return a failure in the shape of `--json`."""
-        return {"path": self.path, "reason": self.reason, "error": self.error}
+    def to_dict(self, naming: Naming) -> dict[str, object]:
+        """Return a failure in the shape of `--json`, as it may be written down."""
+        error = None if self.error is None else naming.error(self.error, self.path)
+        return {"path": naming.shown_path(self.path), "reason": self.reason, "error": error}
 
 
 class Summary:
@@ -38,8 +40,9 @@ class Summary:
     Failures go to a file, one JSON object a line, since a run over millions of files may have many.
     """
 
-    def __init__(self, failures: Path) -> None:
+    def __init__(self, failures: Path, *, naming: Naming | None = None) -> None:
         """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`."""
+        self._naming = naming or Naming()
         self.embedded = 0
         self.unchanged = 0
         self.left_out: Counter[str] = Counter()
@@ -56,9 +59,9 @@ class Summary:
             self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
 
     @classmethod
-    def of(cls, index: Path) -> "Summary":
+    def of(cls, index: Path, *, naming: Naming | None = None) -> "Summary":
         """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
-        return cls(index / FAILURES)
+        return cls(index / FAILURES, naming=naming)
 
     def count(self, outcome: Outcome) -> None:
         """Take one outcome into account. Raises `EmbeddingIndexError` where a failure cannot be written down."""
@@ -74,7 +77,7 @@ class Summary:
             if self.failed[reason] <= SHOWN_FAILURES:
                 self.shown[reason].append(outcome)
             with self._writing():
-                self._file.write(json.dumps(outcome.to_dict()) + "\n")
+                self._file.write(json.dumps(outcome.to_dict(self._naming)) + "\n")
 
     def close(self, seconds: float) -> None:
         """End the count. Raises `EmbeddingIndexError` where failures cannot be written down."""

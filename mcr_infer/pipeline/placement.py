@@ -1,12 +1,20 @@
-"""Whether a decoded file is new, changed, moved, a twin of a known image, or at odds with one."""
+"""Whether a decoded file is new, changed, moved, a twin of a known image, or at odds with one.
 
-from dataclasses import replace
+A pseudonymous index keeps no path, so it cannot be seen whether a file that gave a row is still there. Then a file of a
+known image is the changed one if its own key is known to hold that image, and a twin if it has the same pixels. With other
+pixels and another key it is a conflict, and no row is replaced: it may have moved and changed, or contradict one that is
+there.
+"""
+
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcr_infer.decoding import DecodePool
+from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.errors import ImageError
-from mcr_infer.index import Index
+from mcr_infer.index import Index, Row
 from mcr_infer.pipeline.group import Fresh, Group
+from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.sources import PlainFile, Source, exists
 
@@ -14,8 +22,8 @@ from mcr_infer.sources import PlainFile, Source, exists
 class Placement:
     """Knows the index, and what is on its way into it."""
 
-    def __init__(self, index: Index, pool: DecodePool) -> None:
-        self._index, self._pool = index, pool
+    def __init__(self, index: Index, pool: DecodePool, naming: Naming) -> None:
+        self._index, self._pool, self._naming = index, pool, naming
         self._pending: dict[str, Fresh] = {}
         """To be embedded or embedded, and not yet committed, by id."""
 
@@ -28,31 +36,72 @@ class Placement:
     def place(self, group: Group, fresh: Fresh) -> None:
         """Put a decoded file where it belongs in the group; a slot that is not needed is released."""
         decoded, path = fresh.decoded, fresh.source.path
-        pending, row = self._pending.get(decoded.id), None
-        if pending is None:
-            row = group.retold.get(decoded.id) or self._index.get("image", decoded.id)
-            known_path, known_digest = (row.path, row.content_digest) if row else (None, None)
-            known_reduction = row.metadata.get("reduction", 1) if row else 1
-        else:
-            known_path, known_digest = pending.source.path, pending.decoded.digest
-            known_reduction = pending.decoded.reduction
-        gone = known_path is None or not exists(known_path)
-        same_file = known_path is not None and _is_same(known_path, path)
-        twin = known_digest == decoded.digest
-        if known_digest is None or (not twin and (gone or same_file)):
+        known = self._known(group, fresh)
+        if known is None or known.digest is None:
             self._embed(group, fresh)
             return
-        if not twin and (decoded.reduction, known_reduction) != (1, 1):
+        twin, replaces = known.digest == decoded.digest, known.gone or known.same_file
+        if not twin and replaces:
+            self._embed(group, fresh)
+            return
+        if not twin and (decoded.reduction, known.reduction) != (1, 1):
             # One picture, decoded in two ways: in full they are equal or they are not.
-            twin = self._equal_in_full(fresh.source, str(known_path))
+            twin = self._equal_in_full(fresh.source, known)
         self._pool.release(decoded.slot)
         if not twin:
-            group.tell(_conflict(decoded.id, path, str(known_path)))
+            group.tell(self._conflict(decoded.id, path, known))
+            return
+        if known.patient_key != decoded.patient_key and not replaces:
+            group.tell(_of_two_patients(decoded.id, path))
             return
         group.stamps.append((fresh.stamp, decoded.id))
-        if row and (gone or (same_file and row.metadata != decoded.metadata)):
-            group.retold[decoded.id] = replace(row, path=path, metadata=decoded.metadata)
+        if known.row and replaces:
+            row = replace(
+                known.row,
+                path=self._naming.path(path),
+                metadata=decoded.metadata,
+                study_uid=decoded.study_uid,
+                series_uid=decoded.series_uid,
+                patient_key=decoded.patient_key,
+            )
+            if known.gone or _told(row) != _told(known.row):
+                group.retold[decoded.id] = row
         group.tell(Outcome(path=path, status="unchanged"))
+
+    def _known(self, group: Group, fresh: Fresh) -> "_Known | None":
+        """Return what is known under the id of a file, None where nothing is."""
+        id, path = fresh.decoded.id, fresh.source.path
+        if (pending := self._pending.get(id)) is not None:
+            where = pending.source.path
+            return _Known(
+                digest=pending.decoded.digest,
+                reduction=pending.decoded.reduction,
+                patient_key=pending.decoded.patient_key,
+                row=None,
+                path=where,
+                gone=not exists(where),
+                same_file=_is_same(where, path),
+            )
+        row = group.retold.get(id) or self._index.get("image", id)
+        if row is None:
+            return None
+        if self._naming.pseudonymous:
+            # What cannot be opened any more is there as long as some file is known to hold it.
+            held = {stamp.path for stamp in self._index.files("image", id)}
+            gone, same_file = not held, fresh.stamp.path in held
+        else:
+            gone = row.path is None or not exists(row.path)
+            same_file = row.path is not None and _is_same(row.path, path)
+        reduction = row.metadata.get("reduction", 1)
+        return _Known(
+            digest=row.content_digest,
+            reduction=reduction if isinstance(reduction, int) else 1,
+            patient_key=row.patient_key,
+            row=row,
+            path=row.path,
+            gone=gone,
+            same_file=same_file,
+        )
 
     def _embed(self, group: Group, fresh: Fresh) -> None:
         id = fresh.decoded.id
@@ -62,31 +111,83 @@ class Placement:
         group.stamps.append((fresh.stamp, id))
         group.tell(Outcome(path=fresh.source.path, status="embedded"))
 
-    def _equal_in_full(self, one: Source, known_path: str) -> bool:
+    def _equal_in_full(self, one: Source, known: "_Known") -> bool:
         """Whether a source and a known file are one picture once both are decoded in full.
 
-        False where the known one cannot be read by its path alone, as a member of an archive: then it stays a conflict.
+        False where the known one cannot be read by its path alone, as a member of an archive, or where no path of it was
+        kept and it was itself decoded smaller: then it stays a conflict.
         """
-        digests: set[str | None] = set()
-        futures = [self._pool.submit(source, full=True) for source in (one, PlainFile(path=known_path))]
-        for future in futures:
-            try:
-                decoded = future.result()
-            except ImageError:
-                digests.add(None)
-            else:
-                digests.add(decoded.digest)
-                self._pool.release(decoded.slot)
-        return len(digests) == 1 and None not in digests
+        if known.path is None:
+            return known.reduction == 1 and self._digest_in_full(one) == known.digest
+        # Both are asked for before either is waited for.
+        futures = [self._pool.submit(source, full=True) for source in (one, PlainFile(path=known.path))]
+        first, second = (self._digest_of(future) for future in futures)
+        return first is not None and first == second
+
+    def _digest_in_full(self, one: Source) -> str | None:
+        return self._digest_of(self._pool.submit(one, full=True))
+
+    def _digest_of(self, future: "Future[Decoded]") -> str | None:
+        """Return the digest of a picture as it is kept, None where it cannot be decoded."""
+        try:
+            decoded = future.result()
+        except ImageError:
+            return None
+        self._pool.release(decoded.slot)
+        return self._naming.content(decoded.digest)
+
+    def _conflict(self, id: str, path: str, known: "_Known") -> Outcome:
+        advice = "give one of the two files a UID of its own, or leave it out"
+        if not self._naming.pseudonymous:
+            error = f"SOP Instance UID {id} already belongs to {known.path}, which has other pixels; {advice}"
+        elif known.path is not None:
+            error = (
+                f"the SOP Instance UID of image {id} already belongs to an earlier input of this run, of the key "
+                f"{self._naming.shown_path(known.path)}, which has other pixels; {advice}"
+            )
+        else:
+            error = (
+                f"image {id} was embedded from another input that had other pixels, or was decoded smaller and cannot be "
+                "compared; no path is kept, so it cannot be seen whether that one is still there. To let this one take its "
+                f"place, run `mcr-infer delete --id {id}` and embed again; else {advice}"
+            )
+        return Outcome(path=path, status="failed", reason="uid_conflict", error=error)
 
 
-def _conflict(id: str, path: str, known: str) -> Outcome:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """An image that is in the index, or on its way into it, under the id of a file that has just been decoded."""
+
+    digest: str | None
+    reduction: int
+    patient_key: str | None
+
+    row: Row | None
+    """None for one that is not committed yet."""
+
+    path: str | None
+    """By which it can be opened; None where no path was kept."""
+
+    gone: bool
+    """Its file is not there any more, as far as that can be known."""
+
+    same_file: bool
+    """It came from this very file."""
+
+
+def _told(row: Row) -> tuple[object, ...]:
+    """Return what the header of its file says of a row."""
+    return dict(row.metadata), row.study_uid, row.series_uid, row.patient_key
+
+
+def _of_two_patients(id: str, path: str) -> Outcome:
     return Outcome(
         path=path,
         status="failed",
-        reason="uid_conflict",
-        error=f"SOP Instance UID {id} already belongs to {known}, which has other pixels; "
-        "give one of the two files a UID of its own, or leave it out",
+        reason="patient_conflict",
+        error=f"image {id} is known from another file, whose Patient ID is not the one of this file: deleting one of the "
+        "two patients would miss it. Correct or leave out one of the files; where the other one is not there any more, run "
+        f"`mcr-infer delete --id {id}` and embed again",
     )
 
 

@@ -1,0 +1,75 @@
+"""kill -9 at random instants of everything that writes; then a fresh process looks, another goes on, a third looks again."""
+
+import random
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.aftermath import Told, look
+from benchmarks.faults.inspection import RIGHT, WRONG, Findings, inspect, warm, write_on
+from benchmarks.faults.operations import OPERATIONS, Operation
+from benchmarks.faults.outcome import Outcome
+from benchmarks.faults.process import DiedError, Victim, isolated
+
+
+def kill(name: str, *, instants: int, seed: int, place: Path) -> Outcome:
+    """Kill one operation at many instants."""
+    operation, draw = OPERATIONS[name], random.Random(seed)
+    original = place / f"{name}-original"
+    start = operation.prepare(original)
+    runs = [_undisturbed(operation, original, place / f"{name}-whole") for _ in range(3)]
+    seconds = statistics.median(seconds for seconds, _ in runs)
+    warm(start)
+    warm(Told.of(start, runs[0][1]).acknowledged)
+    outcome = Outcome(fault="kill -9", target=name)
+    landed, acknowledged = 0, 0
+    for number in range(instants):
+        folder = place / f"{name}-{number}"
+        shutil.copytree(original, folder)
+        delay = draw.uniform(0.0, seconds)
+        victim = Victim(lambda tell, folder=folder: operation.run(folder, tell))
+        victim.next()
+        if victim.ends_within(delay):
+            outcome.note(f"{number}", {"writer": f"{WRONG}ended by itself"} if victim.failed else {}, stage="run")
+        else:
+            victim.kill()
+            landed += 1
+        told = Told.of(start, victim.rest())
+        acknowledged += told.steps
+        case = f"instant {number}, {1000 * delay:.1f} ms of {1000 * seconds:.1f}, after {told.steps} steps"
+        outcome.note(case, *_afterwards(folder, told), only_right=True)
+        shutil.rmtree(folder)
+    shutil.rmtree(original)
+    outcome.facts |= {
+        "seed": seed, "operation_ms": round(1000 * seconds, 1), "killed_before_the_end": landed,
+        "steps_acknowledged": acknowledged,
+    }  # fmt: skip
+    return outcome
+
+
+def _undisturbed(operation: Operation, original: Path, folder: Path) -> tuple[float, list[Any]]:
+    """Let an operation end; its seconds, and what it told."""
+    shutil.copytree(original, folder)
+    victim = Victim(lambda tell: operation.run(folder, tell))
+    victim.next()
+    begun = time.perf_counter()
+    words = victim.rest()
+    seconds = time.perf_counter() - begun
+    if victim.failed:
+        raise DiedError("the operation does not even end well undisturbed")
+    shutil.rmtree(folder)
+    return seconds, words
+
+
+def _afterwards(folder: Path, told: Told) -> tuple[Findings, ...]:
+    """Look at what a killed writer left, go on, and look again; each in a process of its own."""
+    try:
+        first, state = isolated(lambda: look(folder, told))
+        if state is None or set(first.values()) != {RIGHT}:
+            return (first,)
+        second, finished = isolated(lambda: write_on(folder, state))
+        return first, second, isolated(lambda: inspect(folder, finished))
+    except DiedError as death:
+        return ({"process": f"{WRONG}{death}"},)

@@ -1,0 +1,91 @@
+"""Which rows of an index a deletion or an export is about: found by the facts, and compared with the rows themselves.
+
+In the facts 64 bits of a hash stand for an id or a UID. A search that shows one hit too many in 2^64 is not worth a look at
+every row; a row that is deleted for another one's sake is gone for good.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import QueryError
+from mcr_infer.index.facts import KEYS, Facts, key_of
+from mcr_infer.index.filters import AllOf, AnyOf, Compare, Filter, Mask, Missing, Not, names_in
+from mcr_infer.index.index import Index
+
+Values = Mapping[str, Sequence[str | None]]
+"""What some rows really have in the columns of keys, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """`name in (values)`, for many values of one of the columns of keys."""
+
+    name: str
+    values: frozenset[str]
+
+    def mask(self, facts: Facts) -> Mask:
+        """Return which rows match [N]."""
+        keys = np.fromiter((key_of(value) for value in self.values), dtype=np.uint64, count=len(self.values))
+        return np.asarray(np.isin(facts.keys[self.name], keys))
+
+
+def chosen_facts(index: Index, where: Filter, kinds: Collection[str]) -> Mapping[str, Facts]:
+    """Return the facts of the rows of some kinds that match a filter, by kind; to be called inside `snapshot`.
+
+    Raises `QueryError` where no row of any of the kinds has a fact that the filter asks for.
+    """
+    found: dict[str, Facts] = {}
+    refusals: list[QueryError] = []
+    for kind in kinds:
+        facts = index.facts(kind)
+        try:
+            chosen = facts.at(where.mask(facts))
+        except QueryError as error:  # reports have no view, say
+            refusals.append(error)
+            continue
+        found[kind] = chosen.at(_exactly(index, kind, where, chosen))
+    if refusals and not found:
+        raise refusals[0]
+    return found
+
+
+def chosen_labels(index: Index, where: Filter | None, kinds: Collection[str]) -> Mapping[str, NDArray[np.int64]]:
+    """Return the labels of the rows that match a filter (None: of all), by kind; as `chosen_facts`."""
+    if where is None:
+        return {kind: index.labels(kind) for kind in kinds}
+    return {kind: facts.labels for kind, facts in chosen_facts(index, where, kinds).items()}
+
+
+def _exactly(index: Index, kind: str, where: Filter, chosen: Facts) -> Mask:
+    """Return which of the chosen rows [N] match by their full values, too."""
+    names = [name for name in _key_names(where) if name in KEYS]
+    if not names:
+        return np.ones(len(chosen.labels), dtype=np.bool_)
+    values: dict[str, list[str | None]] = {name: [] for name in names}
+    for _, row in index.scan(kind, chosen.labels):
+        for name, column in values.items():
+            column.append(getattr(row, name))
+    return _mask(where, chosen, values)
+
+
+def _key_names(where: Filter) -> list[str]:
+    return [where.name] if isinstance(where, Among) else names_in(where)
+
+
+def _mask(where: Filter, facts: Facts, values: Values) -> Mask:
+    """Answer a filter as it answers itself, but for columns of keys, where whole values are compared."""
+    if isinstance(where, Not):
+        return ~_mask(where.other, facts, values)
+    if isinstance(where, AllOf):
+        return np.asarray(np.logical_and.reduce([_mask(part, facts, values) for part in where.parts]))
+    if isinstance(where, AnyOf):
+        return np.asarray(np.logical_or.reduce([_mask(part, facts, values) for part in where.parts]))
+    if isinstance(where, Compare | Missing | Among) and where.name in values:
+        if isinstance(where, Among):
+            return np.array([value in where.values for value in values[where.name]], dtype=np.bool_)
+        wanted = where.value if isinstance(where, Compare) else None
+        return np.array([value == wanted for value in values[where.name]], dtype=np.bool_)
+    return where.mask(facts)

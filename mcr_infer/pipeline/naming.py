@@ -1,0 +1,115 @@
+"""What of an input is kept, and under which name: as its file says, or by keys of a site secret alone.
+
+    a decoded file, its path and stamp -> Naming -> what goes into the index, into failures.jsonl and into messages
+
+Nothing that a pseudonymous index must not hold goes past this file.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mcr_infer.decoding import Decoded
+from mcr_infer.errors import ConfigError
+from mcr_infer.index.rows import Scalar
+from mcr_infer.pipeline.terms import BODY_PARTS, VIEWS
+from mcr_infer.pseudonyms import PatientSecret, SiteSecret
+from mcr_infer.reports import ReportRecord
+from mcr_infer.stamp import FileStamp
+
+_CLOSED: Mapping[str, frozenset[str]] = {"view": VIEWS, "body_part": BODY_PARTS}
+"""Facts that a header can word freely; a site may write anything there, a name among it."""
+
+_UID = re.compile(r"\d+(?:\.\d+){2,}")
+_ROW = re.compile(r":\d+$")
+_FEW = 2
+"""Letters of ASCII up to which a part of a path tells nothing; two of another script can be a name."""
+
+_NOT_QUOTED = "the sentence could name the file and is not kept; the run has shown it, and shows it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """How the rows of one run are named. Without a secret everything is kept as it is."""
+
+    secret: SiteSecret | None = None
+    """Rows have keys of their patients where there is one."""
+
+    pseudonymous: bool = False
+    """UIDs, ids and paths are kept as keys only."""
+
+    def __post_init__(self) -> None:
+        if self.pseudonymous and self.secret is None:
+            raise ConfigError("--pseudonymise makes keys under a secret of the site: name its file with --site-secret")
+
+    @property
+    def secret_check(self) -> str:
+        """By which an index knows the secret again; empty where there is none."""
+        return "" if self.secret is None else self.secret.check()
+
+    @property
+    def patients(self) -> PatientSecret | None:
+        """What makes keys of patients, None where there are to be none."""
+        return None if self.secret is None else self.secret.patients()
+
+    @property
+    def _keys(self) -> SiteSecret | None:
+        return self.secret if self.pseudonymous else None
+
+    def path(self, path: str) -> str | None:
+        """Return what a row keeps of its path."""
+        return None if self.pseudonymous else path
+
+    def shown_path(self, path: str) -> str:
+        """Return what stands for a path in the files of an index."""
+        return path if self._keys is None else self._keys.path_key(path)
+
+    def stamp(self, stamp: FileStamp) -> FileStamp:
+        """Return what is kept of how a file looked: the same for the same look, and of keys nothing else."""
+        if self._keys is None:
+            return stamp
+        looks = self._keys.stamp_key(stamp.path, stamp.size, stamp.mtime_ns)
+        # Two numbers of 60 bits, in columns that take 63.
+        return FileStamp(path=self._keys.path_key(stamp.path), size=int(looks[:15], 16), mtime_ns=int(looks[15:30], 16))
+
+    def content(self, digest: str) -> str:
+        """Return what is kept of the digest of pixels or words."""
+        return digest if self._keys is None else self._keys.content_key(digest)
+
+    def image(self, decoded: Decoded) -> Decoded:
+        """Return a decoded file as it is kept."""
+        keys = self._keys
+        if keys is None:
+            return decoded
+        return replace(
+            decoded,
+            id=keys.image_key(decoded.id),
+            digest=keys.content_key(decoded.digest),
+            study_uid=None if decoded.study_uid is None else keys.study_key(decoded.study_uid),
+            series_uid=None if decoded.series_uid is None else keys.series_key(decoded.series_uid),
+            metadata={name: value for name, value in decoded.metadata.items() if _is_harmless(name, value)},
+        )
+
+    def report(self, record: ReportRecord) -> ReportRecord:
+        """Return a report as it is kept; its text is for the tower alone."""
+        keys = self._keys
+        if keys is None:
+            return record
+        study = record.study_uid
+        return replace(
+            record, id=keys.report_key(record.id), study_uid=None if study is None else keys.study_key(study)
+        )
+
+    def error(self, error: str, path: str) -> str:
+        """Return what may be written down of a sentence about an input: of keys without its path and without UIDs."""
+        if not self.pseudonymous:
+            return error
+        told = _UID.sub("(a UID)", re.sub(rf"(?<![\w/]){re.escape(path)}(?!\w)", "the file", error))
+        # It may have been quoted in another spelling, or in part, as an archive is of which it is a member.
+        parts = {part for part in re.split(r"\W+", _ROW.sub("", path)) if len(part) > _FEW or not part.isascii()}
+        return told if parts.isdisjoint(re.split(r"\W+", told)) else _NOT_QUOTED
+
+
+def _is_harmless(name: str, value: Scalar) -> bool:
+    """True unless a fact can be worded freely and is no term that DICOM has for it."""
+    return name not in _CLOSED or value in _CLOSED[name]

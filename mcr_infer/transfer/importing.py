@@ -1,0 +1,97 @@
+"""Vectors made elsewhere become rows of an index: each is looked at, and what does not belong is refused by name."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcr_infer.errors import EmbeddingIndexError
+from mcr_infer.index import Index, Row
+from mcr_infer.index.rows import UNIT_TOLERANCE, to_columns
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.transfer.fields import row_of
+from mcr_infer.transfer.source import Candidate, VectorSource
+
+UNKNOWN_PRECISION = "unknown"
+"""Of the arithmetic that made vectors of others."""
+
+_BATCH = 1_000
+"""Rows of one transaction."""
+
+
+class _Refused(Exception):
+    """Why one vector does not come in; `reason` is a stable word."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def import_vectors(source: VectorSource, index: Index, *, kind: str, normalise: bool) -> Iterator[Outcome]:
+    """Add the vectors of a source to an index and yield what became of each.
+
+    `kind` is that of vectors of others; an export of ours knows its own. `normalise` divides vectors by their length. A row
+    that the index holds already, in all that is imported, stays as it is; one of the same id that differs is replaced.
+    """
+    seen: set[tuple[str, str]] = set()
+    waiting: list[tuple[str, Row]] = []
+
+    def commit() -> Iterator[Outcome]:
+        index.add([row for _, row in waiting])
+        yield from (Outcome(path=name, status="embedded") for name, _ in waiting)
+        waiting.clear()
+
+    for one in source.candidates():
+        try:
+            row = _row(one, index.embedding_dim, kind=kind, normalise=normalise)
+            if (row.kind, row.id) in seen:
+                raise _Refused("double_id", f"the id {row.id!r} stood in the file before: an id is one {row.kind}")
+        except _Refused as refused:
+            yield Outcome(path=one.name, status="failed", reason=refused.reason, error=str(refused))
+            continue
+        seen.add((row.kind, row.id))
+        former = index.get(row.kind, row.id)
+        if former is not None and row.text is None and former.content_digest == row.content_digest:
+            # An export leaves texts behind unless it is told otherwise: that is no reason to lose them here.
+            row = replace(row, text=former.text)
+        if former is not None and to_columns(former) == to_columns(row):
+            yield Outcome(path=one.name, status="unchanged")
+            continue
+        waiting.append((one.name, row))
+        if len(waiting) >= _BATCH:
+            yield from commit()
+    if waiting:
+        yield from commit()
+
+
+def _row(one: Candidate, dim: int, *, kind: str, normalise: bool) -> Row:
+    if one.id is None or not one.id.strip():
+        raise _Refused("no_id", "it has no id: every vector needs one of its own")
+    vector = _vector(one.vector, dim, of=repr(one.id), normalise=normalise)
+    fields: dict[str, Any] = {"kind": kind, "path": None, "precision": UNKNOWN_PRECISION, **one.fields, "id": one.id}
+    try:
+        return row_of(fields, one.metadata, vector)
+    except EmbeddingIndexError as error:
+        raise _Refused("row", str(error)) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _Refused("row", f"{one.id!r} has fields that are not those of a row; export again") from error
+
+
+def _vector(given: NDArray[Any] | None, dim: int, *, of: str, normalise: bool) -> NDArray[np.float32]:
+    """Return a vector as the index takes it: float32 [D], finite, of length 1."""
+    if given is None or len(given) != dim:
+        got = "none" if given is None else f"{len(given)}"
+        raise _Refused("dimension", f"the vector of {of} has {got} dimensions, the index takes {dim}")
+    wide = given.astype(np.float64)
+    length = float(np.linalg.norm(wide))
+    if not np.isfinite(length):
+        bad = int((~np.isfinite(wide)).sum())
+        raise _Refused("not_finite", f"{bad} of {dim} values of the vector of {of} are not finite")
+    if normalise and length > 0:
+        return (wide / length).astype(np.float32)
+    if not abs(length - 1.0) <= UNIT_TOLERANCE:
+        advice = "" if length == 0 else "; --normalise divides by it"
+        raise _Refused("not_unit", f"the vector of {of} has length {length:.6g}, expected 1{advice}")
+    return wide.astype(np.float32)

@@ -1,0 +1,192 @@
+"""The commands by which vectors travel: `export`, `import`, `merge`. Parse, call, print.
+
+Light to import: the command line registers them at every start.
+"""
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mcr_infer.options import SOME_FAILED, IndexOption, JsonOption, Kind, Kinds
+
+if TYPE_CHECKING:
+    from mcr_infer.index import Index
+    from mcr_infer.index.manifest import Identity
+    from mcr_infer.transfer.source import VectorSource
+
+
+class FormatName(StrEnum):
+    """What an export is."""
+
+    PARQUET = "parquet"
+    NPY = "npy"
+
+
+class OnConflictName(StrEnum):
+    """What becomes of an id that stands for two pictures."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+    REPLACE = "replace"
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", help="A .parquet file, or a folder for npy; neither may be there yet.")],
+    index: IndexOption = Path("mcr-index"),
+    kind: Annotated[Kinds, typer.Option(help="What to export.")] = Kinds.BOTH,
+    where: Annotated[str | None, typer.Option(metavar="FILTER", help="Only rows that match, as in 'view=PA'.")] = None,
+    format: Annotated[FormatName | None, typer.Option(help="parquet where --out ends so, npy otherwise.")] = None,
+    keep_text: Annotated[bool, typer.Option("--keep-text", help="The text of reports, too, where it is kept.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Write rows and their vectors to a Parquet file, or to a folder with vectors.npy and rows.jsonl."""
+    from mcr_infer import console
+    from mcr_infer.index import Index, parse_filter
+    from mcr_infer.transfer.exporting import export as export_rows
+
+    chosen = format or (FormatName.PARQUET if out.suffix == ".parquet" else FormatName.NPY)
+    with Index.open(index, notify=console.note) as store:
+        told = export_rows(
+            store,
+            out,
+            format=chosen.value,
+            kinds=kind.names,
+            where=None if where is None else parse_filter(where),
+            with_text=keep_text,
+        )
+    console.show_export(told, out, as_json=json)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="A Parquet file, or a folder with a .npy and a .jsonl, .csv or .txt.")],
+    index: IndexOption = Path("mcr-index"),
+    bundle: Annotated[Path | None, typer.Option(help="The bundle that made the vectors; for a new index.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model that made them, if it is no bundle; for a new index.")
+    ] = None,
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(metavar="HEX", help="With --name: SHA-256 of that model; else it follows from the name."),
+    ] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="With --name: dimensions of the vectors.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What the vectors are of; an export of ours knows.")] = Kind.IMAGE,
+    id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
+    vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that becomes a fact to filter by; repeat for several."),
+    ] = None,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Divide vectors by their length.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Take vectors into an index that were exported from one, or made elsewhere. What does not belong is refused by name."""
+    from mcr_infer import console
+    from mcr_infer.pipeline.outcome import Summary
+    from mcr_infer.transfer.importing import import_vectors
+    from mcr_infer.transfer.source import Columns, open_source
+    from mcr_infer.transfer.target import open_target
+
+    columns = Columns(id=id_column, vector=vector_column, metadata=tuple(metadata or ()))
+    opened = open_source(source, columns)
+    like = _identity(opened, source, index, bundle, name, fingerprint, dim)
+    with (
+        open_target(index, like, source=str(source), notify=console.note) as store,
+        console.Run("vectors", lambda: opened.count) as run,
+    ):
+        summary = Summary.of(index)
+        run.follow(import_vectors(opened, store, kind=kind, normalise=normalise), summary)
+        store.save_snapshots()
+    console.show_summary(summary, what="vectors", verb="imported", as_json=json)
+    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+
+
+def _identity(
+    source: "VectorSource", path: Path, index: Path, bundle: Path | None, name: str | None, fingerprint: str | None,
+    dim: int | None,
+) -> "Identity":  # fmt: skip
+    """Return whose vectors these are: as it was said, as the file says, or as the index that is there."""
+    from mcr_infer import workspace
+    from mcr_infer.index import Index
+    from mcr_infer.index.folder import holds_index
+    from mcr_infer.transfer.target import foreign_identity
+
+    if name is None and (fingerprint is not None or dim is not None):
+        raise typer.BadParameter("--fingerprint and --dim go with --name")
+    if bundle is not None and name is not None:
+        raise typer.BadParameter(
+            "vectors are of a --bundle, or of a model with a --name that is none: give one of both"
+        )
+    if bundle is not None:
+        return workspace.identity_of(workspace.open_bundle(bundle))
+    if name is not None:
+        found = dim or source.dim
+        if found is None:
+            raise typer.BadParameter("the lists of the file have no fixed length: say how many dimensions with --dim")
+        return foreign_identity(name=name, fingerprint=fingerprint, dim=found)
+    if source.description is not None:
+        return source.description.identity
+    if holds_index(index):
+        with Index.open(index) as store:
+            if store.identity.pseudonymous:
+                raise typer.BadParameter(f"index {index} is pseudonymous: only exports of such an index come in")
+            return store.identity
+    raise typer.BadParameter(f"{path} does not say whose vectors it holds: name the --bundle, or the model with --name")
+
+
+def merge(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Folders of indexes; they stay as they are.", metavar="INDEX...")
+    ],
+    index: Annotated[
+        Path, typer.Option("--index", help="Folder of the index that takes their rows; new, or one of them.")
+    ],
+    on_conflict: Annotated[
+        OnConflictName, typer.Option(help="What to do with an id that stands for two pictures or reports.")
+    ] = OnConflictName.REFUSE,
+    json: JsonOption = False,
+) -> None:
+    """Bring the rows of several indexes of one bundle into one: what they share once, what contradicts itself not at all."""
+    from mcr_infer import console
+    from mcr_infer.errors import EmbeddingIndexError
+    from mcr_infer.index import Index
+    from mcr_infer.index.folder import holds_index
+    from mcr_infer.transfer.description import check_same_space
+    from mcr_infer.transfer.merging import conflicts, merge
+    from mcr_infer.transfer.target import open_target
+
+    if len({path.resolve() for path in (*sources, index)}) != len(sources) + 1:
+        raise EmbeddingIndexError(
+            "an index cannot be merged into itself: name each one once, and another one with --index"
+        )
+    with ExitStack() as stack:
+        opened: list[Index] = []
+        for path in sources:
+            opened.append(stack.enter_context(Index.open(path, notify=console.note)))
+            stack.enter_context(opened[-1].snapshot())
+            check_same_space(
+                opened[0].identity, opened[-1].identity, place=f"index {sources[0]}", other_place=f"index {path}"
+            )
+        like = _like(opened)
+        target = None
+        if holds_index(index):
+            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=console.note))
+        if on_conflict is OnConflictName.REFUSE and (found := list(conflicts(target, opened))):
+            console.show_conflicts(found, as_json=json)
+            raise typer.Exit(1)
+        if target is None:
+            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=console.note))
+        run = stack.enter_context(console.Run("rows", lambda: sum(one.count(kind) for one in opened for kind in Kind)))
+        told = merge(target, opened, on_conflict=on_conflict.value, advance=run.advance)
+        target.save_snapshots()
+        console.show_merge(told, target, as_json=json)
+
+
+def _like(opened: "list[Index]") -> "Identity":
+    """Return what a merged index is like: the first one, and the secret of whichever has keys of patients."""
+    from dataclasses import replace
+
+    checks = [one.identity.secret_check for one in opened if one.identity.secret_check]
+    return replace(opened[0].identity, secret_check=checks[0] if checks else "")
