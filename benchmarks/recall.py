@@ -200,7 +200,7 @@ def main() -> None:
     parts = options.part or [name for name in PARTS if name != "million" or ready]
     result: Found = known | {
         "benchmark": "recall", "bundle": bundle.name, "fingerprint": bundle.fingerprint, "dimensions": DIM, "top": TOP,
-        "queries": QUERIES, "batch": BATCH,
+        "queries": QUERIES, "batch": BATCH, "machine": machine_card(),
     }  # fmt: skip
     for part in parts:
         machine = machine_card()
