@@ -138,7 +138,8 @@ def main() -> None:
         for part in options.parts or PARTS:
             extent = Extent(
                 place=Path(place) / part, mounted=mounted, seed=options.seed, instants=options.instants,
-                points=options.points, flips=options.flips, rounds=options.rounds, at_most=options.at_most, only=tuple(options.only),
+                points=options.points, flips=options.flips, rounds=options.rounds, at_most=options.at_most,
+                only=tuple(options.only),
             )  # fmt: skip
             Path(place).chmod(0o755)
             # Kills and readers are tried on the disk; the rest need none, and flushes to it are most of their time.
