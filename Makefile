@@ -3,10 +3,12 @@
 #   make test   everything that training and export need, then the test suite
 # And one for a machine that has neither a compiler nor a network:
 #   make wheelhouse EXTRAS=cpu,codecs   a folder of wheels to carry there
+# What this machine can do: make bench, make bench-quick (under five minutes on two cores)
 # Debian: apt-get install python3-venv python3-dev build-essential
 
 PYTHON ?= python3
 DEMO ?= demo
+REPORT ?= cache/report
 VENV := .venv
 DEV := .venv-dev
 BUILD := .venv-build
@@ -23,7 +25,7 @@ $(error EXTRAS=$(EXTRAS): name one of cpu and gpu, and not both, which overwrite
 endif
 endif
 
-.PHONY: demo test nightly lint types contracts check wheel wheelhouse clean
+.PHONY: demo test nightly bench bench-quick lint types contracts check wheel wheelhouse clean
 
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
@@ -37,6 +39,13 @@ test: $(DEV)/.installed
 # What takes minutes: towers of real size. With -s for the figures that they print.
 nightly: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest -m nightly -s
+
+# Everything that this machine can measure, in a page that opens in a browser: $(REPORT)/report.html.
+bench: $(DEV)/.bench-installed
+	$(DEV)/bin/python -m benchmarks --out $(REPORT)
+
+bench-quick: $(DEV)/.bench-installed
+	$(DEV)/bin/python -m benchmarks --quick --out $(REPORT)
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -102,6 +111,11 @@ $(DEV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(DEV)/bin/python -m pip install --quiet --editable '.[cpu,codecs,pacs]' --group dev
+	touch $@
+
+# What the benchmarks compare with.
+$(DEV)/.bench-installed: $(DEV)/.installed
+	$(DEV)/bin/python -m pip install --quiet --group bench
 	touch $@
 
 clean:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ VIT = {
 
 def make_bundle(out: Path) -> Bundle:
     """Export an untrained MCR model of BERT-base's size, through the parity gate as any other; one that is there is kept."""
-    return _exported(out, MODEL, name="large", words=WORDS)
+    return exported(out, MODEL, name="large", words=WORDS)
 
 
 def make_vit(out: Path, *, phantoms: int = 20) -> Bundle:
@@ -54,12 +55,13 @@ def make_vit(out: Path, *, phantoms: int = 20) -> Bundle:
     if not out.exists():
         from export.quantize import add_precision
 
-        _exported(out, VIT, name="vitb16", words=VIT["text"]["vocab_size"])
+        exported(out, VIT, name="vitb16", words=VIT["text"]["vocab_size"])
         add_precision(out, "int8", phantoms=phantoms, accept_loss=True)
     return Bundle.open(out)
 
 
-def _exported(out: Path, model: Mapping[str, Mapping[str, int]], *, name: str, words: int) -> Bundle:
+def exported(out: Path, model: Mapping[str, Mapping[str, Any]], *, name: str, words: int) -> Bundle:
+    """Export an untrained MCR model of some sizes, drawn with seed 0; one that is there is kept."""
     if out.exists():
         return Bundle.open(out)
     import torch

@@ -2,15 +2,29 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("numpy", "onnxruntime", "pydicom", "Pillow", "imagecodecs", "torch", "timm", "hnswlib")
+_PACKAGES = (
+    *("numpy", "onnxruntime", "onnxruntime-gpu", "pydicom", "Pillow", "imagecodecs", "torch", "timm", "hnswlib"),
+    *("tensorrt", "tensorrt-rtx", "open_clip_torch", "sentence-transformers", "fastembed", "faiss-cpu", "usearch"),
+)
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "sha_ni")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_GPU_FACTS = {
+    "name": "name",
+    "driver_version": "driver",
+    "memory.total": "memory",
+    "clocks.sm": "clock now",
+    "clocks.max.sm": "greatest clock",
+    "power.limit": "power limit",
+}
 
 
 def machine_card() -> dict[str, object]:
-    """Return processor, cores that this process may use, memory, load now, and versions."""
+    """Return processor, cores that this process may use, memory, load now, GPUs, limits of a container, and versions."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -22,7 +36,13 @@ def machine_card() -> dict[str, object]:
         "processor": _cpu_fact("model name") or platform.machine(),
         "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cores": len(os.sched_getaffinity(0)),
+        "cores_of_machine": os.cpu_count() or 0,
+        "clock_mhz": _clock(),
+        "governor": _line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "container": container_limits(),
+        "gpus": gpus(),
+        "threads": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "load": load(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -33,6 +53,45 @@ def machine_card() -> dict[str, object]:
 def load() -> float:
     """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
+
+
+def gpus(program: str = "nvidia-smi") -> list[dict[str, str]]:
+    """Return what nvidia-smi tells of each GPU; none where there is no such program or it finds none."""
+    path = shutil.which(program)
+    if path is None:
+        return []
+    query = [path, f"--query-gpu={','.join(_GPU_FACTS)}", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        return []
+    rows = (line.split(", ") for line in done.stdout.splitlines() if line.strip())
+    return [dict(zip(_GPU_FACTS.values(), map(str.strip, row), strict=True)) for row in rows]
+
+
+def container_limits(root: Path = Path("/sys/fs/cgroup")) -> dict[str, float]:
+    """Return limits of the control group that this process sees as its root (cgroup v2): cores, memory in GiB."""
+    limits = {}
+    quota, _, period = _line(root / "cpu.max").partition(" ")
+    if quota not in ("", "max"):
+        limits["cores"] = round(int(quota) / int(period), 2)
+    memory = _line(root / "memory.max")
+    if memory not in ("", "max"):
+        limits["memory_gib"] = round(int(memory) / 2**30, 1)
+    return limits
+
+
+def _clock() -> float | None:
+    """Return the clock of the first core in MHz, now."""
+    told = _cpu_fact("cpu MHz")
+    return float(told) if told else None
+
+
+def _line(path: Path) -> str:
+    """Return the first line of a file of the kernel; empty where there is none."""
+    try:
+        return path.read_text(encoding="ascii").partition("\n")[0].strip()
+    except OSError:
+        return ""
 
 
 def _cpu_fact(name: str) -> str:

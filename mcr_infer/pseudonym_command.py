@@ -3,6 +3,7 @@
 Light to import: the command line registers it at every start.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -91,8 +92,6 @@ def _checked(key_of: Callable[[str], str], form: "re.Pattern[str] | None", expec
 
 def _lines() -> Iterator[str]:
     """Yield the lines of standard input; raises `ConfigError` for an empty one, which stands for nothing."""
-    import os
-
     from mcr_infer.errors import ConfigError
 
     stream: Any = sys.stdin.buffer

@@ -245,6 +245,9 @@ def test_reports_are_named_by_keys(bundle: Bundle, tmp_path: Path):
         assert count(run(index)) == {"unchanged": 2, "id_conflict": 2}
         with pytest.raises(IndexMismatchError, match="a path or its words"):
             run(index, keep_text=True)
+        table.write_text("id,report\nr1,Right effusion.\nr2,Normal chest.\n")
+        assert count(run(index)) == {"embedded": 1, "unchanged": 1}
+        assert index.get("report", SECRET.report_key("r1")).patient_key == SECRET.patient_key("PAT-1")
 
 
 def test_a_pseudonymous_index_takes_nothing_but_keys(bundle: Bundle, folder: Path, tmp_path: Path):

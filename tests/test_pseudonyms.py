@@ -178,11 +178,15 @@ def test_what_is_written_down_of_failures(tmp_path: Path):
     }
     for error in errors:
         summary.count(Outcome(path=path, status="failed", reason="broken", error=error))
+    summary.count(Outcome(path="a", status="failed", reason="folder", error="a is a folder, expected an image file"))
+    summary.count(Outcome(path="/d/王伟/1", status="failed", reason="lost", error="no 王伟"))
     summary.count(Outcome(path="r.csv:120", status="failed", reason="empty", error="row 120: no text"))
     summary.close(1.0)
     written = json_lines("\n".join(summary.failures()))
-    assert {one["path"] for one in written} == {SECRET.path_key(path), SECRET.path_key("r.csv:120")}
-    for one, expected in zip(written, [*errors.values(), "row 120: no text"], strict=True):
+    paths = (path, "a", "/d/王伟/1", "r.csv:120")
+    assert {one["path"] for one in written} == set(map(SECRET.path_key, paths))
+    told = [*errors.values(), "the file is the file folder, expected an", "is not kept", "row 120: no text"]
+    for one, expected in zip(written, told, strict=True):
         assert expected in one["error"]
     assert not any(text in json.dumps(written) for text in ("Ward", "data/", "840"))
     assert summary.shown["broken"][0].path == path  # the console shows it

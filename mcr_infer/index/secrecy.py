@@ -10,7 +10,6 @@ from pathlib import Path
 from mcr_infer.errors import IndexMismatchError
 from mcr_infer.index.manifest import Identity
 from mcr_infer.index.rows import Row
-from mcr_infer.pseudonyms import is_key
 from mcr_infer.stamp import FileStamp
 
 _ELSEWHERE = "or embed into a new folder with --index"
@@ -46,6 +45,8 @@ def check_secret(folder: Path, identity: Identity, secret_check: str, *, pseudon
 
 def check_keyed(folder: Path, rows: Iterable[Row], files: Iterable[tuple[FileStamp, str]]) -> None:
     """Raise `IndexMismatchError`, which quotes nothing, where a row or a file is named otherwise than by keys."""
+    from mcr_infer.pseudonyms import is_key  # which a query does without
+
     for row in rows:
         named = (row.study_uid, row.series_uid, row.patient_key, row.content_digest)
         if row.path is not None or row.text is not None:

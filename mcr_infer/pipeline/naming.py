@@ -23,7 +23,7 @@ _CLOSED: Mapping[str, frozenset[str]] = {"view": VIEWS, "body_part": BODY_PARTS}
 _UID = re.compile(r"\d+(?:\.\d+){2,}")
 _ROW = re.compile(r":\d+$")
 _FEW = 2
-"""Letters up to which a part of a path tells nothing."""
+"""Letters of ASCII up to which a part of a path tells nothing; two of another script can be a name."""
 
 _NOT_QUOTED = "the sentence could name the file and is not kept; the run has shown it, and shows it again"
 
@@ -104,9 +104,9 @@ class Naming:
         """Return what may be written down of a sentence about an input: of keys without its path and without UIDs."""
         if not self.pseudonymous:
             return error
-        told = _UID.sub("(a UID)", error.replace(path, "the file"))
+        told = _UID.sub("(a UID)", re.sub(rf"(?<![\w/]){re.escape(path)}(?!\w)", "the file", error))
         # It may have been quoted in another spelling, or in part, as an archive is of which it is a member.
-        parts = {part for part in re.split(r"\W+", _ROW.sub("", path)) if len(part) > _FEW}
+        parts = {part for part in re.split(r"\W+", _ROW.sub("", path)) if len(part) > _FEW or not part.isascii()}
         return told if parts.isdisjoint(re.split(r"\W+", told)) else _NOT_QUOTED
 
 

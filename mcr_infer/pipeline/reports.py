@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import ReportError
@@ -70,6 +71,9 @@ def embed_reports(
             continue
         known = index.get("report", record.id)
         text_kept = not keep_text or (known is not None and known.text is not None)
+        if known is not None and record.patient_key is None:
+            # A table that does not say whose report it is takes nothing back.
+            record = replace(record, patient_key=known.patient_key)
         same_patient = known is not None and known.patient_key == record.patient_key
         same = known is not None and known.content_digest == digest and same_patient and text_kept
         if record.id in waiting or same:

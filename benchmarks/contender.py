@@ -1,0 +1,162 @@
+"""One contender of `benchmarks.peers`, measured in a process of its own: the first vector, items a second, peak memory.
+
+    python -m benchmarks.contender NAME --work DIR --seconds 3
+
+Each embeds what all embed, the same sentences or the same radiographs, with a network of the same sizes and random weights,
+in the way that its own documentation shows, on all cores. The last line of stdout is one JSON document.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ENDINGS = ("", "without pneumothorax", "and a small left pleural effusion", "unchanged since the previous radiograph")
+SENTENCES = [f"{what} {end}".strip() for what in ("normal chest", "cardiomegaly", "right lower lobe consolidation",
+             "pulmonary edema") for end in ENDINGS]  # fmt: skip
+
+Encode = Callable[[Sequence[Any]], object]
+
+
+def ours_text(work: Path) -> Encode:
+    """Sentences through our text tower of BERT-base's size in ONNX Runtime."""
+    from mcr_infer import Bundle, TextEncoder
+
+    return TextEncoder(Bundle.open(work / "bert"), device="cpu").encode
+
+
+def sentence_transformers(work: Path, backend: str = "torch") -> Encode:
+    """Sentences through sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    folder = work / ("sentence_transformers" if backend == "torch" else "sentence_transformers_onnx")
+    model = SentenceTransformer(str(folder), device="cpu", backend=backend)
+    return lambda items: model.encode(list(items), normalize_embeddings=True)
+
+
+def sentence_transformers_onnx(work: Path) -> Encode:
+    """Sentences through sentence-transformers on ONNX Runtime."""
+    return sentence_transformers(work, "onnx")
+
+
+def fastembed(work: Path) -> Encode:
+    """Sentences through fastembed, from the file that sentence-transformers exported."""
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    TextEmbedding.add_custom_model(
+        model="local/bert", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(url="file:///nowhere"),
+        dim=768, model_file="onnx/model.onnx",
+    )  # fmt: skip
+    model = TextEmbedding("local/bert", specific_model_path=str(work / "sentence_transformers_onnx"))
+    return lambda items: list(model.embed(list(items)))
+
+
+def open_clip_text(work: Path) -> Encode:
+    """Sentences through open_clip, a text tower of BERT-base's size."""
+    import open_clip
+    import torch
+
+    folder = f"local-dir:{work / 'open_clip'}"
+    model, _, _ = open_clip.create_model_and_transforms(folder)
+    tokenize = open_clip.get_tokenizer(folder)
+    model.eval()
+
+    def encode(items: Sequence[str]) -> object:
+        with torch.inference_mode():
+            return model.encode_text(tokenize(list(items)), normalize=True).numpy()
+
+    return encode
+
+
+def ours_images(work: Path) -> Encode:
+    """DICOM files through our reader and image tower of ViT-B/16's size."""
+    from mcr_infer import Bundle, ImageEncoder, read_image
+
+    bundle = Bundle.open(work / "vitb16")
+    encoder = ImageEncoder(bundle, device="cpu", threads=len(os.sched_getaffinity(0)))
+    rendering = bundle.preprocess.rendering
+    return lambda items: encoder.encode_radiographs([read_image(path, rendering=rendering) for path in items])
+
+
+def open_clip_images(_: Path) -> Encode:
+    """DICOM files through pydicom into open_clip's ViT-B-16 with its own preprocessing: it reads no DICOM itself."""
+    import numpy as np
+    import open_clip
+    import pydicom
+    import torch
+    from PIL import Image
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-16")
+    model.eval()
+
+    def picture(path: Path) -> torch.Tensor:
+        values = pydicom.dcmread(path).pixel_array.astype(np.float32)
+        scaled = np.uint8(255 * (values - values.min()) / (values.max() - values.min()))
+        return preprocess(Image.fromarray(scaled))
+
+    def encode(items: Sequence[Path]) -> object:
+        with torch.inference_mode():
+            return model.encode_image(torch.stack([picture(path) for path in items]), normalize=True).numpy()
+
+    return encode
+
+
+def plain_torch(_: Path) -> Encode:
+    """DICOM files the plain way: pydicom, a window, a resize, timm's ViT-B/16 (see `benchmarks/plain.py`)."""
+    from benchmarks.plain import embedder
+
+    return embedder()
+
+
+TEXT: Mapping[str, Callable[[Path], Encode]] = {
+    "mcr-infer, text": ours_text,
+    "sentence-transformers": sentence_transformers,
+    "sentence-transformers, ONNX": sentence_transformers_onnx,
+    "fastembed": fastembed,
+    "open_clip, text": open_clip_text,
+}
+IMAGES: Mapping[str, Callable[[Path], Encode]] = {
+    "mcr-infer, DICOM": ours_images,
+    "open_clip, DICOM": open_clip_images,
+    "pydicom + timm": plain_torch,
+}
+
+
+def main() -> None:
+    """Measure one contender once and print."""
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.contender", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", choices=[*TEXT, *IMAGES])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    items: list[Any] = SENTENCES
+    batch = len(SENTENCES)
+    if options.name in IMAGES:
+        items = sorted((options.work / "radiographs").glob("*.dcm"))
+        batch = 4
+    encode = (TEXT | IMAGES)[options.name](options.work)
+    encode(items[:1])
+    first = time.perf_counter() - started
+    encode(items[:batch])
+    count, began = 0, time.perf_counter()
+    while not count or time.perf_counter() - began < options.seconds:
+        place = count % len(items)
+        encode(items[place : place + batch])
+        count += len(items[place : place + batch])
+    print(json.dumps({
+        "first_seconds": first,
+        "items_per_second": count / (time.perf_counter() - began),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

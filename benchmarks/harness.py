@@ -1,0 +1,169 @@
+"""How everything here is measured: warmed up, in turn, several rounds, medians with intervals, and a look at the machine.
+
+    A B C  A B C  A B C ...     rounds, so that a drifting machine moves all of them
+    ratio of A to B in each round, the median of the ratios     not the ratio of medians
+    a fixed piece of work before, between and after             how much the machine itself moved
+
+A call on a GPU is waited for before the clock stops: timings of what was only queued are not timings.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.part import Measure
+
+NOISE_LIMIT = 0.10
+"""Spread of the gauge, (95th percentile - 5th) / median, from which a part is flagged."""
+
+STEAL_LIMIT = 0.02
+"""Share of processor time that the host took away, from which a part is flagged."""
+
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+
+
+def measure(values: Sequence[float], *, seed: int = 0) -> Measure:
+    """Return the median of values with a bootstrap interval (95 %, percentiles; Efron 1979); fewer than three have none."""
+    middle = statistics.median(values)
+    if len(values) < 3:
+        return Measure(value=middle)
+    drawn = np.random.default_rng(seed).choice(np.asarray(values, dtype=np.float64), size=(_RESAMPLES, len(values)))
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])
+    return Measure(value=middle, low=float(low), high=float(high))
+
+
+def ratio(of: Sequence[float], to: Sequence[float], *, seed: int = 0) -> Measure:
+    """Return the median of the ratios round by round, with its interval."""
+    return measure([a / b for a, b in zip(of, to, strict=True)], seed=seed)
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds of the calls of one way, round by round."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+
+def in_turn(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    synchronise: Callable[[], object] | None = None,
+    between: Callable[[], object] | None = None,
+) -> dict[str, Timing]:
+    """Time each way once a round, in turn; `synchronise` waits for a device, `between` is called after each round.
+
+    The order turns with the rounds, so that no way always comes after the same other one.
+    """
+    wait = synchronise or (lambda: None)
+    for call in ways.values():
+        for _ in range(warm_up):
+            call()
+    wait()
+    found = {name: Timing() for name in ways}
+    names = list(ways)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            wait()
+            wall, processor = time.perf_counter(), time.process_time()
+            ways[name]()
+            wait()
+            found[name].wall.append(time.perf_counter() - wall)
+            found[name].processor.append(time.process_time() - processor)
+        if between is not None:
+            between()
+    return found
+
+
+def for_seconds(call: Callable[[], object], seconds: float, *, at_least: int = 3) -> list[float]:
+    """Make a call again and again for some seconds and return the seconds of each."""
+    call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < at_least or time.perf_counter() < end:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+class Gauge:
+    """A look at the machine beside a measurement: a fixed piece of work, again and again, and the time that a host stole.
+
+    with Gauge() as gauge:
+        ...; gauge.tick(); ...
+    gauge.flags()
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._matrix = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
+
+    def __enter__(self) -> "Gauge":
+        self._before = _processor_times()
+        self._load = os.getloadavg()[0]
+        for _ in range(3):
+            self._work()  # caches and clocks
+        self.tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tick()
+        self._after = _processor_times()
+
+    def tick(self) -> None:
+        """Do the fixed piece of work a few times."""
+        for _ in range(5):
+            started = time.perf_counter()
+            self._work()
+            self.seconds.append(time.perf_counter() - started)
+
+    def _work(self) -> None:
+        total = self._matrix
+        for _ in range(20):
+            total = np.clip(total @ self._matrix, -1, 1)
+
+    @property
+    def spread(self) -> float:
+        """(95th percentile - 5th) / median of the fixed piece of work."""
+        low, middle, high = np.quantile(self.seconds, [0.05, 0.5, 0.95])
+        return float((high - low) / middle)
+
+    @property
+    def stolen(self) -> float:
+        """Share of processor time that the host took away meanwhile (steal in /proc/stat); 0 where that is not told."""
+        total = sum(self._after.values()) - sum(self._before.values())
+        return (self._after["steal"] - self._before["steal"]) / total if total else 0.0
+
+    def flags(self) -> tuple[str, ...]:
+        """Return in words what makes the measurement doubtful; empty where nothing does."""
+        told = []
+        if self.spread > NOISE_LIMIT:
+            told.append(
+                f"noisy machine: a fixed piece of work varied by {self.spread:.0%} meanwhile (limit {NOISE_LIMIT:.0%})"
+            )
+        if self.stolen > STEAL_LIMIT:
+            told.append(f"the host took {self.stolen:.0%} of the processor time away (limit {STEAL_LIMIT:.0%})")
+        if self._load > 0.5 * len(os.sched_getaffinity(0)):
+            told.append(f"other programs were running when it began (load {self._load:.1f})")
+        return tuple(told)
+
+
+def _processor_times(stat: Path = Path("/proc/stat")) -> dict[str, int]:
+    """Return the ticks of all processors by what they went to (proc(5))."""
+    names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    try:
+        first = stat.read_text(encoding="ascii").splitlines()[0].split()[1:]
+    except OSError:
+        return dict.fromkeys(names, 0)
+    return dict(zip(names, map(int, first), strict=False))

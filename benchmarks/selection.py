@@ -1,0 +1,106 @@
+"""Which parts are measured for a report, and each of them in a process of its own."""
+
+import ast
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.earlier import ROOT
+from benchmarks.part import Options, Part
+from benchmarks.report import read_json
+
+MEASURED = ("roofline", "latency", "matrix", "peers", "training", "retrieval")
+"""Modules of this package whose `run` measures a part."""
+
+SECONDS = 4 * 3600
+"""After which a part is ended: nothing here takes that long."""
+
+
+class PartFailedError(Exception):
+    """A part that ended without its document; the message says how, in its own last words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Names of `--only` and `--skip`."""
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def of(self, names: Collection[str]) -> list[str]:
+        """Return the chosen ones of some names."""
+        return [name for name in names if (not self.only or name in self.only) and name not in self.skip]
+
+    def unknown(self, names: Collection[str]) -> list[str]:
+        """Return what was named and is not there."""
+        return [name for name in (*self.only, *self.skip) if name not in names]
+
+
+def question_of(name: str, folder: Path = Path(__file__).parent) -> str:
+    """Return the first line of what a part's module says of itself, without importing it and all that it needs."""
+    module = folder / f"{name}.py"
+    told = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else None
+    return (told or "").partition("\n")[0]
+
+
+def command_of(name: str, options: Options) -> list[str]:
+    """Return the command that measures a part."""
+    words = [sys.executable, "-m", f"benchmarks.{name}", "--seed", str(options.seed), "--work", str(options.work)]
+    words += ["--quick"] if options.quick else []
+    return words + (["--bundle", str(options.bundle)] if options.bundle else [])
+
+
+def measure_part(command: Sequence[str], *, seconds: float = SECONDS, folder: Path = ROOT) -> Part:
+    """Run a part's command in a process of its own and return what it measured. Raises `PartFailedError`."""
+    with tempfile.TemporaryDirectory() as made:
+        out, errors = Path(made, "part.json"), Path(made, "stderr")
+        with errors.open("wb") as stream:
+            try:
+                done = subprocess.run(
+                    [*command, "--out", str(out)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=stream,
+                    cwd=folder,
+                    timeout=seconds,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise PartFailedError(f"ended after {seconds:.0f} s without a result") from None
+        if done.returncode:
+            raise PartFailedError(f"failed with exit code {done.returncode}: {_last_line(errors)}")
+        try:
+            return Part.from_dict(read_json(out))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise PartFailedError(f"ended well, but left no document of a part: {error!r}") from error
+
+
+def measured_or_failed(name: str, options: Options) -> tuple[Part, bool]:
+    """Measure a part; one that fails is a part that says so, and the others go on. Tell whether it failed."""
+    started = time.monotonic()
+    command = command_of(name, options)
+    try:
+        return measure_part(command), False
+    except PartFailedError as error:
+        return failed_part(name, str(error), time.monotonic() - started), True
+
+
+def failed_part(name: str, told: str, seconds: float = 0.0) -> Part:
+    """Return the part that stands for one that failed."""
+    return Part(
+        name=name,
+        title=name[0].upper() + name[1:],
+        question=question_of(name),
+        command=f"python -m benchmarks.{name}",
+        flags=(told,),
+        seconds=seconds,
+    )
+
+
+def _last_line(errors: Path) -> str:
+    lines = errors.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return last.replace(sys.executable, "python").replace(f"{ROOT}/", "")[:300]

@@ -1,0 +1,118 @@
+"""How benchmarks measure: rounds in turn, intervals that hold what they should, a server's queue with a known answer."""
+
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks import harness
+from benchmarks.arrivals import Clock, held, highest_rate, poisson_arrivals, serve
+from benchmarks.harness import Gauge, for_seconds, in_turn, measure, ratio
+from benchmarks.part import Measure
+from benchmarks.roofline import Architecture
+
+
+def test_a_measure_is_the_median_with_an_interval():
+    assert measure([3.0]) == Measure(value=3.0)
+    assert measure([1.0, 2.0]) == Measure(value=1.5)
+    found = measure([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found.value == 3.0
+    assert found.low is not None
+    assert found.high is not None
+    assert 1.0 <= found.low <= 3.0 <= found.high <= 100.0
+    assert measure([1.0, 2.0, 3.0, 4.0, 100.0]) == found  # the seed is fixed
+
+
+def test_the_interval_covers_the_median_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(200):
+        found = measure(rng.normal(5.0, 1.0, size=25).tolist())
+        inside += found.low <= 5.0 <= found.high
+    assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_ratios_are_of_pairs():
+    """A machine that gets three times as slow half-way moves both; the ratio of each pair is the same."""
+    slow = [1.0, 1.0, 3.0, 3.0]
+    assert ratio([2 * one for one in slow], slow) == Measure(value=2.0, low=2.0, high=2.0)
+
+
+def test_ways_run_in_turn_after_a_warm_up():
+    seen: list[str] = []
+    found = in_turn({name: lambda name=name: seen.append(name) for name in "abc"}, rounds=3)
+    assert "".join(seen) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(timing.wall) for name, timing in found.items()} == {"a": 3, "b": 3, "c": 3}
+    waited: list[int] = []
+    in_turn({"a": lambda: None}, rounds=2, synchronise=lambda: waited.append(1))
+    assert len(waited) == 5  # after the warm-up, and before and after each call
+
+
+def test_calls_are_made_for_some_time():
+    assert len(for_seconds(lambda: None, 0.0)) == 3
+    times = for_seconds(lambda: time.sleep(0.005), 0.05)
+    assert 3 <= len(times) <= 11
+    assert min(times) >= 0.005
+
+
+def test_a_noisy_machine_is_flagged(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(harness.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    ticks = iter([{"user": 0, "idle": 0, "steal": 0}, {"user": 60, "idle": 30, "steal": 10}])
+    monkeypatch.setattr(harness, "_processor_times", lambda: next(ticks))
+    with Gauge() as gauge:
+        pass
+    gauge.seconds = [1.0] * 20
+    assert gauge.flags() == ("the host took 10% of the processor time away (limit 2%)",)
+    gauge.seconds = [1.0] * 10 + [2.0] * 10
+    assert gauge.flags()[0].startswith("noisy machine: a fixed piece of work varied by 67%")
+
+
+class _Simulated(Clock):
+    """Time that passes only when somebody sleeps or works."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def test_a_queue_waits_as_it_must():
+    clock = _Simulated()
+    waited = serve([0.0, 0.1, 0.15, 5.0], lambda _: clock.sleep(1.0), clock=clock)
+    assert waited.tolist() == pytest.approx([1.0, 1.9, 2.85, 1.0])
+
+
+def test_random_arrivals_wait_as_queueing_theory_says():
+    """M/D/1 at half of its capacity: the mean wait in the queue is load / (2 (1 - load)) services (Pollaczek-Khinchine)."""
+    clock = _Simulated()
+    waited = serve(poisson_arrivals(0.5, 40_000, seed=3), lambda _: clock.sleep(1.0), clock=clock)
+    assert waited.mean() == pytest.approx(1.0 + 0.5 / (2 * 0.5), rel=0.05)
+
+
+def test_arrivals_are_poisson():
+    between = np.diff(poisson_arrivals(20.0, 50_000, seed=0))
+    assert between.mean() == pytest.approx(1 / 20, rel=0.02)
+    assert between.std() == pytest.approx(1 / 20, rel=0.03)
+    assert poisson_arrivals(20.0, 10, seed=0).tolist() == poisson_arrivals(20.0, 10, seed=0).tolist()
+
+
+def test_the_rate_rises_until_the_limit_breaks_twice(monkeypatch: pytest.MonkeyPatch):
+    lasts = iter([0.01, 0.02, 0.2, 0.03, 0.3, 0.4])
+    monkeypatch.setattr("benchmarks.arrivals.serve", lambda arrivals, answer: np.full(len(arrivals), next(lasts)))
+    tried = highest_rate(lambda _: None, start=10.0, limit=0.1, seconds=0.1, seed=0)
+    assert [rate for rate, _, _ in tried] == pytest.approx([10 * 1.25**n for n in range(6)])
+    assert held(tried, 0.1) == pytest.approx(12.5)
+    assert held(tried, 0.001) is None
+
+
+def test_operations_of_a_vit_b_16():
+    """17.6 billion multiply-adds is what ViT-B/16 is known for at 224 pixels and 197 tokens, its head left out."""
+    vit = Architecture(name="ViT-B/16", width=768, depth=12, mlp=3072, patch=768)
+    assert vit.operations(197) / 2e9 == pytest.approx(17.6, rel=0.01)
+    assert vit.operations(197, batch=3) == 3 * vit.operations(197)
+    products = sum(2 * m * k * n for m, k, n in vit.products(197)) * 12
+    assert products / vit.operations(197) == pytest.approx(0.95, abs=0.03)
