@@ -1,15 +1,10 @@
-"""Search: against numpy, always k hits, one order for ties; and the whole index against a dictionary."""
+"""Search: against numpy, always k hits, one order for ties."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mcr_infer.errors import QueryError
 from mcr_infer.index import EXACT_LIMIT, Hit, Index, Row, search
@@ -114,80 +109,3 @@ def test_questions_that_cannot_be_answered(index: Index, tmp_path: Path) -> None
         search(index, np.full(DIM, np.nan, dtype=np.float32))
     with opened(tmp_path / "empty") as empty, pytest.raises(QueryError, match=r"holds no reports: .*embed-reports"):
         search(empty, query, kind="report")
-
-
-class IndexAgainstDictionary(RuleBasedStateMachine):
-    """Any sequence of changes, saves and reopenings leaves the index saying what a dictionary says."""
-
-    LIMIT = 6
-
-    @initialize()
-    def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.index = opened(self.folder, exact_limit=self.LIMIT)
-        self.reader = Index.open(self.folder, exact_limit=self.LIMIT, notify=lambda _: None)
-        self.model: dict[tuple[str, str], np.ndarray] = {}
-        self.drawn = 0
-
-    @rule(ids=st.lists(st.integers(0, 14), max_size=6), kind=st.sampled_from(["image", "report"]))
-    def add(self, ids: list[int], kind: str) -> None:
-        rows = []
-        for id in ids:
-            self.drawn += 1
-            vector = units(1, seed=self.drawn)[0]
-            rows.append(Row(id=f"{id:04d}", kind=kind, path=None, vector=vector))
-            self.model[kind, f"{id:04d}"] = vector
-        self.index.add(rows)
-
-    @rule(ids=st.sets(st.integers(0, 14), max_size=5), kind=st.sampled_from(["image", "report"]))
-    def delete(self, ids: set[int], kind: str) -> None:
-        gone = [self.model.pop((kind, f"{id:04d}"), None) for id in ids]
-        assert self.index.delete(kind, [f"{id:04d}" for id in ids]) == sum(vector is not None for vector in gone)
-
-    @rule(rebuild=st.booleans())
-    def save(self, rebuild: bool) -> None:
-        self.index.save_snapshots(rebuild=rebuild)
-
-    @rule()
-    def reopen(self) -> None:
-        self.index.close()
-        self.index = opened(self.folder, exact_limit=self.LIMIT)
-
-    @rule()
-    def reopen_reader(self) -> None:
-        self.reader.close()
-        self.reader = Index.open(self.folder, exact_limit=self.LIMIT, notify=lambda _: None)
-
-    @rule(seed=st.integers(0, 5), k=st.integers(1, 20), kind=st.sampled_from(["image", "report"]))
-    def query(self, seed: int, k: int, kind: str) -> None:
-        query = units(1, seed=10_000 + seed)[0]
-        expected = sorted(
-            (-float(vector.astype(np.float64) @ query.astype(np.float64)), id)
-            for (its_kind, id), vector in self.model.items()
-            if its_kind == kind
-        )
-        for index in (self.index, self.reader):
-            if expected:
-                assert [hit.id for hit in search(index, query, kind=kind, k=k)[0]] == [id for _, id in expected[:k]]
-            else:
-                with pytest.raises(QueryError, match="holds no"):
-                    search(index, query, kind=kind, k=k)
-
-    @invariant()
-    def rows_are_those_of_the_dictionary(self) -> None:
-        for index in (self.index, self.reader):
-            for kind in ("image", "report"):
-                ids = sorted(id for its_kind, id in self.model if its_kind == kind)
-                assert index.ids(kind) == ids
-                assert index.count(kind) == len(ids)
-        for (kind, id), vector in self.model.items():
-            assert np.array_equal(self.index.vector(kind, id), vector)
-
-    def teardown(self) -> None:
-        self.reader.close()
-        self.index.close()
-        shutil.rmtree(self.folder)
-
-
-TestIndexAgainstDictionary = IndexAgainstDictionary.TestCase
-TestIndexAgainstDictionary.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +45,20 @@ class Extent:
     points: int = 25
     flips: int = 200
     rounds: int = 5
+    at_most: int | None = None
+    """Damages of a kind, a file; None stands for all of them."""
+
     only: tuple[str, ...] = ()
     """Operations, or patterns of files; all where it is empty."""
 
-    def names(self, known: Iterator[str] | list[str] | tuple[str, ...]) -> list[str]:
+    def names(self, known: Iterable[str]) -> list[str]:
         """Return which of what is known is asked for."""
         return [name for name in known if not self.only or name in self.only]
 
 
 def killed(extent: Extent) -> Iterator[Outcome]:
     """kill -9 at random instants."""
-    for name in extent.names(list(OPERATIONS)):
+    for name in extent.names(OPERATIONS):
         yield kills.kill(name, instants=extent.instants, seed=extent.seed, place=extent.place)
 
 
@@ -79,8 +82,9 @@ def damaged(extent: Extent) -> Iterator[Outcome]:
                 again = left and not pattern.startswith("store")
                 flips = max(1, extent.flips // BESIDE_EVERY) if again else extent.flips
                 outcome = damage.damaged(
-                    fault, pattern, sound, left=left, flip_count=flips, seed=extent.seed, place=extent.place
-                )
+                    fault, pattern, sound, left=left, flips=flips, at_most=extent.at_most, seed=extent.seed,
+                    place=extent.place,
+                )  # fmt: skip
                 if outcome.cases:
                     yield outcome
 
@@ -117,6 +121,7 @@ def main() -> None:
     parser.add_argument("--instants", type=int, default=50, help="of kill -9, an operation")
     parser.add_argument("--points", type=int, default=25, help="at which a disk is full, an operation")
     parser.add_argument("--flips", type=int, default=200, help="places of flipped bits, a file")
+    parser.add_argument("--at-most", type=int, help="damages of a kind, a file: a sample; by default all")
     parser.add_argument("--rounds", type=int, default=5, help="of readers, an operation")
     parser.add_argument("--only", nargs="*", default=(), help="operations or patterns of files")
     parser.add_argument("--work", type=Path, help="a folder on the disk that kills are to be tried on")
@@ -133,7 +138,8 @@ def main() -> None:
         for part in options.parts or PARTS:
             extent = Extent(
                 place=Path(place) / part, mounted=mounted, seed=options.seed, instants=options.instants,
-                points=options.points, flips=options.flips, rounds=options.rounds, only=tuple(options.only),
+                points=options.points, flips=options.flips, rounds=options.rounds, at_most=options.at_most,
+                only=tuple(options.only),
             )  # fmt: skip
             Path(place).chmod(0o755)
             # Kills and readers are tried on the disk; the rest need none, and flushes to it are most of their time.

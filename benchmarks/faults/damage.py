@@ -25,8 +25,8 @@ KEPT_OPEN = 9
 
 FAULTS = ("truncated", "bit flipped", "deleted", "swapped, same bundle", "swapped, other bundle")
 
-EVERY = 10
-"""One case of so many is looked at through the command line as well."""
+COMMANDS = 0.1
+"""The share of cases that are looked at through the command line as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def cuts(content: bytes) -> Iterator[Damage]:
             yield Damage(f"cut to {length} of {size} bytes", content[:length])
 
 
-def flips(content: bytes, count: int, draw: random.Random) -> Iterator[Damage]:
+def flipped(content: bytes, count: int, draw: random.Random) -> Iterator[Damage]:
     """Change one bit at each of many places."""
     for _ in range(count if content else 0):
         place, bit = draw.randrange(len(content)), draw.randrange(8)
@@ -105,8 +105,10 @@ def kinds_of_file(folder: Path) -> list[str]:
     return [*names, *(["store.sqlite-wal", "store.sqlite-shm"] if (folder / "store.sqlite-wal").exists() else [])]
 
 
-def damaged(fault: str, pattern: str, sound: Ground, *, left: bool, flip_count: int, seed: int, place: Path) -> Outcome:
-    """Do one thing to one file, at all places; `left` takes the index that a power cut left."""
+def damaged(
+    fault: str, pattern: str, sound: Ground, *, left: bool, flips: int, at_most: int | None, seed: int, place: Path
+) -> Outcome:
+    """Do one thing to one file, at all places; `left` takes the index that a power cut left, `at_most` a sample."""
     original, state = (sound.left, sound.of_left) if left else (sound.closed, sound.of_closed)
     outcome = Outcome(fault=fault, target=f"{pattern}{', left open' if left else ''}")
     draw = random.Random(f"{seed} {fault} {pattern} {left}")
@@ -115,23 +117,27 @@ def damaged(fault: str, pattern: str, sound: Ground, *, left: bool, flip_count: 
     for path in paths:
         content = path.read_bytes()
         if fault == "truncated":
-            cases = cuts(content)
+            cases = [*cuts(content)]
         elif fault == "bit flipped":
-            cases = flips(content, -(-flip_count // len(paths)), draw)
+            cases = [*flipped(content, -(-flips // len(paths)), draw)]
         elif fault == "deleted":
-            cases = iter([Damage("deleted", None)])
+            cases = [Damage("deleted", None)]
         else:
             other = sound.same_bundle if fault == "swapped, same bundle" else sound.other_bundle
             (theirs,) = other.glob(pattern if "*" not in pattern else f"{path.name.rsplit('-', 1)[0]}-*")
-            cases = iter([Damage(f"that of {other.name}", theirs.read_bytes())])
-        for number, damage in enumerate(cases):
+            cases = [Damage(f"that of {other.name}", theirs.read_bytes())]
+        if at_most is not None and len(cases) > at_most:
+            cases = draw.sample(cases, at_most)
+        for damage in cases:
             folder = place / "damaged"
             shutil.copytree(original, folder)
             if damage.content is None:
                 (folder / path.name).unlink()
             else:
                 (folder / path.name).write_bytes(damage.content)
-            outcome.note(f"{path.name}, {damage.what}", *_looked_at(folder, state, with_commands=number % EVERY == 0))
+            outcome.note(
+                f"{path.name}, {damage.what}", *_looked_at(folder, state, with_commands=draw.random() < COMMANDS)
+            )
             shutil.rmtree(folder)
     return outcome
 

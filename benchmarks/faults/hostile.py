@@ -21,9 +21,9 @@ from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.process import DiedError, isolated
 from benchmarks.faults.sample import DIM, LIMIT, State, make, unit
 from mcr_infer.index import Index, search
+from mcr_infer.index.graph import M
 from mcr_infer.index.manifest import Manifest, Snapshot
 
-M = 16
 HEADER = struct.Struct("<6QiI3QdQ")
 FIELDS = (
     "offset", "capacity", "elements", "stride", "label_at", "vector_at", "top", "entry", "higher", "lowest", "m", "factor",

@@ -250,7 +250,7 @@ def _searches(index: Index, kind: str, expected: State, *, shortly: bool = False
         broad = {"kind": kind, "k": 7, "ef_search": 2 * count}
         answers = {
             "nearest": (search(index, query, **broad), ranked),
-            "by study": (search(index, query, distinct="study", **broad), [*studies.values()]),
+            "by study": (search(index, query, distinct=("study",), **broad), [*studies.values()]),
             "excluding": (search(index, query, exclude=first, **broad), ranked[1:]),
         }
         if matching:

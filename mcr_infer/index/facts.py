@@ -13,7 +13,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Column:
     """Places in `words`; -1 where the row has no word."""
 
     words: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """True where no row has the fact."""
+        return not self.has_numbers and not bool((self.codes >= 0).any())
 
     @property
     def has_numbers(self) -> bool:
@@ -128,6 +133,11 @@ class Facts:
         )
         return both.at(np.argsort(both.labels, kind="stable"))
 
+    def without_empty(self) -> "Facts":
+        """Return these facts without those that only rows had that are gone: what a filter may ask for is what rows say."""
+        kept = {name: one for name, one in self.columns.items() if name in PLAIN or not one.is_empty}
+        return replace(self, columns=kept)
+
     def _column(self, name: str, count: int) -> Column:
         found = self.columns.get(name)
         if found is not None:
@@ -160,6 +170,8 @@ def read_facts(labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[
         # What a row is comes before what its file says under the same name.
         facts |= {name: columns[_PLACE[name]] for name in PLAIN}
         for name, fact in facts.items():
+            if fact is None:
+                continue
             if name not in gathered:
                 gathered[name] = _Gathered(len(labels))
             gathered[name].put(place, fact)
@@ -175,12 +187,12 @@ class _Gathered:
         self._codes = np.full(count, -1, dtype=np.int32)
         self._words: dict[str, int] = {}
 
-    def put(self, place: int, fact: Scalar) -> None:
+    def put(self, place: int, fact: str | int | float) -> None:
         if isinstance(fact, bool):
             fact = "true" if fact else "false"
         if isinstance(fact, str):
             self._codes[place] = self._words.setdefault(fact, len(self._words))
-        elif fact is not None:
+        else:
             self._numbers[place] = fact
 
     def column(self) -> Column:
@@ -225,7 +237,7 @@ def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remember
     content = map_columns(folder, "facts", kind, known, size=None, remembered=remembered)
     try:
         return _parsed(content, known)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, struct.error) as exc:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError, struct.error) as exc:
         raise IndexCorruptError(f"{known.file_name('facts', kind)} is no file of facts") from exc
 
 

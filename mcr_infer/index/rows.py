@@ -77,8 +77,7 @@ class Row:
         if not 0.0 < self.patch_budget <= 1.0:
             raise EmbeddingIndexError(f"{self._name}: patch_budget must lie in (0, 1], got {self.patch_budget}")
         for name, value in self.metadata.items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None) or not finite:
+            if not isinstance(name, str) or not _is_scalar(value):
                 raise EmbeddingIndexError(
                     f"{self._name}: metadata {name!r} must be a string, a finite number, a truth value or None, "
                     f"got {type(value).__name__}"
@@ -117,6 +116,14 @@ class Row:
             raise EmbeddingIndexError(
                 f"{self._name}: the embedding has length {length:.6g}, expected 1 within {UNIT_TOLERANCE}"
             )
+
+
+def _is_scalar(value: object) -> bool:
+    """True for what metadata may hold. A whole number that no float comes near could not be compared with any."""
+    try:
+        return isinstance(value, str | None) or (isinstance(value, int | float) and math.isfinite(value))
+    except OverflowError:
+        return False
 
 
 def check_kind(kind: str) -> None:

@@ -104,7 +104,7 @@ class Snapshots:
                     held = former.at(np.isin(former.labels, labels))
                     labels = labels[~np.isin(labels, held.labels)]
                 fresh = read_facts(labels, self._store.scan(kind, labels), generation=generation)
-                held = fresh if held is None else held.joined(fresh)
+                held = fresh if held is None else held.joined(fresh).without_empty()
         self._facts[kind] = held
         return held
 
