@@ -1,9 +1,11 @@
 """`mcr-infer verify` of an index: whatever is damaged is named, nothing is changed, and nothing sound is called damaged."""
 
+import hashlib
 import sqlite3
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from conftest import invoke, json_lines
 from mcr_infer.index import Index, audit_rows
 from mcr_infer.index.audit import audit
 from mcr_infer.index.facts import save_facts
-from mcr_infer.index.graph_file import read_nodes, verified_graph
+from mcr_infer.index.graph_file import verified_nodes
 from mcr_infer.index.manifest import Manifest
 from mcr_infer.index.rows import COLUMNS, to_columns
 from mcr_infer.index.vectors import Vectors, save_vectors
@@ -223,8 +225,8 @@ def test_nodes_of_a_graph_are_read_as_hnswlib_reads_them(folder: Path) -> None:
         index.save_snapshots()
         snapshot = index.state("image").graph
         assert snapshot is not None
-    path = verified_graph(folder, "image", snapshot, dim=DIM)
-    nodes = read_nodes(path, snapshot, dim=DIM)
+    nodes = verified_nodes(folder, "image", snapshot, dim=DIM)
+    path = folder / snapshot.file_name("image")
     graph = hnswlib.Index(space="ip", dim=DIM)
     graph.load_index(str(path))
     assert set(nodes.labels.tolist()) == set(graph.get_ids_list())
@@ -234,9 +236,15 @@ def test_nodes_of_a_graph_are_read_as_hnswlib_reads_them(folder: Path) -> None:
     content = path.read_bytes()
     first = struct.calcsize("<6QiI3QdQ")
     for at, value in ((first, b"\xff\xff"), (first + 4, struct.pack("<I", 400)), (len(content), b"\0")):
-        path.write_bytes(content[:at] + value + content[at + len(value) :])
+        crafted = content[:at] + value + content[at + len(value) :]
+        # A folder that somebody made to crash hnswlib has digests that match.
+        named = replace(snapshot, sha256=hashlib.sha256(crafted).hexdigest(), bytes=len(crafted))
+        (folder / named.file_name("image")).write_bytes(crafted)
         with pytest.raises(audit_rows.IndexCorruptError, match=r"links to nodes|does not end where"):
-            read_nodes(path, snapshot, dim=DIM)
+            verified_nodes(folder, "image", named, dim=DIM)
+        (folder / snapshot.file_name("image")).write_bytes(crafted)
+        with pytest.raises(audit_rows.IndexCorruptError, match=r"does not match its digest|bytes, expected"):
+            verified_nodes(folder, "image", snapshot, dim=DIM)
 
 
 def test_permissions_leftovers_and_the_manifest(folder: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mcr_infer.check import Check
 from mcr_infer.errors import IndexCorruptError
 from mcr_infer.index.facts import KEYS, Column, key_of, load_facts, read_facts
-from mcr_infer.index.graph_file import read_nodes, verified_graph
+from mcr_infer.index.graph_file import verified_nodes
 from mcr_infer.index.manifest import ColumnFile, KindState, Snapshot
 from mcr_infer.index.rows import COLUMNS, UNIT_TOLERANCE, checked_vector
 from mcr_infer.index.store import Store
@@ -200,7 +200,7 @@ class _GraphBeside:
     """The file of the graph."""
 
     def __init__(self, folder: Path, kind: str, saved: Snapshot, dim: int) -> None:
-        nodes = read_nodes(verified_graph(folder, kind, saved, dim=dim), saved, dim=dim)
+        nodes = verified_nodes(folder, kind, saved, dim=dim)
         alive = np.flatnonzero(~nodes.deleted)
         order = alive[np.argsort(nodes.labels[alive], kind="stable")]
         self.labels, self._order, self._vectors = nodes.labels[order], order, nodes.vectors

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mcr_infer.digests import sha256_of
 from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.index.graph_file import read_nodes, verified_graph
+from mcr_infer.index.graph_file import verified_nodes
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors
 
@@ -55,8 +55,8 @@ class Graph:
     @classmethod
     def load(cls, folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> "Graph":
         """Load a snapshot. Raises `IndexCorruptError` saying what does not match, before hnswlib sees the file."""
-        path = verified_graph(folder, kind, snapshot, dim=dim)
-        read_nodes(path, snapshot, dim=dim)
+        path = folder / snapshot.file_name(kind)
+        verified_nodes(folder, kind, snapshot, dim=dim)
         graph = cls.__new__(cls)
         graph._dim = dim
         graph._hnsw = _new(dim)

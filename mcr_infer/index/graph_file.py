@@ -6,7 +6,9 @@ then a node each: bytes of its links of higher levels uint32, and these
 
 import math
 import mmap
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,30 +48,43 @@ class GraphNodes(NamedTuple):
     """[N], of those that nobody finds any more."""
 
 
-def verified_graph(folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> Path:
-    """Return the file of a graph once size, digest and header match. Raises `IndexCorruptError` saying what does not."""
+def verified_nodes(folder: Path, kind: str, snapshot: Snapshot, *, dim: int) -> GraphNodes:
+    """Map the nodes of a graph file once size, digest and header match, and every link of it was followed.
+
+    Raises `IndexCorruptError` saying what does not match, or where a link leads out of the graph or to a level that a node
+    does not reach, a label stands for two nodes, or the file does not end where it should: hnswlib would follow it and
+    crash.
+    """
     path = folder / snapshot.file_name(kind)
     try:
-        size = path.stat().st_size
-        if size != snapshot.bytes:
-            raise IndexCorruptError(f"{path.name} has {size} bytes, expected {snapshot.bytes}")
-        if sha256_of(path) != snapshot.sha256:
-            raise IndexCorruptError(f"{path.name} does not match its digest")
         with path.open("rb") as file:
-            _check_header(path.name, file.read(_HEADER.size), snapshot, dim)
+            size = os.fstat(file.fileno()).st_size
+            if not size or size != snapshot.bytes:
+                raise IndexCorruptError(f"{path.name} has {size} bytes, expected {snapshot.bytes}")
+            content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        return _compared(path, content, snapshot, dim)
     except OSError as exc:
         raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
-    return path
 
 
-def read_nodes(path: Path, snapshot: Snapshot, *, dim: int) -> GraphNodes:
-    """Map the nodes of a graph file that `verified_graph` gave, and follow every link of it.
+def _compared(path: Path, content: mmap.mmap, snapshot: Snapshot, dim: int) -> GraphNodes:
+    # The links are walked while the digest is taken: both look at every page, on a core each. A file of such a name is never
+    # written to again, so both see the same.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(sha256_of, path)
+        try:
+            nodes = _nodes(path, content, snapshot, dim)
+        except IndexCorruptError:
+            if digest.result() == snapshot.sha256:
+                raise
+    if digest.result() != snapshot.sha256:
+        raise IndexCorruptError(f"{path.name} does not match its digest")
+    return nodes
 
-    Raises `IndexCorruptError` where a link leads out of the graph or to a level that a node does not reach, where a label
-    stands for two nodes, or where the file does not end where it should: hnswlib would follow it and crash.
-    """
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+def _nodes(path: Path, content: mmap.mmap, snapshot: Snapshot, dim: int) -> GraphNodes:
+    """Take the nodes from a mapped file, whatever it holds. Raises `IndexCorruptError`, see `verified_nodes`."""
+    _check_header(path.name, content[: _HEADER.size], snapshot, dim)
     at, links = 2 * snapshot.m * 4 + 4, 2 * snapshot.m
     layout = np.dtype(
         {
