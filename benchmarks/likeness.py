@@ -4,7 +4,7 @@
 
 Each round draws a gallery of 7,000 images, 1,000 other images and 2,000 sentences as queries: of the bundle's embeddings,
 another part of them each time; of the space that was fitted to them, new ones. The means of the rounds are compared, with
-their standard errors, since a single graph that cannot reach one popular image misses it for hundreds of sentences. A
+their standard errors, since a graph that cannot reach one image misses it for every sentence that should find it. A
 space whose residuals are all normal stands beside them: what it would be to leave the embeddings' own residuals out.
 
     gap                  cosine between the mean image and the mean sentence
