@@ -25,6 +25,7 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
+from benchmarks.machine import machine_card
 from benchmarks.truth import nearest_scores, recall
 from benchmarks.vectors import DIM, PARTS, Sample, Space, Vectors, embed_sample
 from mcr_infer import Bundle
@@ -118,7 +119,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     result = {
         "benchmark": "likeness", "bundle": bundle.name, "fingerprint": bundle.fingerprint, "rounds": options.rounds,
-        "dimensions": [sample.images.shape[1], DIM], "parts": PARTS, "mean_and_standard_error": "of each figure",
+        "machine": machine_card(), "dimensions": [sample.images.shape[1], DIM], "parts": PARTS, "mean_and_standard_error": "of each figure",
         "embeddings": real, "drawn": drawn, "normal_residuals": normal,
     }  # fmt: skip
     if options.out:
