@@ -119,7 +119,8 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     result = {
         "benchmark": "likeness", "bundle": bundle.name, "fingerprint": bundle.fingerprint, "rounds": options.rounds,
-        "machine": machine_card(), "dimensions": [sample.images.shape[1], DIM], "parts": PARTS, "mean_and_standard_error": "of each figure",
+        "machine": machine_card(), "dimensions": [sample.images.shape[1], DIM], "parts": PARTS,
+        "mean_and_standard_error": "of each figure",
         "embeddings": real, "drawn": drawn, "normal_residuals": normal,
     }  # fmt: skip
     if options.out:
