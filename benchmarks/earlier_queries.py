@@ -269,6 +269,37 @@ def recall(values: Document, taken: str) -> Part:
     )
 
 
+def likeness(values: Document, taken: str) -> Part:
+    """Read `results/recall_likeness.json`: what the vectors of the recall benchmark have in common with embeddings."""
+    ways = {"embeddings": "embeddings", "drawn": "drawn", "normal_residuals": "with normal residuals"}
+
+    def about(pair: Sequence[float]) -> Measure:
+        value, error = pair
+        return Measure(value=value, low=round(value - 2 * error, 4), high=round(value + 2 * error, 4))
+
+    return Part(
+        name="likeness",
+        title="What search in vectors is measured with",
+        question="Are the vectors that are searched like embeddings, and no easier to search?",
+        command="python -m benchmarks.likeness",
+        taken=taken,
+        tables=(
+            Table(
+                title=f"{values['rounds']} rounds at equal counts",
+                columns=(Column(name="figure"), *(Column(name=told) for told in ways.values())),
+                rows=tuple((name, *(about(values[way][name]) for way in ways)) for name in values["embeddings"]),
+                note="Intervals are twice the standard error of the rounds.",
+            ),
+        ),
+        figures={
+            f"likeness.{name}".replace(": ", ".").replace(", ", "_").replace(" ", "_"): Figure(
+                measure=about(pair), unit=""
+            )
+            for name, pair in values["drawn"].items()
+        },
+    )
+
+
 def percent(values: Sequence[float]) -> Measure:
     """Return a share and its interval in percent."""
     value, low, high = (round(100 * one, 2) for one in values)
@@ -284,4 +315,5 @@ QUERIES: Mapping[str, Callable[[Any, str], Part]] = {
     "benchmarks/results/rerank.json": rerank,
     "benchmarks/results/rerank_choice.json": rerank_choice,
     "benchmarks/results/recall.json": recall,
+    "benchmarks/results/recall_likeness.json": likeness,
 }

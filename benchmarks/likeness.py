@@ -4,7 +4,7 @@
 
 Each round draws a gallery of 7,000 images, 1,000 other images and 2,000 sentences as queries: of the bundle's embeddings,
 another part of them each time; of the space that was fitted to them, new ones. The means of the rounds are compared, with
-their standard errors, since a single graph that cannot reach one popular image misses it for hundreds of sentences. A
+their standard errors, since a graph that cannot reach one image misses it for every sentence that should find it. A
 space whose residuals are all normal stands beside them: what it would be to leave the embeddings' own residuals out.
 
     gap                  cosine between the mean image and the mean sentence
@@ -25,6 +25,7 @@ from pathlib import Path
 import hnswlib
 import numpy as np
 
+from benchmarks.machine import machine_card
 from benchmarks.truth import nearest_scores, recall
 from benchmarks.vectors import DIM, PARTS, Sample, Space, Vectors, embed_sample
 from mcr_infer import Bundle
@@ -118,7 +119,8 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     result = {
         "benchmark": "likeness", "bundle": bundle.name, "fingerprint": bundle.fingerprint, "rounds": options.rounds,
-        "dimensions": [sample.images.shape[1], DIM], "parts": PARTS, "mean_and_standard_error": "of each figure",
+        "machine": machine_card(), "dimensions": [sample.images.shape[1], DIM], "parts": PARTS,
+        "mean_and_standard_error": "of each figure",
         "embeddings": real, "drawn": drawn, "normal_residuals": normal,
     }  # fmt: skip
     if options.out:

@@ -10,8 +10,7 @@ drawn anew:
                have in common, and the gap between them, since each modality has a map of its own
     residuals  what the map leaves, kept apart by the kinds of findings, since a normal chest varies less than a sick one.
                A vector gets two of its kinds' residuals, mixed at a random angle, mostly a small one, and a little normal
-               noise of their covariance: their long tails stay, which make a few images the answer to many queries, and no
-               two are equal
+               noise of their covariance: their shape stays, and no two are equal
     parts      a wider tower has more directions to differ in. `PARTS` draws of residuals stand beside each other, each in
                dimensions of its own, about the same mean
     tail       the remaining dimensions hold noise alone, whose variance goes on falling by rank as that of the residuals
@@ -20,7 +19,7 @@ drawn anew:
 and all of it is turned by one random rotation, so that no coordinate is special. `python -m benchmarks.likeness` sets the
 outcome beside the embeddings that it was fitted to, at equal counts. `PARTS` is the number at which a graph misses as many
 of the nearest images of a text query as it does among the embeddings themselves; image queries, where more dimensions tell,
-come out harder. Normal residuals alone (`noise=1`) would not do: they make no image popular, and are easier to search.
+come out harder. Normal residuals alone (`noise=1`) would not do: sentences find their images among them far more easily.
 """
 
 from collections import Counter
