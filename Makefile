@@ -25,7 +25,7 @@ $(error EXTRAS=$(EXTRAS): name one of cpu and gpu, and not both, which overwrite
 endif
 endif
 
-.PHONY: demo test nightly bench bench-quick lint types contracts check wheel wheelhouse clean
+.PHONY: demo test nightly faults bench bench-quick lint types contracts check wheel wheelhouse clean
 
 demo: $(VENV)/.installed
 	rm -rf $(DEMO)
@@ -39,6 +39,10 @@ test: $(DEV)/.installed
 # What takes minutes: towers of real size. With -s for the figures that they print.
 nightly: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest -m nightly -s
+
+# Kills, full disks, flipped bits, crafted files: what an index makes of each. About half an hour; as root it mounts small disks.
+faults: $(DEV)/.installed
+	$(DEV)/bin/python -m benchmarks.faults --out benchmarks/results/faults.json
 
 # Everything that this machine can measure, in a page that opens in a browser: $(REPORT)/report.html.
 bench: $(DEV)/.bench-installed

@@ -1,4 +1,4 @@
-"""Readers of documents about archives: files to rows, decoding, endurance, phantoms."""
+"""Readers of documents about archives: files to rows, decoding, endurance, faults, phantoms."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -242,6 +242,40 @@ def endurance(values: Document, taken: str) -> Part:
     )
 
 
+def faults(values: Document, taken: str) -> Part:
+    """Read `results/faults.json`."""
+    found = values["outcomes"]
+    ends = ("cases", "right_answers", "one_clear_error", "neither")
+    kills = [one for one in found if one["fault"] == "kill -9"]
+    reading = [one for one in found if one["fault"] == "readers meanwhile"]
+    return Part(
+        name="faults",
+        title="What was broken on purpose",
+        question="What does an index do when it is killed, fills the disk, is damaged or made to crash?",
+        command="python -m benchmarks.faults",
+        taken=taken,
+        tables=(
+            Table(
+                title="Cases by how they end",
+                columns=(
+                    Column(name="fault"),
+                    Column(name="of what"),
+                    *(Column(name=end.replace("_", " ")) for end in ends),
+                ),
+                rows=tuple((one["fault"], one["target"], *(one[end] for end in ends)) for one in found),
+            ),
+        ),
+        figures={
+            "faults.cases": figure(values["cases"], "cases", ""),
+            "faults.neither": figure(values["neither"], "cases", "lower"),
+            "faults.kills": figure(sum(one["killed_before_the_end"] for one in kills), "kills", ""),
+            "faults.kills.steps": figure(sum(one["steps_acknowledged"] for one in kills), "steps", ""),
+            "faults.readers.answers": figure(sum(one["answers_of_readers"] for one in reading), "answers", ""),
+            "faults.minutes": figure(values["seconds"] / 60, "min", ""),
+        },
+    )
+
+
 def phantoms(values: Document, taken: str) -> Part:
     """Read `results/phantoms.json`."""
     speed = Column(name="speed", unit="phantoms/s", better="higher")
@@ -266,5 +300,6 @@ ARCHIVES: Mapping[str, Callable[[Any, str], Part]] = {
     "benchmarks/results/throughput.json": throughput,
     "benchmarks/results/decoding.json": decoding,
     "benchmarks/results/endurance.json": endurance,
+    "benchmarks/results/faults.json": faults,
     "benchmarks/results/phantoms.json": phantoms,
 }

@@ -163,6 +163,18 @@ def budget_summary(root: Path) -> list[str]:
     return table([*head, "first ten that stay, text → image %", "speed, fp32", "speed, int8"], rows)
 
 
+def faults(root: Path) -> list[str]:
+    """How the cases of each fault ended, all files and operations together."""
+    found = results(root, "faults")["outcomes"]
+    rows = []
+    for fault in dict.fromkeys(one["fault"] for one in found):
+        same = [one for one in found if one["fault"] == fault]
+        ends = (sum(one[end] for one in same) for end in ("cases", "right_answers", "one_clear_error", "neither"))
+        targets = dict.fromkeys(one["target"].removesuffix(", left open") for one in same)
+        rows.append([fault, ", ".join(f"`{target}`" for target in targets), *(f"{count:,}" for count in ends)])
+    return table(["fault", "of what", "cases", "right answers", "one clear error", "neither"], rows)
+
+
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "startup": startup,
     "sessions": sessions,
@@ -170,6 +182,7 @@ TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "throughput": throughput,
     "plain": plain,
     "decoding": decoding,
+    "faults": faults,
     "budget-speed": budget_speed,
     "budget-choices": budget_choices,
     "budget-findings": budget_findings,

@@ -285,7 +285,7 @@ def exactly(index: Index, exact: bool) -> Iterator[None]:
 class TestIndexAgainstDictionary(IndexAgainstDictionary.TestCase):
     """The same sequences in every run."""
 
-    settings = settings(max_examples=100, stateful_step_count=20, deadline=None, derandomize=True)
+    settings = settings(max_examples=60, stateful_step_count=20, deadline=None, derandomize=True)
 
 
 @pytest.mark.nightly
