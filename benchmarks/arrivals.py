@@ -54,12 +54,12 @@ def highest_rate(
 ) -> list[tuple[float, float, float]]:
     """Raise the rate of requests until the 99th percentile breaks the limit in seconds, twice in a row.
 
-    Each rate lasts `seconds`, with a hundred requests at least. Returns (rate, median, 99th percentile) of each.
+    Each rate lasts `seconds`, with fifty requests at least. Returns (rate, median, 99th percentile) of each.
     """
     tried: list[tuple[float, float, float]] = []
     rate, broken = start, 0
     while broken < 2:
-        count = max(100, int(rate * seconds))
+        count = max(50, int(rate * seconds))
         waited = serve(poisson_arrivals(rate, count, seed=seed + len(tried)), answer)
         middle, last = np.quantile(waited, [0.5, 0.99])
         tried.append((rate, float(middle), float(last)))

@@ -177,7 +177,7 @@ def _measured(
     offline = measure(rates, seed=seed)
     limit = service.limit_ms / 1e3
     alone = 1e3 / percentiles["p50"].value
-    tried = highest_rate(service.answer, start=alone / 4, limit=limit, seconds=seconds, seed=seed)
+    tried = highest_rate(service.answer, start=alone / 2, limit=limit, seconds=seconds, seed=seed)
     server = held(tried, limit)
     best: Measure | str = "none held the limit" if server is None else Measure(value=server)
     row = (service.name, *percentiles.values(), offline, best, service.limit_ms, service.opened)

@@ -174,7 +174,7 @@ def run(options: Options) -> Part:
     started = time.perf_counter()
     work = options.work
     failed: dict[str, str] = prepare(work, quick=options.quick)
-    rounds, seconds = (1, 1.0) if options.quick else (5, 4.0)
+    rounds, seconds = (1, 1.0) if options.quick else (3, 3.0)
     seen: dict[str, list[dict[str, float]]] = {}
     with Gauge() as gauge:
         for _ in range(rounds):

@@ -45,7 +45,7 @@ def run(options: Options) -> Part:
     if options.quick:
         config, batch, steps, repeats, ratios = "phantom.toml", 8, 2, 1, (0.5, 0.75)
     else:
-        config, batch, steps, repeats, ratios = "mimic_cxr_vitb16.toml", 4, 2, 1, (0.25, 0.5, 0.75)
+        config, batch, steps, repeats, ratios = "mimic_cxr_vitb16.toml", 4, 1, 1, (0.5, 0.75)
     rows: list[tuple[Cell, ...]] = []
     points: dict[str, list[tuple[float, float, float | None, float | None]]] = {name: [] for name in FRAMEWORKS}
     figures: dict[str, Figure] = {}
