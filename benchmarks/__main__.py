@@ -10,6 +10,7 @@ wrong usage, 3 done but some parts failed.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -121,7 +122,9 @@ def _flags_now() -> tuple[str, ...]:
     with Gauge() as gauge:
         for _ in range(10):
             gauge.tick()
-    return gauge.flags()
+    cores = len(os.sched_getaffinity(0))
+    busy = (f"other programs were running in the last minute (load {load():.1f}, {cores} cores)",)
+    return gauge.flags() + (busy if load() > 0.5 * cores else ())
 
 
 def _parser() -> argparse.ArgumentParser:

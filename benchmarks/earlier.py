@@ -1,8 +1,8 @@
 """What was measured earlier and lies in `results/` as JSON, in the shape of the report.
 
 Each benchmark that writes a JSON document of its own has a reader here, in one of the modules
-`earlier_*`; a document that
-is not there is no part of the report, one that cannot be read is an error, since it would be missing without a word.
+`earlier_*`; a document that is not there is no part of the report, one that cannot be read is an error, since it would be
+missing without a word.
 """
 
 import json
@@ -13,12 +13,13 @@ from typing import Any
 from benchmarks.earlier_archives import ARCHIVES
 from benchmarks.earlier_quality import QUALITY
 from benchmarks.earlier_queries import QUERIES
+from benchmarks.earlier_recall import VECTORS
 from benchmarks.earlier_speed import SPEED
 from benchmarks.part import Part
 
 ROOT = Path(__file__).parents[1]
 
-READERS: Mapping[str, Callable[[Any, str], Part]] = {**ARCHIVES, **SPEED, **QUALITY, **QUERIES}
+READERS: Mapping[str, Callable[[Any, str], Part]] = {**ARCHIVES, **SPEED, **QUALITY, **QUERIES, **VECTORS}
 """By the path of the document within the checkout."""
 
 

@@ -15,6 +15,7 @@ earlier documents (`benchmarks.earlier`) and of the committed report.
 """
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Mapping
@@ -90,10 +91,9 @@ class Quotes:
 
 
 def differences(before: str, after: str) -> list[str]:
-    """Return what differs, line by line; the number of lines may differ, too."""
-    old, new = before.splitlines(), after.splitlines()
-    told = [f"-{a}\n+{b}" for a, b in zip(old, new, strict=False) if a != b]
-    return told + ([f"{len(old)} lines, {len(new)} by the results"] if len(old) != len(new) else [])
+    """Return the lines that differ: as they stand, and as the results say."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return [line for line in list(lines)[2:] if not line.startswith("@@")]
 
 
 def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quoted_queries import QUERY_TABLES
+from benchmarks.quoted_recall import RECALL_TABLES
 from benchmarks.quoted_rows import Rows, results, table
 
 
@@ -188,6 +189,7 @@ TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "budget-findings": budget_findings,
     "budget-summary": budget_summary,
     **QUERY_TABLES,
+    **RECALL_TABLES,
 }
 """By the name that stands in the markers."""
 

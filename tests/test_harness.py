@@ -1,6 +1,10 @@
 """How benchmarks measure: rounds in turn, intervals that hold what they should, a server's queue with a known answer."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,15 +60,46 @@ def test_calls_are_made_for_some_time():
 
 
 def test_a_noisy_machine_is_flagged(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(harness.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    ticks = iter([{"user": 0, "idle": 0, "steal": 0}, {"user": 60, "idle": 30, "steal": 10}])
-    monkeypatch.setattr(harness, "_processor_times", lambda: next(ticks))
+    seconds = iter([{"user": 0.0, "idle": 0.0, "steal": 0.0}, {"user": 60.0, "idle": 30.0, "steal": 10.0}])
+    monkeypatch.setattr(harness, "_processor_times", lambda: next(seconds))
+    own = iter([0.0, 60.0])
+    monkeypatch.setattr(harness, "_own_seconds", lambda: next(own))
     with Gauge() as gauge:
         pass
     gauge.seconds = [1.0] * 20
     assert gauge.flags() == ("the host took 10% of the processor time away (limit 2%)",)
     gauge.seconds = [1.0] * 10 + [2.0] * 10
     assert gauge.flags()[0].startswith("noisy machine: a fixed piece of work varied by 67%")
+
+
+SPIN = "import sys, time\nend = time.process_time() + float(sys.argv[1])\nwhile time.process_time() < end: pass"
+
+
+def test_what_other_programs_take_is_told_from_our_own_work():
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with Gauge() as quiet:
+            subprocess.run([sys.executable, "-c", SPIN, "0.4"], check=True)
+        with subprocess.Popen([sys.executable, "-c", SPIN, "60"]) as other:
+            with Gauge() as busy:
+                time.sleep(0.6)
+            other.kill()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert busy.others > quiet.others + 0.3
+    assert any(flag.startswith("other programs took ") for flag in busy.flags())
+
+
+def test_times_are_those_of_the_cores_that_may_be_used(tmp_path: Path):
+    core = min(os.sched_getaffinity(0))
+    stat = tmp_path / "stat"
+    stat.write_text(f"cpu  900 0 0 0\ncpu{core} 300 0 100 500 0 0 0 100 0 0\ncpu9999 700 0 0 0\nintr 5\n")
+    found = harness._processor_times(stat)
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert found["user"] == pytest.approx(300 * tick)
+    assert sum(found.values()) == pytest.approx(1000 * tick)
+    assert sum(harness._processor_times(tmp_path / "none").values()) == 0
 
 
 class _Simulated(Clock):
