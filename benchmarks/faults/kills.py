@@ -13,7 +13,6 @@ from benchmarks.faults.operations import OPERATIONS, Operation
 from benchmarks.faults.outcome import Outcome
 from benchmarks.faults.process import DiedError, Victim, isolated
 
-
 _ATTEMPTS = 10
 """How many times more often than asked for an operation may end before its instant: it is not always equally fast."""
 
