@@ -268,7 +268,7 @@ def faults(values: Document, taken: str) -> Part:
         figures={
             "faults.cases": figure(values["cases"], "cases", ""),
             "faults.neither": figure(values["neither"], "cases", "lower"),
-            "faults.kills": figure(sum(one["killed_before_the_end"] for one in kills), "kills", ""),
+            "faults.kills": figure(sum(one["killed_at_work"] for one in kills), "kills", ""),
             "faults.kills.steps": figure(sum(one["steps_acknowledged"] for one in kills), "steps", ""),
             "faults.readers.answers": figure(sum(one["answers_of_readers"] for one in reading), "answers", ""),
             "faults.minutes": figure(values["seconds"] / 60, "min", ""),

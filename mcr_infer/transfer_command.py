@@ -13,7 +13,6 @@ import typer
 from mcr_infer.options import SOME_FAILED, IndexOption, JsonOption, Kind, Kinds
 
 if TYPE_CHECKING:
-    from mcr_infer.index import Index
     from mcr_infer.index.manifest import Identity
     from mcr_infer.transfer.source import VectorSource
 
@@ -169,7 +168,7 @@ def merge(
             check_same_space(
                 opened[0].identity, opened[-1].identity, place=f"index {sources[0]}", other_place=f"index {path}"
             )
-        like = _like(opened)
+        like = opened[0].identity
         target = None
         if holds_index(index):
             target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=console.note))
@@ -182,11 +181,3 @@ def merge(
         told = merge(target, opened, on_conflict=on_conflict.value, advance=run.advance)
         target.save_snapshots()
         console.show_merge(told, target, as_json=json)
-
-
-def _like(opened: "list[Index]") -> "Identity":
-    """Return what a merged index is like: the first one, and the secret of whichever has keys of patients."""
-    from dataclasses import replace
-
-    checks = [one.identity.secret_check for one in opened if one.identity.secret_check]
-    return replace(opened[0].identity, secret_check=checks[0] if checks else "")

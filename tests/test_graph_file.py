@@ -11,7 +11,7 @@ import pytest
 
 from mcr_infer.errors import IndexCorruptError
 from mcr_infer.index.graph import Graph
-from mcr_infer.index.graph_file import read_nodes, verified_graph
+from mcr_infer.index.graph_file import verified_nodes
 from mcr_infer.index.manifest import Snapshot
 
 DIM, COUNT, M = 8, 400, 8
@@ -58,7 +58,7 @@ def test_a_whole_graph_is_read_and_loaded(tmp_path: Path, whole: tuple[bytes, Sn
     content, snapshot = whole
     graph = loaded(tmp_path, content, snapshot)
     assert np.array_equal(graph.labels, np.arange(10, 10 + COUNT))
-    nodes = read_nodes(verified_graph(tmp_path, "image", snapshot, dim=DIM), snapshot, dim=DIM)
+    nodes = verified_nodes(tmp_path, "image", snapshot, dim=DIM)
     assert np.array_equal(np.sort(nodes.labels), graph.labels)
     assert nodes.deleted.sum() == 40
     assert np.array_equal(nodes.vectors[np.argsort(nodes.labels)], units(COUNT, seed=1))

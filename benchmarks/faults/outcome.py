@@ -39,14 +39,12 @@ class Outcome:
         """All of them."""
         return self.right + self.refused + len(self.bad)
 
-    def note(self, case: str, *stages: Findings, stage: str = "", only_right: bool = False) -> None:
+    def note(self, case: str, *stages: Findings, only_right: bool = False) -> None:
         """Count a case; with `only_right` an error of ours is no good end either."""
         said = [(name, text) for findings in stages for name, text in findings.items()]
         wrong = [f"{name}: {text}" for name, text in said if text.startswith(WRONG)]
         refused = [f"{name}: {text}" for name, text in said if text.startswith(REFUSED)]
         assert len(said) == len(wrong) + len(refused) + sum(text == RIGHT for _, text in said)
-        if stage and not wrong:  # a stage on the way is no case
-            return
         if wrong or (only_right and refused):
             self.bad.append(f"{case}: {'; '.join(wrong or refused)}")
         elif refused:

@@ -70,6 +70,11 @@ class Victim:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
     @property
+    def killed(self) -> bool:
+        """True where it was killed before it ended by itself."""
+        return self._process.exitcode == -signal.SIGKILL
+
+    @property
     def failed(self) -> bool:
         """True where it ended by itself and not well."""
         return self._process.exitcode not in (0, -signal.SIGKILL)

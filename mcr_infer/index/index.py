@@ -178,11 +178,6 @@ class Index(Reader):
         if manifest != Manifest.read(self.folder):
             manifest.write(self.folder)
 
-    def remember_secret(self, secret_check: str) -> None:
-        """Remember the site secret of the keys that rows have from now on; there must have been none."""
-        self._writing()
-        self._remember(replace(self._identity, secret_check=secret_check))
-
     def _remember(self, identity: Identity) -> None:
         if identity != self._identity:
             self._store.set_identity(identity)

@@ -73,7 +73,13 @@ def check_same_space(one: Identity, other: Identity, *, place: str, other_place:
             f"{keyed} is pseudonymous and {plain} keeps UIDs and paths: together they would tell which is which. Embed what "
             f"{plain} holds into a pseudonymous index, too"
         )
-    if one.secret_check and other.secret_check and one.secret_check != other.secret_check:
+    if bool(one.secret_check) != bool(other.secret_check):
+        keyless, keyed = (place, other_place) if other.secret_check else (other_place, place)
+        raise EmbeddingIndexError(
+            f"rows of {keyed} have keys of their patients and rows of {keyless} have none: a deletion by patient would miss "
+            f"these. Embed what {keyless} holds with the site secret, too"
+        )
+    if one.secret_check != other.secret_check:
         raise EmbeddingIndexError(
             f"the keys in {place} and {other_place} were made with two site secrets: one patient would have two keys. "
             "Embed again with one of the secrets"

@@ -47,8 +47,6 @@ def open_target(folder: Path, like: Identity, *, source: str, notify: Callable[[
     index = Index.open(folder, writable=True, notify=notify)
     try:
         check_same_space(index.identity, like, place=f"index {folder}", other_place=source)
-        if like.secret_check and not index.identity.secret_check:
-            index.remember_secret(like.secret_check)
     except BaseException:
         index.close()
         raise
