@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.earlier_archives import ARCHIVES
+from benchmarks.earlier_card import CARDS
 from benchmarks.earlier_quality import QUALITY
 from benchmarks.earlier_queries import QUERIES
 from benchmarks.earlier_recall import VECTORS
@@ -19,7 +20,7 @@ from benchmarks.part import Part
 
 ROOT = Path(__file__).parents[1]
 
-READERS: Mapping[str, Callable[[Any, str], Part]] = {**ARCHIVES, **SPEED, **QUALITY, **QUERIES, **VECTORS}
+READERS: Mapping[str, Callable[[Any, str], Part]] = {**CARDS, **ARCHIVES, **SPEED, **QUALITY, **QUERIES, **VECTORS}
 """By the path of the document within the checkout."""
 
 
@@ -29,17 +30,20 @@ def earlier_parts(root: Path = ROOT) -> tuple[Part, ...]:
 
 
 def _read(root: Path, path: str, reader: Callable[[Any, str], Part]) -> Part:
-    values = json.loads((root / path).read_text(encoding="utf-8"))
+    text = (root / path).read_text(encoding="utf-8")
     try:
+        values = json.loads(text) if path.endswith(".json") else text
         return reader(values, taken(values, path))
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: no document of this benchmark: {error!r}; measure it again, or mend its reader"
         ) from error
 
 
-def taken(values: Mapping[str, Any], path: str) -> str:
-    """Return where a document lies and what it says about its machine."""
+def taken(values: Any, path: str) -> str:
+    """Return where a document lies and what it says about its machine; a text says nothing."""
+    if not isinstance(values, Mapping):
+        return path
     machine = values.get("machine", {})
     told = [
         machine.get("processor") or values.get("cpu", ""),
