@@ -33,13 +33,21 @@ _CONFIDENCE = 0.95
 
 def measure(values: Sequence[float], *, seed: int = 0) -> Measure:
     """Return the median of values with a bootstrap interval (95 %, percentiles; Efron 1979); fewer than three have none."""
-    middle = statistics.median(values)
-    if len(values) < 3:
-        return Measure(value=middle)
+    return quantile(values, 0.5, seed=seed) if len(values) >= 3 else Measure(value=statistics.median(values))
+
+
+def quantile(values: Sequence[float], share: float, *, seed: int = 0) -> Measure:
+    """Return a quantile of values with a bootstrap interval, as `measure` does for the median.
+
+    Raises `ValueError` where there are too few values to have it: a 99th percentile of fifty is their largest.
+    """
+    needed = 1 / min(share, 1 - share)
+    if len(values) < needed - 1e-9:
+        raise ValueError(f"{len(values)} values have no {100 * share:g}th percentile, {needed:.0f} would")
     drawn = np.random.default_rng(seed).choice(np.asarray(values, dtype=np.float64), size=(_RESAMPLES, len(values)))
     tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])
-    return Measure(value=middle, low=float(low), high=float(high))
+    low, high = np.quantile(np.quantile(drawn, share, axis=1), [tail, 1 - tail])
+    return Measure(value=float(np.quantile(values, share)), low=float(low), high=float(high))
 
 
 def ratio(of: Sequence[float], to: Sequence[float], *, seed: int = 0) -> Measure:

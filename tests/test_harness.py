@@ -1,4 +1,4 @@
-"""How benchmarks measure: rounds in turn, intervals that hold what they should, a server's queue with a known answer."""
+"""How benchmarks measure: rounds in turn, intervals that hold what they should, a look at the machine."""
 
 import os
 import subprocess
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import harness
-from benchmarks.arrivals import Clock, held, highest_rate, poisson_arrivals, serve
-from benchmarks.harness import Gauge, for_seconds, in_turn, measure, ratio
+from benchmarks.harness import Gauge, for_seconds, in_turn, measure, quantile, ratio
 from benchmarks.part import Measure
 from benchmarks.roofline import Architecture
 
@@ -34,6 +33,17 @@ def test_the_interval_covers_the_median_as_often_as_it_says():
         found = measure(rng.normal(5.0, 1.0, size=25).tolist())
         inside += found.low <= 5.0 <= found.high
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_a_percentile_wants_as_many_values_as_it_has_parts():
+    values = [float(one) for one in range(1, 102)]
+    found = quantile(values, 0.99)
+    assert found.value == 100.0
+    assert found.low is not None
+    assert found.high is not None
+    assert 95.0 <= found.low < 100.0 < found.high <= 101.0
+    with pytest.raises(ValueError, match="50 values have no 99th percentile, 100 would"):
+        quantile(values[:50], 0.99)
 
 
 def test_ratios_are_of_pairs():
@@ -100,48 +110,6 @@ def test_times_are_those_of_the_cores_that_may_be_used(tmp_path: Path):
     assert found["user"] == pytest.approx(300 * tick)
     assert sum(found.values()) == pytest.approx(1000 * tick)
     assert sum(harness._processor_times(tmp_path / "none").values()) == 0
-
-
-class _Simulated(Clock):
-    """Time that passes only when somebody sleeps or works."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-
-
-def test_a_queue_waits_as_it_must():
-    clock = _Simulated()
-    waited = serve([0.0, 0.1, 0.15, 5.0], lambda _: clock.sleep(1.0), clock=clock)
-    assert waited.tolist() == pytest.approx([1.0, 1.9, 2.85, 1.0])
-
-
-def test_random_arrivals_wait_as_queueing_theory_says():
-    """M/D/1 at half of its capacity: the mean wait in the queue is load / (2 (1 - load)) services (Pollaczek-Khinchine)."""
-    clock = _Simulated()
-    waited = serve(poisson_arrivals(0.5, 40_000, seed=3), lambda _: clock.sleep(1.0), clock=clock)
-    assert waited.mean() == pytest.approx(1.0 + 0.5 / (2 * 0.5), rel=0.05)
-
-
-def test_arrivals_are_poisson():
-    between = np.diff(poisson_arrivals(20.0, 50_000, seed=0))
-    assert between.mean() == pytest.approx(1 / 20, rel=0.02)
-    assert between.std() == pytest.approx(1 / 20, rel=0.03)
-    assert poisson_arrivals(20.0, 10, seed=0).tolist() == poisson_arrivals(20.0, 10, seed=0).tolist()
-
-
-def test_the_rate_rises_until_the_limit_breaks_twice(monkeypatch: pytest.MonkeyPatch):
-    lasts = iter([0.01, 0.02, 0.2, 0.03, 0.3, 0.4])
-    monkeypatch.setattr("benchmarks.arrivals.serve", lambda arrivals, answer: np.full(len(arrivals), next(lasts)))
-    tried = highest_rate(lambda _: None, start=10.0, limit=0.1, seconds=0.1, seed=0)
-    assert [rate for rate, _, _ in tried] == pytest.approx([10 * 1.25**n for n in range(6)])
-    assert held(tried, 0.1) == pytest.approx(12.5)
-    assert held(tried, 0.001) is None
 
 
 def test_operations_of_a_vit_b_16():
