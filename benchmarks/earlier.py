@@ -6,6 +6,7 @@ missing without a word.
 """
 
 import json
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,45 @@ READERS: Mapping[str, Callable[[Any, str], Part]] = {**CARDS, **ARCHIVES, **SPEE
 
 def earlier_parts(root: Path = ROOT) -> tuple[Part, ...]:
     """Return a part for each document that is there. Raises `ValueError` for one that does not hold what it should."""
-    return tuple(_read(root, path, reader) for path, reader in READERS.items() if (root / path).is_file())
+    days = committed_on(root)
+    return tuple(
+        _read(root, path, reader, days.get(path, "")) for path, reader in READERS.items() if (root / path).is_file()
+    )
 
 
-def _read(root: Path, path: str, reader: Callable[[Any, str], Part]) -> Part:
+def committed_on(root: Path) -> dict[str, str]:
+    """Return the day of the last commit of each document; none outside of a checkout, or where git is not installed."""
+    words = ["git", "-C", str(root), "log", "--format=:%cs", "--name-only", "--relative", "--", *READERS]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return {}
+    days: dict[str, str] = {}
+    day = ""
+    for line in told.splitlines():
+        if line.startswith(":"):
+            day = line[1:]
+        elif line:
+            days.setdefault(line, day)
+    return days
+
+
+def _read(root: Path, path: str, reader: Callable[[Any, str], Part], day: str) -> Part:
     text = (root / path).read_text(encoding="utf-8")
     try:
         values = json.loads(text) if path.endswith(".json") else text
-        return reader(values, taken(values, path))
+        return reader(values, taken(values, path, day))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: no document of this benchmark: {error!r}; measure it again, or mend its reader"
         ) from error
 
 
-def taken(values: Any, path: str) -> str:
-    """Return where a document lies and what it says about its machine; a text says nothing."""
+def taken(values: Any, path: str, day: str = "") -> str:
+    """Return where a document lies, when it was committed, and what it says about its machine; a text says nothing."""
+    place = f"{path}, committed {day}" if day else path
     if not isinstance(values, Mapping):
-        return path
+        return place
     machine = values.get("machine", {})
     told = [
         machine.get("processor") or values.get("cpu", ""),
@@ -52,7 +74,7 @@ def taken(values: Any, path: str) -> str:
         values.get("runtime") or _version(machine, "onnxruntime"),
         f"bundle {values['bundle']}" if isinstance(values.get("bundle"), str) else "",
     ]
-    return f"{path}: {', '.join(filter(None, told)) or 'it does not say on which machine'}"
+    return f"{place}: {', '.join(filter(None, told)) or 'it does not say on which machine'}"
 
 
 def _cores(count: int | None) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -194,6 +195,28 @@ def test_all_committed_results_are_in_the_report():
     report = one_report(*parts)
     Page(html_page(report))
     assert len(report.headlines) >= 6
+
+
+def test_earlier_results_tell_the_day_of_their_last_commit(tmp_path: Path):
+    def git(*words: str, day: str = "2026-01-01") -> None:
+        when = {"GIT_AUTHOR_DATE": f"{day}T12:00:00", "GIT_COMMITTER_DATE": f"{day}T12:00:00"}
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, env={**os.environ, **when})
+
+    path = tmp_path / "benchmarks/results/phantoms.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"benchmark": "phantoms", "size": 256, "per_second": 1.0}')
+    assert [part.taken for part in earlier_parts(tmp_path)] == [
+        "benchmarks/results/phantoms.json: it does not say on which machine"
+    ]
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first", day="2026-02-03")
+    path.write_text('{"benchmark": "phantoms", "size": 256, "per_second": 2.0, "cores": 2}')
+    git("commit", "--quiet", "-am", "second", day="2026-04-05")
+    assert [part.taken for part in earlier_parts(tmp_path)] == [
+        "benchmarks/results/phantoms.json, committed 2026-04-05: 2 cores"
+    ]
 
 
 def test_search_in_vectors_is_told_whole():
