@@ -249,6 +249,21 @@ def test_search_in_vectors_is_told_whole():
     assert all(0 < value <= 100 for series in missed.series for _, value, _, _ in series.points)
 
 
+def test_sentences_of_the_readme_about_a_second_look_are_figures():
+    figures = {name: one.measure.value for part in earlier_parts() for name, one in part.figures.items()}
+    ways = json.loads((ROOT / "benchmarks/results/rerank.json").read_text(encoding="utf-8"))["ways"]
+    lost = [
+        100 * (ways["cosine"][asked][key][0] - ways["best patch alone"][asked][key][0])
+        for asked, key in (("reports", "r1"), ("reports", "p10"), ("short sentences", "r1"), ("short sentences", "p10"),
+                           ("hand-written sentences", "p10"), ("radiographs, for reports", "r1"))
+    ]  # fmt: skip
+    assert figures["rerank.best_patch_alone.loss.min"] == pytest.approx(min(lost))
+    assert figures["rerank.best_patch_alone.loss.max"] == pytest.approx(max(lost))
+    assert 0 <= figures["rerank.eight_bits.largest_move"] < 1
+    assert 0 < figures["rerank.choice.spread_of_the_middle"] < 5
+    assert 0 < figures["combined.weights_of_not.spread"] < 10
+
+
 def test_the_model_card_is_a_part_with_its_intervals():
     part = next(part for part in earlier_parts() if part.name == "card")
     rows = {row[:2]: row for row in part.tables[0].rows}
