@@ -13,15 +13,24 @@ from typing import Any
 
 from benchmarks.earlier_archives import ARCHIVES
 from benchmarks.earlier_card import CARDS
+from benchmarks.earlier_likeness import LIKENESS
 from benchmarks.earlier_quality import QUALITY
 from benchmarks.earlier_queries import QUERIES
-from benchmarks.earlier_recall import VECTORS
+from benchmarks.earlier_recall import SEARCH
 from benchmarks.earlier_speed import SPEED
 from benchmarks.part import Part
 
 ROOT = Path(__file__).parents[1]
 
-READERS: Mapping[str, Callable[[Any, str], Part]] = {**CARDS, **ARCHIVES, **SPEED, **QUALITY, **QUERIES, **VECTORS}
+READERS: Mapping[str, Callable[[Any, str], Part]] = {
+    **CARDS,
+    **ARCHIVES,
+    **SPEED,
+    **QUALITY,
+    **QUERIES,
+    **SEARCH,
+    **LIKENESS,
+}
 """By the path of the document within the checkout."""
 
 
