@@ -2,6 +2,7 @@
 
 import ast
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,7 @@ def run(command: Sequence[str], *, seconds: float = SECONDS, folder: Path = ROOT
         except subprocess.TimeoutExpired:
             raise PartFailedError(f"ended after {seconds:.0f} s without a result") from None
         if done.returncode:
-            raise PartFailedError(f"failed with exit code {done.returncode}: {_last_line(Path(errors.name))}")
+            raise PartFailedError(f"{_end(done.returncode)}: {_last_line(Path(errors.name))}")
     return done.stdout.decode(errors="replace")
 
 
@@ -145,6 +146,11 @@ def failed_part(name: str, told: str, seconds: float = 0.0) -> Part:
         flags=(told,),
         seconds=seconds,
     )
+
+
+def _end(code: int) -> str:
+    """Say how a process ended that did not end well."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
 
 
 def _last_line(errors: Path) -> str:
