@@ -88,11 +88,34 @@ def rerank(values: Document, taken: str) -> Part:
                 for asked, keys in gain.items()
                 for key in keys
             },
+            **_apart(ways),
             "rerank.kilobytes_per_image": figure(values["bytes_per_image"] / 1000, "kB", "lower"),
             "rerank.milliseconds.small": figure(min(values["milliseconds"].values()), "ms", "lower"),
             "rerank.milliseconds.large": figure(max(values["milliseconds"].values()), "ms", "lower"),
         },
     )
+
+
+def _apart(ways: Document) -> dict[str, Figure]:
+    """Return what the best patch alone loses, how far 8 bits move any figure, and who tells hard pairs apart, in points."""
+    cosine, second, alone, fp32 = (
+        ways[name] for name in ("cosine", "second look", "best patch alone", "patches in fp32")
+    )
+    lost = [100 * (cosine[asked][key][0] - alone[asked][key][0]) for asked, key, _ in _ASKED]
+    every = [(asked, key) for asked, key, _ in _ASKED] + [("hard pairs", key) for key in _PAIRS]
+    moved = max(abs(100 * (second[asked][key][0] - fp32[asked][key][0])) for asked, key in every)
+    return {
+        "rerank.best_patch_alone.loss.min": figure(min(lost), "points", ""),
+        "rerank.best_patch_alone.loss.max": figure(max(lost), "points", ""),
+        "rerank.eight_bits.largest_move": figure(moved, "points", "lower"),
+        **{
+            f"rerank.hard_pairs.{key}.{name}": Figure(
+                measure=percent(way["hard pairs"][key]), unit="%", better="higher"
+            )
+            for key in _PAIRS
+            for name, way in (("cosine", cosine), ("second", second))
+        },
+    }
 
 
 def rerank_choice(values: Document, taken: str) -> Part:
@@ -143,8 +166,17 @@ def rerank_choice(values: Document, taken: str) -> Part:
                 ),
             ),
         ),
-        figures={"rerank.choice.mean": figure(100 * max(row["mean"] for row in values["grid"]), "%", "higher")},
+        figures={
+            "rerank.choice.mean": figure(100 * max(row["mean"] for row in values["grid"]), "%", "higher"),
+            "rerank.choice.spread_of_the_middle": figure(_spread(values["grid"]), "points", ""),
+        },
     )
+
+
+def _spread(grid: Sequence[Document]) -> float:
+    """Return how far the means of the middle of the grid lie apart, temperatures of 0.07 to 0.14 and weights of 1 to 4."""
+    middle = [100 * row["mean"] for row in grid if 0.07 <= row["tau"] <= 0.14 and 1 <= row["late_weight"] <= 4]
+    return max(middle) - min(middle)
 
 
 def combined(values: Document, taken: str) -> Part:
@@ -192,9 +224,20 @@ def combined(values: Document, taken: str) -> Part:
             for way, found in one["ways"].items()
             for key in ("p10", "ap")
             if way in (*shown, "A + B")
-        },
+        }
+        | _weights(questions),
         notes=("m is the mean of all reports, o the empty text.",),
     )
+
+
+def _weights(questions: Document) -> dict[str, Figure]:
+    """Return how far the weights of what is not wanted lie apart at most, in points of precision among the first ten."""
+    found = [
+        [100 * ways[way]["p10"][0] for way in ways if way.startswith("(A - o) - ")]
+        for ways in (one["ways"] for one in questions.values())
+    ]
+    spreads = [max(each) - min(each) for each in found if each]
+    return {"combined.weights_of_not.spread": figure(max(spreads), "points", "")} if spreads else {}
 
 
 def percent(values: Sequence[float]) -> Measure:
