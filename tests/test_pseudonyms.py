@@ -188,7 +188,9 @@ def test_what_is_written_down_of_failures(tmp_path: Path):
     told = [*errors.values(), "the file is the file folder, expected an", "is not kept", "row 120: no text"]
     for one, expected in zip(written, told, strict=True):
         assert expected in one["error"]
-    assert not any(text in json.dumps(written) for text in ("Ward", "data/", "840"))
+    assert not any(text in json.dumps(written) for text in ("Ward", "data/"))
+    # A key of 64 hex digits may hold any three digits.
+    assert not any("840" in one["error"] for one in written)
     assert summary.shown["broken"][0].path == path  # the console shows it
 
 
