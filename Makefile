@@ -40,7 +40,7 @@ test: $(DEV)/.installed
 nightly: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest -m nightly -s
 
-# Kills, full disks, flipped bits, crafted files: what an index makes of each. About half an hour; as root it mounts small disks.
+# Kills, full disks, flipped bits, crafted files: what an index makes of each. Ten minutes on an idle core; as root it mounts small disks.
 faults: $(DEV)/.installed
 	$(DEV)/bin/python -m benchmarks.faults --out benchmarks/results/faults.json
 

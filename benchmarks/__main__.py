@@ -1,15 +1,17 @@
 """Everything that this machine can measure, in one report: a page, its Markdown and its numbers.
 
-    python -m benchmarks [--out DIR] [--quick] [--only PART ...] [--skip PART ...] [--bundle B] [--strict] [--list]
+    python -m benchmarks [--out DIR] [--quick] [--only PART ...] [--skip PART ...] [--rerun] [--bundle B] [--strict] [--list]
     python -m benchmarks --compare A.json B.json [--json]
 
 Parts run one after the other, each in a process of its own: one that fails is an entry that says so. The folder is written
 anew after each of them. Exit codes: 0 done, 1 refused (a busy machine with --strict, results that cannot be compared), 2
-wrong usage, 3 done but some parts failed.
+wrong usage, 3 done but some parts failed. What was measured earlier is shown from its documents; `--rerun` measures again
+what of it takes a minute or two.
 """
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from benchmarks.machine import load, machine_card
 from benchmarks.markdown_page import markdown_page
 from benchmarks.part import Options, Part
 from benchmarks.report import RESULTS, NotAReportError, Report, Subject, commit_of, read_report
-from benchmarks.selection import MEASURED, Choice, measured_or_failed, question_of
+from benchmarks.selection import AGAIN, MEASURED, Choice, measured_or_failed, question_of
 from mcr_infer import Bundle
 
 
@@ -35,13 +37,20 @@ def main(words: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.compare:
         return _compare(*given.compare, as_json=given.json)
-    earlier = earlier_parts()
-    names = [*MEASURED, *(part.name for part in earlier)]
+    try:
+        earlier = earlier_parts()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    again = [part.name for part in earlier if given.rerun and part.name in AGAIN]
+    measured = [*MEASURED, *again]
+    earlier = tuple(part for part in earlier if part.name not in again)
+    names = [*measured, *(part.name for part in earlier)]
     choice = Choice(only=tuple(given.only), skip=tuple(given.skip))
     if unknown := choice.unknown(names):
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(names)}")
     if given.list:
-        _list(choice.of(MEASURED), [part for part in earlier if part.name in choice.of(names)])
+        _list(choice.of(measured), [part for part in earlier if part.name in choice.of(names)])
         return 0
     if given.strict and (flags := _flags_now()):
         print(*flags, "not measured: --strict wants a quiet machine", sep="\n", file=sys.stderr)
@@ -51,7 +60,7 @@ def main(words: list[str] | None = None) -> int:
     options.work.mkdir(parents=True, exist_ok=True)
     shown = tuple(part for part in earlier if part.name in choice.of(names))
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if words is None else words)])
-    report, failed = _measure(choice.of(MEASURED), shown, options, given.out, command)
+    report, failed = _measure(choice.of(measured), shown, options, given.out, command)
     print(f"report in {given.out}: open {given.out / 'report.html'}", file=sys.stderr)
     if given.strict and any(part.flags for part in report.measured):
         return 1
@@ -121,7 +130,9 @@ def _flags_now() -> tuple[str, ...]:
     with Gauge() as gauge:
         for _ in range(10):
             gauge.tick()
-    return gauge.flags()
+    cores = len(os.sched_getaffinity(0))
+    busy = (f"other programs were running in the last minute (load {load():.1f}, {cores} cores)",)
+    return gauge.flags() + (busy if load() > 0.5 * cores else ())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,6 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a shorter run, for a look; its intervals are wider")
     parser.add_argument("--only", nargs="+", default=(), metavar="PART", help="these parts, and no others")
     parser.add_argument("--skip", nargs="+", default=(), metavar="PART", help="all parts but these")
+    parser.add_argument(
+        "--rerun", action="store_true", help="measure what was measured earlier again, where that takes a minute or two"
+    )
     parser.add_argument("--bundle", type=Path, help="a bundle; without it the one that ships")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -1,10 +1,10 @@
-"""Readers of documents about queries: a second look, questions of several parts, and search in vectors."""
+"""Readers of documents about queries: a second look, and questions of several parts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.earlier_values import Document, bars, figure
-from benchmarks.part import Cell, Column, Figure, Measure, Part, Plot, Series, Table
+from benchmarks.earlier_values import Document, figure
+from benchmarks.part import Column, Figure, Measure, Part, Plot, Series, Table
 
 _ASKED = (
     ("reports", "r1", "report, R@1"),
@@ -88,11 +88,34 @@ def rerank(values: Document, taken: str) -> Part:
                 for asked, keys in gain.items()
                 for key in keys
             },
+            **_apart(ways),
             "rerank.kilobytes_per_image": figure(values["bytes_per_image"] / 1000, "kB", "lower"),
             "rerank.milliseconds.small": figure(min(values["milliseconds"].values()), "ms", "lower"),
             "rerank.milliseconds.large": figure(max(values["milliseconds"].values()), "ms", "lower"),
         },
     )
+
+
+def _apart(ways: Document) -> dict[str, Figure]:
+    """Return what the best patch alone loses, how far 8 bits move any figure, and who tells hard pairs apart, in points."""
+    cosine, second, alone, fp32 = (
+        ways[name] for name in ("cosine", "second look", "best patch alone", "patches in fp32")
+    )
+    lost = [100 * (cosine[asked][key][0] - alone[asked][key][0]) for asked, key, _ in _ASKED]
+    every = [(asked, key) for asked, key, _ in _ASKED] + [("hard pairs", key) for key in _PAIRS]
+    moved = max(abs(100 * (second[asked][key][0] - fp32[asked][key][0])) for asked, key in every)
+    return {
+        "rerank.best_patch_alone.loss.min": figure(min(lost), "points", ""),
+        "rerank.best_patch_alone.loss.max": figure(max(lost), "points", ""),
+        "rerank.eight_bits.largest_move": figure(moved, "points", "lower"),
+        **{
+            f"rerank.hard_pairs.{key}.{name}": Figure(
+                measure=percent(way["hard pairs"][key]), unit="%", better="higher"
+            )
+            for key in _PAIRS
+            for name, way in (("cosine", cosine), ("second", second))
+        },
+    }
 
 
 def rerank_choice(values: Document, taken: str) -> Part:
@@ -143,8 +166,17 @@ def rerank_choice(values: Document, taken: str) -> Part:
                 ),
             ),
         ),
-        figures={"rerank.choice.mean": figure(100 * max(row["mean"] for row in values["grid"]), "%", "higher")},
+        figures={
+            "rerank.choice.mean": figure(100 * max(row["mean"] for row in values["grid"]), "%", "higher"),
+            "rerank.choice.spread_of_the_middle": figure(_spread(values["grid"]), "points", ""),
+        },
     )
+
+
+def _spread(grid: Sequence[Document]) -> float:
+    """Return how far the means of the middle of the grid lie apart, temperatures of 0.07 to 0.14 and weights of 1 to 4."""
+    middle = [100 * row["mean"] for row in grid if 0.07 <= row["tau"] <= 0.14 and 1 <= row["late_weight"] <= 4]
+    return max(middle) - min(middle)
 
 
 def combined(values: Document, taken: str) -> Part:
@@ -192,112 +224,20 @@ def combined(values: Document, taken: str) -> Part:
             for way, found in one["ways"].items()
             for key in ("p10", "ap")
             if way in (*shown, "A + B")
-        },
+        }
+        | _weights(questions),
         notes=("m is the mean of all reports, o the empty text.",),
     )
 
 
-def recall(values: Document, taken: str) -> Part:
-    """Read `results/recall.json`: engines at equal recall, beside each other, at each number of rows."""
-    found = {name: values[name]["found"] for name in ("engines", "million") if name in values}
-    runs = [one["engines"] if name == "million" else one for name, one in found.items()]
-    lines = [line for run in runs for line in run["speed"]]
-    rows: list[tuple[Cell, ...]] = [
-        (
-            *(line["rows"], line["queries"], 100 * line["recall"], line["threads"], line["engine"], line["ef_search"]),
-            *(line.get(key, "does not get there") for key in ("per_second", "per_processor_second", "ratio")),
-        )
-        for line in lines
+def _weights(questions: Document) -> dict[str, Figure]:
+    """Return how far the weights of what is not wanted lie apart at most, in points of precision among the first ten."""
+    found = [
+        [100 * ways[way]["p10"][0] for way in ways if way.startswith("(A - o) - ")]
+        for ways in (one["ways"] for one in questions.values())
     ]
-    sizes = {
-        f"{name}, {place}": one for place, run in zip(found, runs, strict=True) for name, one in run["sizes"].items()
-    }
-    text = [line for line in lines if line["queries"] == "text" and line["threads"] == 1 and "per_second" in line]
-    first = max((line["recall"] for line in text), default=0)
-    return Part(
-        name="recall",
-        title="Search in vectors",
-        question="How many of the nearest images does a search find, and how fast, beside other engines?",
-        command="python -m benchmarks.recall",
-        taken=taken,
-        tables=(
-            Table(
-                title=f"Engines at equal recall, the {values['top']} nearest, {values['batch']} queries at once",
-                columns=(
-                    Column(name="rows"),
-                    Column(name="queries"),
-                    Column(name="recall", unit="%"),
-                    Column(name="threads"),
-                    Column(name="engine"),
-                    Column(name="breadth"),
-                    Column(name="speed", unit="queries/s", better="higher"),
-                    Column(name="speed", unit="queries/core-s", better="higher"),
-                    Column(name="over hnswlib", unit="×", better="higher"),
-                ),
-                rows=tuple(rows),
-            ),
-            Table(
-                title="Memory",
-                columns=(
-                    Column(name="engine"),
-                    Column(name="in memory", unit="bytes/vector", better="lower"),
-                    Column(name="on disk", unit="bytes/vector", better="lower"),
-                ),
-                rows=tuple(
-                    (name, one["bytes_per_vector"], one["bytes_per_vector_on_disk"]) for name, one in sizes.items()
-                ),
-            ),
-        ),
-        plots=(
-            Plot(
-                title=f"Text queries at a recall of {first:.0%}, one thread",
-                kind="bar",
-                x=Column(name="engine"),
-                y=Column(name="speed", unit="queries/s", better="higher"),
-                x_names=tuple(f"{one['engine']}, {one['rows']:,} rows" for one in text if one["recall"] == first),
-                series=(
-                    Series(name="speed", points=bars([one["per_second"] for one in text if one["recall"] == first])),
-                ),
-            ),
-        ),
-        figures={
-            f"recall.{line['rows']}.{line['engine'].replace(' ', '_')}.{line['queries']}.{line['recall']:g}"
-            f".threads_{line['threads']}": figure(line["per_second"], "queries/s", "higher")
-            for line in lines
-            if "per_second" in line
-        },
-    )
-
-
-def likeness(values: Document, taken: str) -> Part:
-    """Read `results/recall_likeness.json`: what the vectors of the recall benchmark have in common with embeddings."""
-    ways = {"embeddings": "embeddings", "drawn": "drawn", "normal_residuals": "with normal residuals"}
-
-    def about(pair: Sequence[float]) -> Measure:
-        value, error = pair
-        return Measure(value=value, low=round(value - 2 * error, 4), high=round(value + 2 * error, 4))
-
-    return Part(
-        name="likeness",
-        title="What search in vectors is measured with",
-        question="Are the vectors that are searched like embeddings, and no easier to search?",
-        command="python -m benchmarks.likeness",
-        taken=taken,
-        tables=(
-            Table(
-                title=f"{values['rounds']} rounds at equal counts",
-                columns=(Column(name="figure"), *(Column(name=told) for told in ways.values())),
-                rows=tuple((name, *(about(values[way][name]) for way in ways)) for name in values["embeddings"]),
-                note="Intervals are twice the standard error of the rounds.",
-            ),
-        ),
-        figures={
-            f"likeness.{name}".replace(": ", ".").replace(", ", "_").replace(" ", "_"): Figure(
-                measure=about(pair), unit=""
-            )
-            for name, pair in values["drawn"].items()
-        },
-    )
+    spreads = [max(each) - min(each) for each in found if each]
+    return {"combined.weights_of_not.spread": figure(max(spreads), "points", "")} if spreads else {}
 
 
 def percent(values: Sequence[float]) -> Measure:
@@ -314,6 +254,4 @@ QUERIES: Mapping[str, Callable[[Any, str], Part]] = {
     "benchmarks/results/combined.json": combined,
     "benchmarks/results/rerank.json": rerank,
     "benchmarks/results/rerank_choice.json": rerank_choice,
-    "benchmarks/results/recall.json": recall,
-    "benchmarks/results/recall_likeness.json": likeness,
 }

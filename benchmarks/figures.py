@@ -11,10 +11,11 @@ Two kinds of marks, which Markdown does not show:
     <!-- end: towers -->
 
 A format is that of Python, such as `.0f` or `+.1%`; without one a figure has three significant digits. Figures are those of
-earlier documents (`benchmarks.earlier`) and of the committed report.
+earlier documents (`benchmarks.earlier`), of the model card of the bundle that ships, and of the committed report.
 """
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from benchmarks.markdown_page import table_lines
 from benchmarks.part import Part
 from benchmarks.part_command import number
 from benchmarks.quoted import TABLES
-from benchmarks.report import RESULTS, read_report
+from benchmarks.report import RESULTS, NotAReportError, read_report
 
 TEXTS = ("README.md", "benchmarks/README.md")
 REPORT = Path("benchmarks/results/report") / RESULTS
@@ -90,10 +91,9 @@ class Quotes:
 
 
 def differences(before: str, after: str) -> list[str]:
-    """Return what differs, line by line; the number of lines may differ, too."""
-    old, new = before.splitlines(), after.splitlines()
-    told = [f"-{a}\n+{b}" for a, b in zip(old, new, strict=False) if a != b]
-    return told + ([f"{len(old)} lines, {len(new)} by the results"] if len(old) != len(new) else [])
+    """Return the lines that differ: as they stand, and as the results say."""
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    return [line for line in list(lines)[2:] if not line.startswith("@@")]
 
 
 def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:
@@ -103,7 +103,12 @@ def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:
         "--check", action="store_true", help="change nothing; exit code 1 where texts and results differ"
     )
     check = parser.parse_args(words).check
-    quotes, wrong = Quotes.of(root), 0
+    try:
+        quotes = Quotes.of(root)
+    except (ValueError, NotAReportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    wrong = 0
     for name in TEXTS:
         text = (root / name).read_text(encoding="utf-8")
         try:

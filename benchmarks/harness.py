@@ -25,6 +25,9 @@ NOISE_LIMIT = 0.10
 STEAL_LIMIT = 0.02
 """Share of processor time that the host took away, from which a part is flagged."""
 
+OTHERS_LIMIT = 0.05
+"""Share of the cores' time that other programs took, from which a part is flagged."""
+
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
 
@@ -132,7 +135,9 @@ def for_seconds(call: Callable[[], object], seconds: float, *, at_least: int = 3
 
 
 class Gauge:
-    """A look at the machine beside a measurement: a fixed piece of work, again and again, and the time that a host stole.
+    """A look at the machine beside a measurement: a fixed piece of work, again and again, and the time that others took.
+
+    The load average is no witness here: it still counts the part that was measured a minute before.
 
     with Gauge() as gauge:
         ...; gauge.tick(); ...
@@ -144,8 +149,7 @@ class Gauge:
         self._matrix = np.random.default_rng(0).standard_normal((256, 256), dtype=np.float32)
 
     def __enter__(self) -> "Gauge":
-        self._before = _processor_times()
-        self._load = os.getloadavg()[0]
+        self._before, self._own_before = _processor_times(), _own_seconds()
         for _ in range(3):
             self._work()  # caches and clocks
         self.tick()
@@ -153,7 +157,7 @@ class Gauge:
 
     def __exit__(self, *_: object) -> None:
         self.tick()
-        self._after = _processor_times()
+        self._after, self._own_after = _processor_times(), _own_seconds()
 
     def tick(self) -> None:
         """Do the fixed piece of work a few times."""
@@ -176,8 +180,20 @@ class Gauge:
     @property
     def stolen(self) -> float:
         """Share of processor time that the host took away meanwhile (steal in /proc/stat); 0 where that is not told."""
-        total = sum(self._after.values()) - sum(self._before.values())
-        return (self._after["steal"] - self._before["steal"]) / total if total else 0.0
+        passed = self._passed()
+        total = sum(passed.values())
+        return passed["steal"] / total if total else 0.0
+
+    @property
+    def others(self) -> float:
+        """Share of processor time that went to neither this process nor its finished children; 0 where that is not told."""
+        passed = self._passed()
+        total = sum(passed.values())
+        busy = sum(passed.get(name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+        return max(0.0, busy - (self._own_after - self._own_before)) / total if total else 0.0
+
+    def _passed(self) -> dict[str, float]:
+        return {name: self._after[name] - self._before[name] for name in self._after}
 
     def flags(self) -> tuple[str, ...]:
         """Return in words what makes the measurement doubtful; empty where nothing does."""
@@ -188,16 +204,27 @@ class Gauge:
             )
         if self.stolen > STEAL_LIMIT:
             told.append(f"the host took {self.stolen:.0%} of the processor time away (limit {STEAL_LIMIT:.0%})")
-        if self._load > 0.5 * len(os.sched_getaffinity(0)):
-            told.append(f"other programs were running when it began (load {self._load:.1f})")
+        if self.others > OTHERS_LIMIT:
+            told.append(f"other programs took {self.others:.0%} of the processor time (limit {OTHERS_LIMIT:.0%})")
         return tuple(told)
 
 
-def _processor_times(stat: Path = Path("/proc/stat")) -> dict[str, int]:
-    """Return the ticks of all processors by what they went to (proc(5))."""
+def _processor_times(stat: Path = Path("/proc/stat")) -> dict[str, float]:
+    """Return the seconds of the cores that this process may use, by what they went to (proc(5))."""
     names = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+    found = dict.fromkeys(names, 0.0)
+    mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
     try:
-        first = stat.read_text(encoding="ascii").splitlines()[0].split()[1:]
+        lines = stat.read_text(encoding="ascii").splitlines()
     except OSError:
-        return dict.fromkeys(names, 0)
-    return dict(zip(names, map(int, first), strict=False))
+        return found
+    for core, *ticks in map(str.split, lines):
+        if core in mine:
+            for name, count in zip(names, ticks, strict=False):
+                found[name] += int(count) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def _own_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    return sum(os.times()[:4])

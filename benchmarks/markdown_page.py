@@ -1,11 +1,14 @@
-"""A report as Markdown: the same tables and figures as the HTML page, without its plots."""
+"""A report as Markdown: the same tables and figures as the HTML page; plots as small tables, or as a sentence a line."""
 
 import re
 
 from benchmarks.card import card_rows
-from benchmarks.part import Cell, Column, Part, Table
-from benchmarks.part_command import cell_text
+from benchmarks.part import Cell, Column, Measure, Part, Plot, Series, Table
+from benchmarks.part_command import cell_text, number
 from benchmarks.report import Report
+
+MOST_ROWS, MOST_COLUMNS = 16, 6
+"""Of a plot that is written as a table."""
 
 
 def markdown_page(report: Report) -> str:
@@ -35,6 +38,8 @@ def _part(part: Part) -> list[str]:
         lines += ["", f"Taken earlier: {escape(part.taken)}"]
     if part.flags:
         lines += ["", *(f"- **Doubtful:** {escape(flag)}" for flag in part.flags)]
+    for plot in part.plots:
+        lines += ["", f"### {escape(plot.title)}", "", *plot_lines(plot)]
     for table in part.tables:
         lines += ["", f"### {escape(table.title)}", "", *table_lines(table)]
         if table.note:
@@ -48,6 +53,34 @@ def _part(part: Part) -> list[str]:
     if part.notes:
         lines += ["", *(f"- {escape(note)}" for note in part.notes)]
     return lines
+
+
+def plot_lines(plot: Plot) -> list[str]:
+    """Return what a plot shows as lines of Markdown."""
+    series = [one for one in plot.series if one.points]
+    places = sorted({point[0] for one in series for point in one.points})
+    note = ["", escape(plot.note)] if plot.note else []
+    if not places:
+        return ["nothing was measured that could be drawn", *note]
+    told = f"{plot.y.title}, by {plot.x.title}:"
+    if len(places) > MOST_ROWS or len(series) > MOST_COLUMNS:
+        return [escape(told), "", *(f"- {escape(_course(plot, one))}" for one in series), *note]
+    found = [{point[0]: Measure(value=point[1], low=point[2], high=point[3]) for point in one.points} for one in series]
+    rows = [(_place(plot, x), *(cell_text(points.get(x)) for points in found)) for x in places]
+    heads = (plot.x.title, *(one.name for one in series))
+    return [escape(told), "", *_table(heads, rows, (False, *(True for _ in series))), *note]
+
+
+def _course(plot: Plot, series: Series) -> str:
+    """Say in a sentence where a line begins and ends, and what its least and greatest values are."""
+    points = sorted(series.points)
+    low, high = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
+    ends = (f"{number(point[1])} at {_place(plot, point[0])}" for point in (points[0], points[-1], low, high))
+    return "{}: from {} to {}; least {}, greatest {}".format(series.name, *ends)
+
+
+def _place(plot: Plot, x: float) -> str:
+    return plot.x_names[int(x)] if plot.x_names else number(x)
 
 
 def table_lines(table: Table) -> list[str]:

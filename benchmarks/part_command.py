@@ -52,9 +52,11 @@ def cell_text(cell: Cell) -> str:
     if isinstance(cell, Measure):
         interval = "" if cell.low is None or cell.high is None else f" [{number(cell.low)}, {number(cell.high)}]"
         return number(cell.value) + interval
+    if isinstance(cell, int):
+        return f"{cell:,}"
     if isinstance(cell, float):
         return number(cell)
-    return "" if cell is None else str(cell)
+    return "" if cell is None else cell
 
 
 def number(value: float) -> str:

@@ -4,8 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.earlier_card import CARD, shown, table_of
 from benchmarks.quoted_queries import QUERY_TABLES
+from benchmarks.quoted_recall import RECALL_TABLES
 from benchmarks.quoted_rows import Rows, results, table
+
+
+def card(root: Path) -> list[str]:
+    """Retrieval of the bundle that ships, from its model card."""
+    found = table_of((root / CARD).read_text(encoding="utf-8"), "protocol")
+    return table(found[0], shown(found))
 
 
 def startup(root: Path) -> list[str]:
@@ -176,6 +184,7 @@ def faults(root: Path) -> list[str]:
 
 
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
+    "card": card,
     "startup": startup,
     "sessions": sessions,
     "towers": towers,
@@ -188,6 +197,7 @@ TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "budget-findings": budget_findings,
     "budget-summary": budget_summary,
     **QUERY_TABLES,
+    **RECALL_TABLES,
 }
 """By the name that stands in the markers."""
 

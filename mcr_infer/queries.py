@@ -156,10 +156,20 @@ def vectors_of(
         encoder = ImageEncoder(bundle, device=device, precision=precision, purpose=purpose)
         for row, part in images:
             sums[row] += part.weight * _image_vector(encoder, Path(part.what)).astype(np.float64)
+    return _unit(sums + _sums_of_rows(questions, index))
+
+
+def vectors_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float32]:
+    """Return what `vectors_of` returns for questions of rows of the index alone, whose bundle need not be there [Q, D]."""
+    return _unit(_sums_of_rows(questions, index))
+
+
+def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float64]:
+    sums = np.zeros((len(questions), index.embedding_dim), dtype=np.float64)
     for row, question in enumerate(questions):
         for part in question.likes:
             sums[row] += part.weight * index.vector("image", part.what).astype(np.float64)
-    return _unit(sums)
+    return sums
 
 
 def vectors_with_words(

@@ -22,6 +22,7 @@ from mcr_infer.options import (
 
 if TYPE_CHECKING:
     from mcr_infer.index.scope import Distinct
+    from mcr_infer.local import Local
     from mcr_infer.queries import Question
 
 
@@ -77,7 +78,7 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
     from mcr_infer.index import Index, parse_filter, search
-    from mcr_infer.queries import vectors_of, vectors_with_words
+    from mcr_infer.queries import vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
         raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
@@ -90,19 +91,24 @@ def query(
         from mcr_infer.rerank import check_comparable
         from mcr_infer.second_look import SecondLook  # brings what decodes files, which a plain query does without
     with Index.open(index, notify=console.note) as store, store.snapshot():
-        chosen = workspace.bundle_of(store, bundle)
-        if rerank:
+        asks_tower = rerank or any(one.sentences or one.images for one in questions)
+        # Vectors of a model that is no bundle can still be asked with each other.
+        chosen = workspace.bundle_of(store, bundle) if asks_tower or workspace.has_bundle(store) else None
+        words: list[list[tuple[Local, float]]] = []
+        if chosen is None:
+            vectors = vectors_of_rows(questions, store)
+        elif rerank:
             check_comparable(chosen)
             vectors, words = vectors_with_words(questions, chosen, device=device, precision=precision)
         else:
-            vectors, words = vectors_of(questions, chosen, store, device=device, precision=precision), []
+            vectors = vectors_of(questions, chosen, store, device=device, precision=precision)
         # A case is not similar to itself: it would only take the first place.
         likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
         found = search(
             store, vectors, kind=kind, k=max(k, rerank_depth) if rerank else k, where=chosen_rows, distinct=distinct,
             exclude=likes, ef_search=ef_search,
         )  # fmt: skip
-        if rerank:
+        if rerank and chosen is not None:
             look = SecondLook(store, chosen, device=device, precision=precision, notify=console.note)
             found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
             console.warn_of_unseen(look)

@@ -118,6 +118,8 @@ def _identity(
         raise typer.BadParameter(
             "vectors are of a --bundle, or of a model with a --name that is none: give one of both"
         )
+    if source.description is not None:
+        return _described(source.description.identity, path, bundle, name)
     if bundle is not None:
         return workspace.identity_of(workspace.open_bundle(bundle))
     if name is not None:
@@ -125,14 +127,36 @@ def _identity(
         if found is None:
             raise typer.BadParameter("the lists of the file have no fixed length: say how many dimensions with --dim")
         return foreign_identity(name=name, fingerprint=fingerprint, dim=found)
-    if source.description is not None:
-        return source.description.identity
     if holds_index(index):
         with Index.open(index) as store:
-            if store.identity.pseudonymous:
-                raise typer.BadParameter(f"index {index} is pseudonymous: only exports of such an index come in")
+            if store.identity.secret_check:
+                raise typer.BadParameter(
+                    f"rows of index {index} have keys, and those of {path} have none: only exports of such an index come in"
+                )
             return store.identity
     raise typer.BadParameter(f"{path} does not say whose vectors it holds: name the --bundle, or the model with --name")
+
+
+def _described(told: "Identity", path: Path, bundle: Path | None, name: str | None) -> "Identity":
+    """Return whose vectors an export of ours holds: what it says, in the place where the bundle is now."""
+    from dataclasses import replace
+
+    from mcr_infer import workspace
+    from mcr_infer.transfer.description import check_same_space
+
+    if name is not None:
+        raise typer.BadParameter(f"{path} says itself whose vectors it holds ({told.bundle!r}): leave out --name")
+    if bundle is None:
+        return told
+    opened = workspace.identity_of(workspace.open_bundle(bundle))
+    now = replace(told, bundle=opened.bundle, bundle_path=opened.bundle_path)
+    check_same_space(
+        told,
+        replace(now, fingerprint=opened.fingerprint, embedding_dim=opened.embedding_dim),
+        place=str(path),
+        other_place=f"the bundle {bundle}",
+    )
+    return now
 
 
 def merge(

@@ -28,13 +28,18 @@ def open_bundle(path: Path | None) -> Bundle:
     return bundle
 
 
+def has_bundle(store: Index) -> bool:
+    """True unless the vectors of an open index are of a model that is no bundle."""
+    return store.bundle_path != NO_BUNDLE
+
+
 def bundle_of(store: Index, named: Path | None) -> Bundle:
     """Open the bundle for an open index: the named one, else the one that the index remembers.
 
     Raises `BundleError` when the remembered bundle is gone, `IndexMismatchError` when the bundle is not the one that made
     the index.
     """
-    if named is None and store.bundle_path == NO_BUNDLE:
+    if named is None and not has_bundle(store):
         raise BundleError(
             f"the index {store.folder} holds vectors of the model {store.bundle!r}, which is no bundle: there is no text "
             "tower to embed a sentence with, and no image tower. Search it from Python with vectors of that model, or name "

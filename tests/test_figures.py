@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.__main__ import write_report
 from benchmarks.earlier import ROOT
-from benchmarks.figures import TEXTS, Quotes, UnknownFigureError, main
+from benchmarks.figures import TEXTS, Quotes, UnknownFigureError, differences, main
 from benchmarks.quoted import TABLES
 from report_parts import one_part, one_report
 
@@ -37,6 +37,16 @@ def test_a_figure_that_differs_is_found_and_mended(checkout: Path, capsys: pytes
     assert main([], root=checkout) == 0
     assert (checkout / "README.md").read_text() == text.replace("66", "65")
     assert main(["--check"], root=checkout) == 0
+
+
+def test_a_longer_table_differs_in_its_own_lines_alone():
+    assert differences("a\nb\nc\n", "a\nnew\nb\nd\n") == ["+new", "-c", "+d"]
+
+
+def test_results_that_cannot_be_read_are_an_error_in_words(checkout: Path, capsys: pytest.CaptureFixture[str]):
+    (checkout / "benchmarks/results/startup.json").write_text("{}")
+    assert main(["--check"], root=checkout) == 1
+    assert capsys.readouterr().err.startswith("error: benchmarks/results/startup.json: no document of this benchmark")
 
 
 def test_a_table_is_written_between_its_marks(checkout: Path):

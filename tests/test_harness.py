@@ -1,6 +1,10 @@
 """How benchmarks measure: rounds in turn, intervals that hold what they should, a look at the machine."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,15 +83,46 @@ def test_calls_are_made_for_some_time():
 
 
 def test_a_noisy_machine_is_flagged(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(harness.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    ticks = iter([{"user": 0, "idle": 0, "steal": 0}, {"user": 60, "idle": 30, "steal": 10}])
-    monkeypatch.setattr(harness, "_processor_times", lambda: next(ticks))
+    seconds = iter([{"user": 0.0, "idle": 0.0, "steal": 0.0}, {"user": 60.0, "idle": 30.0, "steal": 10.0}])
+    monkeypatch.setattr(harness, "_processor_times", lambda: next(seconds))
+    own = iter([0.0, 60.0])
+    monkeypatch.setattr(harness, "_own_seconds", lambda: next(own))
     with Gauge() as gauge:
         pass
     gauge.seconds = [1.0] * 20
     assert gauge.flags() == ("the host took 10% of the processor time away (limit 2%)",)
     gauge.seconds = [1.0] * 10 + [2.0] * 10
     assert gauge.flags()[0].startswith("noisy machine: a fixed piece of work varied by 67%")
+
+
+def test_what_other_programs_take_is_told_from_our_own_work(monkeypatch: pytest.MonkeyPatch):
+    seconds = iter([{"user": 0.0, "idle": 0.0, "steal": 0.0}, {"user": 90.0, "idle": 10.0, "steal": 0.0}])
+    monkeypatch.setattr(harness, "_processor_times", lambda: next(seconds))
+    own = iter([5.0, 65.0])
+    monkeypatch.setattr(harness, "_own_seconds", lambda: next(own))
+    with Gauge() as gauge:
+        pass
+    gauge.seconds = [1.0] * 20
+    assert gauge.others == pytest.approx(0.3)
+    assert gauge.flags() == ("other programs took 30% of the processor time (limit 5%)",)
+
+
+def test_own_work_counts_children_that_have_ended():
+    before = harness._own_seconds()
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", spin], check=True)
+    assert harness._own_seconds() - before >= 0.29
+
+
+def test_times_are_those_of_the_cores_that_may_be_used(tmp_path: Path):
+    core = min(os.sched_getaffinity(0))
+    stat = tmp_path / "stat"
+    stat.write_text(f"cpu  900 0 0 0\ncpu{core} 300 0 100 500 0 0 0 100 0 0\ncpu9999 700 0 0 0\nintr 5\n")
+    found = harness._processor_times(stat)
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert found["user"] == pytest.approx(300 * tick)
+    assert sum(found.values()) == pytest.approx(1000 * tick)
+    assert sum(harness._processor_times(tmp_path / "none").values()) == 0
 
 
 def test_operations_of_a_vit_b_16():

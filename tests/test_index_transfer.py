@@ -22,6 +22,7 @@ from mcr_infer.errors import BundleError, EmbeddingIndexError, QueryError
 from mcr_infer.index import KINDS, Index, Row, parse_filter, search
 from mcr_infer.transfer.exporting import export
 from mcr_infer.transfer.source import Columns, open_source
+from tiny import tiny_bundle
 
 LATIN_1 = b"archive/M\xfcller.dcm".decode("utf-8", "surrogateescape")
 FULL = {
@@ -135,6 +136,55 @@ def test_an_export_of_what_matches(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "out"]
 
 
+def test_an_export_says_whose_vectors_it_holds(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    invoke("export", "--index", folder, "--out", out)
+    done = invoke("import", out, "--index", tmp_path / "back", "--name", "other", code=2)
+    assert "says itself whose vectors it holds ('phantom'): leave out --name" in words(done.stderr)
+    bundle = tiny_bundle(tmp_path / "bundle")
+    done = invoke("import", out, "--index", tmp_path / "back", "--bundle", bundle.path, code=1)
+    assert "they cannot be compared" in done.stderr
+    assert not (tmp_path / "back").exists()
+    with Index.open_or_create(
+        tmp_path / "tiny", fingerprint=bundle.fingerprint, embedding_dim=8, bundle="tiny", bundle_path="/gone"
+    ) as index:
+        index.add([row(1, vector=unit(1, dim=8))])
+    invoke("export", "--index", tmp_path / "tiny", "--out", tmp_path / "moved")
+    invoke("import", tmp_path / "moved", "--index", tmp_path / "back", "--bundle", bundle.path)
+    with Index.open(tmp_path / "back") as index:
+        assert (index.bundle, index.bundle_path) == ("tiny", str(bundle.path))
+
+
+def test_rows_without_keys_do_not_come_to_rows_with_keys(tmp_path: Path) -> None:
+    with Index.open_or_create(
+        tmp_path / "index",
+        fingerprint=FINGERPRINT,
+        embedding_dim=DIM,
+        bundle="m",
+        bundle_path="none",
+        secret_check="aa",
+    ) as index:
+        index.add([row(1, patient_key="ab" * 32)])
+    vectors = pa.array([unit(1).tolist()], pa.list_(pa.float32(), DIM))
+    file = table_of(tmp_path / "v.parquet", ["a"], vectors)
+    done = invoke("import", file, "--index", tmp_path / "index", *FOREIGN[2:], code=2)
+    assert "only exports of such an index come in" in words(done.stderr)
+    invoke("export", "--index", tmp_path / "index", "--out", tmp_path / "out")
+    assert "1 unchanged" in invoke("import", tmp_path / "out", "--index", tmp_path / "index").stdout
+
+
+def test_another_vector_of_one_id_does_not_take_over_its_text(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add([row(1, kind="report", text="No effusion.")])
+        other = row(1, kind="report", vector=unit(2))
+    with opened(tmp_path / "other") as index:
+        index.add([other])
+    invoke("export", "--index", tmp_path / "other", "--out", tmp_path / "out")
+    invoke("import", tmp_path / "out", "--index", tmp_path / "index")
+    with Index.open(tmp_path / "index") as index:
+        assert facts_of(index.get("report", "1.2.1")) == facts_of(other)
+
+
 def test_a_full_disk_leaves_no_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -214,6 +264,12 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
             workspace.bundle_of(index, None)
     assert b"DOE" not in b"".join(path.read_bytes() for path in folder.iterdir())
     assert "there is no text tower" in invoke("query", "effusion", "--index", folder, code=1).stderr
+    invoke("import", file, "--index", folder, *FOREIGN)  # as images, too
+    (hit,) = json_lines(invoke("query", "--like", "4", "-k", "1", "--index", folder, "--json").stdout)
+    with Index.open(folder) as index:
+        (first,) = search(index, unit(4), k=1, exclude={"4"})[0]
+    assert (hit["id"], hit["score"]) == (first.id, round(first.score, 6))
+    assert "no text tower" in invoke("query", "--like", "4", "--not", "effusion", "--index", folder, code=1).stderr
     assert json_lines(invoke("info", "--index", folder, "--json").stdout)[0]["bundle"] == "my-clip"
     invoke("import", file, "--index", folder, *FOREIGN[2:], "--kind", "report")  # the index says whose they are
     done = invoke("import", file, "--index", folder, "--name", "other", *FOREIGN[2:], code=1)

@@ -57,7 +57,7 @@ def test_a_part_as_text():
         "",
         "Three scenarios",
         "service  p50, ms            rows",
-        "text     1.23 [1.10, 1.40]  10000",
+        "text     1.23 [1.10, 1.40]  10,000",
         "image    not here",
         "One core.",
         "FLAG noisy machine",

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,12 +13,22 @@ from benchmarks.__main__ import main, write_report
 from benchmarks.axis import Axis, labels, linear_range, log_range
 from benchmarks.card import card_rows
 from benchmarks.earlier import READERS, ROOT, earlier_parts
+from benchmarks.earlier_card import CARD
 from benchmarks.html_page import html_page
 from benchmarks.machine import container_limits, gpus, machine_card
-from benchmarks.markdown_page import markdown_page
-from benchmarks.part import Column, Part, Plot, Series, Table
+from benchmarks.markdown_page import markdown_page, plot_lines
+from benchmarks.part import Column, Options, Part, Plot, Series, Table
+from benchmarks.part_command import cell_text
 from benchmarks.report import NotAReportError, commit_of, read_report
-from benchmarks.selection import Choice, PartFailedError, failed_part, measure_part, question_of
+from benchmarks.selection import (
+    AGAIN,
+    Choice,
+    PartFailedError,
+    command_again,
+    failed_part,
+    measure_part,
+    question_of,
+)
 from benchmarks.svg_plot import plot_svg, text_width
 from report_parts import HOSTILE, one_part, one_report
 
@@ -116,6 +127,27 @@ def test_markdown_holds_every_table_and_figure():
     assert all(len(re.findall(r"(?<!\\)\|", row)) >= 3 for row in rows)
 
 
+def test_markdown_tells_what_plots_show():
+    lines = markdown_page(one_report(one_part("latency"))).splitlines()
+    place = lines.index("### Bars of latency")
+    assert lines[place + 2] == "time, ms, by peer:"
+    assert lines[place + 4 : place + 7] == [
+        "| peer | warm |", "|---|---:|", r"| mcr-infer | 3.00 \[2.50, 3.50\] |",
+    ]  # fmt: skip
+    points = tuple((float(x), 100.0 - x, None, None) for x in range(1, 60))
+    long = Plot(title="L", kind="line", x=Column(name="breadth"), y=Column(name="recall", unit="%"),
+                series=(Series(name="fp32", points=points),))  # fmt: skip
+    assert plot_lines(long) == [
+        "recall, %, by breadth:", "", "- fp32: from 99.0 at 1.00 to 41.0 at 59.0; least 41.0 at 59.0, greatest 99.0 at 1.00",
+    ]  # fmt: skip
+    empty = Plot(title="L", kind="line", x=Column(name="x"), y=Column(name="y"), series=(), note="Why.")
+    assert plot_lines(empty) == ["nothing was measured that could be drawn", "", "Why."]
+
+
+def test_counts_have_their_thousands_apart():
+    assert [cell_text(cell) for cell in (1_000_000, 12, 1234.5, None, "-")] == ["1,000,000", "12", "1,234", "", "-"]
+
+
 def test_the_card_names_machine_commit_and_bundle():
     card = dict(card_rows(one_report()))
     assert card["commit"] == "0123456789ab, with changes that are not committed"
@@ -158,11 +190,95 @@ def test_all_committed_results_are_in_the_report():
     assert len(parts) == sum((ROOT / path).is_file() for path in READERS)
     committed = {f"{folder}/results/{path.name}" for folder in ("benchmarks", "train")
                  for path in (ROOT / folder / "results").glob("*.json")}  # fmt: skip
-    assert committed == {path for path in READERS if (ROOT / path).is_file()}
-    assert all(part.tables and part.figures and part.taken.startswith(("benchmarks/", "train/")) for part in parts)
+    assert committed | {CARD} == {path for path in READERS if (ROOT / path).is_file()}
+    assert all(part.tables and part.figures and part.taken.startswith(tuple(READERS)) for part in parts)
     report = one_report(*parts)
     Page(html_page(report))
     assert len(report.headlines) >= 6
+
+
+def test_earlier_results_tell_the_day_of_their_last_commit(tmp_path: Path):
+    def git(*words: str, day: str = "2026-01-01") -> None:
+        when = {"GIT_AUTHOR_DATE": f"{day}T12:00:00", "GIT_COMMITTER_DATE": f"{day}T12:00:00"}
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, env={**os.environ, **when})
+
+    path = tmp_path / "benchmarks/results/phantoms.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"benchmark": "phantoms", "size": 256, "per_second": 1.0}')
+    assert [part.taken for part in earlier_parts(tmp_path)] == [
+        "benchmarks/results/phantoms.json: it does not say on which machine"
+    ]
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first", day="2026-02-03")
+    path.write_text('{"benchmark": "phantoms", "size": 256, "per_second": 2.0, "cores": 2}')
+    git("commit", "--quiet", "-am", "second", day="2026-04-05")
+    assert [part.taken for part in earlier_parts(tmp_path)] == [
+        "benchmarks/results/phantoms.json, committed 2026-04-05: 2 cores"
+    ]
+
+
+def test_search_in_vectors_is_told_whole():
+    part = next(part for part in earlier_parts() if part.name == "recall")
+    document = json.loads((ROOT / "benchmarks/results/recall.json").read_text(encoding="utf-8"))
+    tables = {table.title: table for table in part.tables}
+    settings = [table for title, table in tables.items() if title.startswith("Settings of hnswlib")]
+    assert sum(len(table.rows) for table in settings) == len(document["sweep"]["found"])
+    beside = tables["The index beside bare hnswlib with the same graph"]
+    assert [row[:2] for row in beside.rows] == [
+        (100_000, "image"), (100_000, "text"), (1_000_000, "image"), (1_000_000, "text"),
+    ]  # fmt: skip
+    assert {row[2] for row in tables["Queries that share a filter, 64 at once"].rows} == {
+        "index", "hnswlib", "hnswlib, ef 10",
+    }  # fmt: skip
+    opening = document["million"]["found"]["opening"]
+    assert tables["Opening an index in a fresh process"].rows[-1] == (
+        1_000_000, opening["seconds"]["with a first answer"], opening["seconds"]["processor time"],
+        opening["bytes_per_vector"]["private"], opening["bytes_per_vector"]["on_disk"],
+    )  # fmt: skip
+    figures = {name: figure.measure.value for name, figure in part.figures.items()}
+    speed = document["index"]["found"]["filters"]["speed"]
+    assert figures["recall.filter.100000.over_hnswlib_at_0.99"] == pytest.approx(
+        speed["index"]["ratio_processor"] / speed["hnswlib"]["ratio_processor"]
+    )
+    files = [figures[f"recall.opening.1000000.bytes_on_disk.{kind}"] for kind in ("store", "graph", "vectors", "facts")]
+    assert sum(files) == pytest.approx(figures["recall.opening.1000000.bytes_on_disk"], rel=1e-3)
+    missed = next(plot for plot in part.plots if plot.title.startswith("What a graph"))
+    assert {len(series.points) for series in missed.series} <= set(range(3, 7))
+    assert all(0 < value <= 100 for series in missed.series for _, value, _, _ in series.points)
+
+
+def test_sentences_of_the_readme_about_a_second_look_are_figures():
+    figures = {name: one.measure.value for part in earlier_parts() for name, one in part.figures.items()}
+    ways = json.loads((ROOT / "benchmarks/results/rerank.json").read_text(encoding="utf-8"))["ways"]
+    lost = [
+        100 * (ways["cosine"][asked][key][0] - ways["best patch alone"][asked][key][0])
+        for asked, key in (("reports", "r1"), ("reports", "p10"), ("short sentences", "r1"), ("short sentences", "p10"),
+                           ("hand-written sentences", "p10"), ("radiographs, for reports", "r1"))
+    ]  # fmt: skip
+    assert figures["rerank.best_patch_alone.loss.min"] == pytest.approx(min(lost))
+    assert figures["rerank.best_patch_alone.loss.max"] == pytest.approx(max(lost))
+    assert 0 <= figures["rerank.eight_bits.largest_move"] < 1
+    assert 0 < figures["rerank.choice.spread_of_the_middle"] < 5
+    assert 0 < figures["combined.weights_of_not.spread"] < 10
+
+
+def test_the_model_card_is_a_part_with_its_intervals():
+    part = next(part for part in earlier_parts() if part.name == "card")
+    rows = {row[:2]: row for row in part.tables[0].rows}
+    assert len(rows) == 4
+    assert (
+        rows["finding sets (235, macro)", "image → report"][2]
+        == part.figures["card.finding_sets.image_to_report.r1"].measure
+    )
+    lungs = part.figures["card.auroc.lung_nodule"].measure
+    assert 0 < lungs.low <= lungs.value <= lungs.high < 1
+    found = [figure.measure.value for name, figure in part.figures.items() if name.startswith("card.auroc.")]
+    assert len(found) == part.figures["card.kinds"].measure.value == len(part.plots[0].series[0].points) == 12
+    assert sum(value >= 0.96 for value in found) == part.figures["card.kinds_found"].measure.value
+    with pytest.raises(KeyError, match="protocol"):
+        READERS[CARD]("# A card without a table\n", "here")
 
 
 def test_engines_at_equal_recall_stand_beside_each_other_and_one_that_does_not_get_there_says_so():
@@ -291,7 +407,7 @@ def test_a_part_runs_in_a_process_of_its_own_and_says_how_it_failed():
     fails = "import sys; print('loading'); sys.exit('no such library: foo')"
     with pytest.raises(PartFailedError, match="failed with exit code 1: no such library: foo"):
         measure_part([sys.executable, "-c", fails])
-    with pytest.raises(PartFailedError, match="failed with exit code -9: it said nothing"):
+    with pytest.raises(PartFailedError, match="was ended by SIGKILL: it said nothing"):
         measure_part([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     with pytest.raises(PartFailedError, match="left no document"):
         measure_part([sys.executable, "-c", ""])
@@ -335,6 +451,44 @@ def test_parts_are_chosen_by_name(capsys: pytest.CaptureFixture[str]):
     assert [line.split()[0] for line in told] == ["roofline", "startup"]
     assert question_of("roofline") in told[0]
     assert failed_part("roofline", "because").flags == ("because",)
+
+
+def test_what_was_measured_earlier_is_measured_again_where_that_is_quick(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    chosen = ["--only", "phantoms", "startup-large", "--out", str(tmp_path / "r"), "--work", str(tmp_path / "w")]
+    assert main(["--quick", "--rerun", *chosen]) == 0
+    report = read_report(tmp_path / "r")
+    assert [part.name for part in report.measured] == ["phantoms"]
+    assert [part.name for part in report.earlier] == ["startup-large"]
+    again, before = (
+        next(part for part in parts if part.name == "phantoms") for parts in (report.parts, earlier_parts())
+    )
+    assert list(again.figures) == list(before.figures)
+    assert again.seconds > 0
+    assert again.taken == ""
+    assert again.figures != before.figures
+    assert "phantoms ..." in capsys.readouterr().err
+
+
+def test_another_bundle_is_never_measured_with_a_benchmark_of_the_one_that_ships(tmp_path: Path):
+    options = Options(bundle=tmp_path / "mine")
+    assert command_again("language", options)[-2:] == ["--bundle", str(tmp_path / "mine")]
+    with pytest.raises(PartFailedError, match="it is about the bundle that ships"):
+        command_again("startup", options)
+    assert command_again("startup", Options(quick=True))[-2:] == ["--runs", "5"]
+    assert {Path(path).stem for path in READERS} >= set(AGAIN)
+
+
+def test_a_committed_document_that_cannot_be_read_ends_the_report_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "benchmarks/results/phantoms.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    monkeypatch.setattr("benchmarks.__main__.earlier_parts", lambda: earlier_parts(tmp_path))
+    assert main(["--list"]) == 1
+    assert capsys.readouterr().err.startswith("error: benchmarks/results/phantoms.json: no document of this benchmark")
 
 
 def test_strict_refuses_a_busy_machine_before_anything_is_measured(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults [PART ...] [--out FILE.json]
 
-Parts: kills, disk, read-only, damage, hostile, company; by default all, which takes about half an hour on one core. Exit
+Parts: kills, disk, read-only, damage, hostile, company; by default all, which takes ten minutes on an idle core. Exit
 code 1 unless every case ended in right answers or one clear error.
 """
 

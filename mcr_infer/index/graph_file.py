@@ -112,12 +112,16 @@ def _nodes(path: Path, content: mmap.mmap, snapshot: Snapshot, dim: int) -> Grap
     return GraphNodes(nodes["label"], nodes["vector"], (nodes["mark"] & _DELETED).astype(np.bool_))
 
 
-def _check_links(name: str, counts: NDArray[np.uint16], links: NDArray[np.uint32], nodes: int) -> NDArray[np.bool_]:
-    """Return which of the links [N, M] are in use. Raises `IndexCorruptError` where they lead out of the graph."""
-    there = np.arange(links.shape[1]) < counts[:, None]
-    if (counts > links.shape[1]).any() or (links[there] >= nodes).any():
+def _check_links(name: str, counts: NDArray[np.uint16], links: NDArray[np.uint32], nodes: int) -> None:
+    """Raise `IndexCorruptError` where links [N, M], of which `counts` [N] are in use, lead out of the graph."""
+    # What is not in use is zero or was in use once: looking at all of it takes a fifth of the time of telling it apart.
+    within = int(links.max(initial=0)) < nodes or not (links[_in_use(counts, links)] >= nodes).any()
+    if not within or int(counts.max(initial=0)) > links.shape[1]:
         raise IndexCorruptError(f"{name} has links to nodes that it does not hold")
-    return there
+
+
+def _in_use(counts: NDArray[np.uint16], links: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    return np.arange(links.shape[1]) < counts[:, None]
 
 
 def _higher_levels(name: str, content: bytes, count: int, m: int) -> NDArray[np.int64]:
@@ -161,7 +165,9 @@ def _check_higher_links(
         return
     lists = words[np.array(begins)[:, None] + np.arange(width)]
     links = lists[:, 1:]
-    there = _check_links(name, (lists[:, 0] & 0xFFFF).astype(np.uint16), links, len(levels))
+    counts = (lists[:, 0] & 0xFFFF).astype(np.uint16)
+    _check_links(name, counts, links, len(levels))
+    there = _in_use(counts, links)
     if (levels[np.where(there, links, 0)] < level_of[:, None])[there].any():
         raise IndexCorruptError(f"{name} has links to a level that a node does not reach")
 

@@ -12,6 +12,7 @@ from mcr_infer.index import Index, Row
 from mcr_infer.index.rows import UNIT_TOLERANCE, to_columns
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.transfer.fields import row_of
+from mcr_infer.transfer.merging import same_content
 from mcr_infer.transfer.source import Candidate, VectorSource
 
 UNKNOWN_PRECISION = "unknown"
@@ -53,7 +54,7 @@ def import_vectors(source: VectorSource, index: Index, *, kind: str, normalise: 
             continue
         seen.add((row.kind, row.id))
         former = index.get(row.kind, row.id)
-        if former is not None and row.text is None and former.content_digest == row.content_digest:
+        if former is not None and row.text is None and same_content(row, former):
             # An export leaves texts behind unless it is told otherwise: that is no reason to lose them here.
             row = replace(row, text=former.text)
         if former is not None and to_columns(former) == to_columns(row):
