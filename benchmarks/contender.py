@@ -3,7 +3,8 @@
     python -m benchmarks.contender NAME --work DIR --seconds 3
 
 Each embeds what all embed, the same sentences or the same radiographs, with a network of the same sizes and random weights,
-in the way that its own documentation shows, on all cores. The last line of stdout is one JSON document.
+in the way that its own documentation shows, on all cores. Those that take radiographs are then asked what they make of odd
+ones (`benchmarks/odd_files.py`). The last line of stdout is one JSON document.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.odd_files import FOLDER, asked
 
 ENDINGS = ("", "without pneumothorax", "and a small left pleural effusion", "unchanged since the previous radiograph")
 SENTENCES = [f"{what} {end}".strip() for what in ("normal chest", "cardiomegaly", "right lower lobe consolidation",
@@ -151,11 +154,14 @@ def main() -> None:
         place = count % len(items)
         encode(items[place : place + batch])
         count += len(items[place : place + batch])
-    print(json.dumps({
+    found: dict[str, Any] = {
         "first_seconds": first,
         "items_per_second": count / (time.perf_counter() - began),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }))  # fmt: skip
+    }
+    if options.name in IMAGES:
+        found |= asked(encode, options.work / FOLDER)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

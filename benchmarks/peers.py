@@ -4,7 +4,8 @@
 
 Sentences go through text towers of BERT-base's size, radiographs (DICOM phantoms of 1,024 pixels) through image towers of
 ViT-B/16's, all of random weights: speed does not depend on them, and weights cannot be had offline. Each contender runs in a
-process of its own (`benchmarks/contender.py`), in turn, several rounds; one that fails is a line with its reason.
+process of its own (`benchmarks/contender.py`), in turn, several rounds; one that fails is a line with its reason. Those that
+take radiographs also get a negative and a file that is cut off (`benchmarks/odd_files.py`).
 Packages whose requirements contradict ours are installed into a folder of their own under --work. Vector engines are
 compared in `python -m benchmarks.recall`. --quick leaves out what would have to be exported first.
 
@@ -17,12 +18,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import large
 from benchmarks.contender import IMAGES, TEXT
 from benchmarks.harness import Gauge, measure, ratio
+from benchmarks.odd_files import SAME, make_odd_files, run_of_ours
 from benchmarks.part import Cell, Column, Figure, Options, Part, Plot, Series, Table
 from benchmarks.part_command import run_alone
 from mcr_infer.phantom.demo import write_demo
@@ -54,29 +57,37 @@ ABILITIES = (
 )
 NOT_ONE = "no: it takes vectors"
 WHAT_THEY_DO = {
-    "mcr-infer": ("yes", "yes", "yes", "yes", "yes", "error", "yes"),
+    "mcr-infer": (
+        "yes", "yes", "yes", "yes", "yes", "an error", "yes",
+        "tests: test_dicom, test_cli, test_embed_run, test_backends, test_imports; the table above",
+    ),
     "open_clip": (
         "no: PIL images", "no: left to the caller", "no file handling", "no files, no index", "no index",
         "torch raises", "no",
+        "its README: create_model_and_transforms, encode_image, encode_text; the table above",
     ),
     "sentence-transformers": (
         "no: PIL images", "no: left to the caller", "no: one raises for all", "no files, no index", "no index",
         "torch raises", "no",
+        "its documentation of encode; tried with 6.2: None among sentences is a ValueError for all",
     ),
     "fastembed": (
         "no: PIL images", "no: left to the caller", "no: one raises for all", "no files, no index", "no index",
         "a warning, and the CPU", "yes",
+        "its source: image/onnx_image_model.py opens files of a batch by PIL unguarded, common/onnx_model.py warns",
     ),
     "faiss, usearch": (
         NOT_ONE, NOT_ONE, NOT_ONE, "no: an index is saved as a whole", "no: any vector of the dimension",
         "faiss: separate package", "yes",
+        "their documentation (write_index, Index.save); measured in python -m benchmarks.recall",
     ),
     "pydicom + torch": (
         "yes", "only if the script inverts", "only if the script says so", "only if the script says so", "no index",
         "torch raises", "no",
+        "benchmarks/plain.py is such a script; the table above",
     ),
 }  # fmt: skip
-"""From their documentation and source at the versions of the machine card, and for ours from the tests."""
+"""By ability, and last how we know: others at the versions of the machine card."""
 
 
 def prepare(work: Path, *, quick: bool) -> dict[str, str]:
@@ -88,6 +99,7 @@ def prepare(work: Path, *, quick: bool) -> dict[str, str]:
         for _ in write_demo(made, count=12, seed=0, size=1024):
             pass
         made.rename(radiographs)
+    make_odd_files(work)
     if quick:
         absent = "left out of the quick run: its model would have to be exported first"
         needed = {
@@ -154,7 +166,7 @@ def _environment(work: Path, name: str) -> dict[str, str]:
     return environment
 
 
-def _once(name: str, work: Path, seconds: float) -> dict[str, float] | str:
+def _once(name: str, work: Path, seconds: float) -> dict[str, Any] | str:
     """Run a contender; return what it measured, or why it failed."""
     command = [sys.executable, "-m", "benchmarks.contender", name, "--work", str(work), "--seconds", str(seconds)]
     try:
@@ -165,8 +177,30 @@ def _once(name: str, work: Path, seconds: float) -> dict[str, float] | str:
         return f"took longer than {_TIMEOUT} s"
     if done.returncode:
         return f"failed: {(done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1][:120]}"
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def _odd(seen: Mapping[str, Sequence[Mapping[str, Any]]], failed: Mapping[str, str], whole: str) -> Table:
+    """Say what became of the odd files; `whole` is the run of our command over all of them."""
+    rows: list[tuple[Cell, ...]] = [("mcr-infer embed-images", "as mcr-infer, DICOM", "", whole)]
+    for name in IMAGES:
+        if name in failed or name not in seen:
+            rows.append((name, failed.get(name, "it did not run"), None, None))
+            continue
+        cosine, cut = seen[name][0]["negative_cosine"], seen[name][0]["cut"]
+        rows.append((name, "the same vector" if cosine >= SAME else "another vector", f"{cosine:.4f}", cut))
+    return Table(
+        title="Odd radiographs, tested here",
+        columns=(
+            Column(name="contender"),
+            Column(name="the same radiograph as MONOCHROME1"),
+            Column(name="cosine"),
+            Column(name="a file that is cut off"),
+        ),
+        rows=tuple(rows),
+        note="Random weights look alike to each other: what counts is whether the vector is the same.",
+    )
 
 
 def run(options: Options) -> Part:
@@ -175,10 +209,11 @@ def run(options: Options) -> Part:
     work = options.work
     failed: dict[str, str] = prepare(work, quick=options.quick)
     rounds, seconds = (1, 1.0) if options.quick else (3, 3.0)
-    seen: dict[str, list[dict[str, float]]] = {}
+    seen: dict[str, list[dict[str, Any]]] = {}
+    contenders = [*TEXT, *IMAGES]
     with Gauge() as gauge:
-        for _ in range(rounds):
-            for name in (*TEXT, *IMAGES):
+        for turn in range(rounds):
+            for name in contenders[turn:] + contenders[:turn]:
                 if name in failed:
                     continue
                 found = _once(name, work, seconds)
@@ -187,6 +222,7 @@ def run(options: Options) -> Part:
                 else:
                     seen.setdefault(name, []).append(found)
             gauge.tick()
+        whole = run_of_ours(make_odd_files(work))
     tables, plots, figures = [], [], {}
     for title, names, unit in (("Sentences", TEXT, "sentences/s"), ("Radiographs from DICOM", IMAGES, "radiographs/s")):
         ours = next(iter(names))
@@ -196,7 +232,7 @@ def run(options: Options) -> Part:
             if name in failed:
                 rows.append((name, failed[name], None, None, None))
                 continue
-            of = {key: [one[key] for one in seen[name]] for key in seen[name][0]}
+            of = {key: [one[key] for one in seen[name]] for key in ("items_per_second", "first_seconds", "peak_mib")}
             base = [] if ours in failed else [one["items_per_second"] for one in seen[ours]]
             rate = measure(of["items_per_second"], seed=options.seed)
             beside = ratio(of["items_per_second"], base, seed=options.seed) if base else None
@@ -227,14 +263,14 @@ def run(options: Options) -> Part:
                     series=(Series(name=title.lower(), points=points),), x_names=tuple(name for name, _ in bars),
                 )
             )  # fmt: skip
+    tables.append(_odd(seen, failed, whole))
     abilities = tuple((name, *cells) for name, cells in WHAT_THEY_DO.items())
     tables.append(
         Table(
             title="What each of them does",
-            columns=(Column(name=""), *(Column(name=one) for one in ABILITIES)),
+            columns=(Column(name=""), *(Column(name=one) for one in ABILITIES), Column(name="how we know")),
             rows=abilities,
-            note="Of others from their documentation and source; of ours from its tests. Vector engines are measured in the "
-            "part on recall.",
+            note="Vector engines are measured in the part on recall.",
         )
     )
     return Part(

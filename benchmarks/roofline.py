@@ -7,18 +7,18 @@ A block of a transformer of width W over T tokens is four products, [T, W] x [W,
 
     operations = depth * (8 T W^2 + 4 T W M + 4 T^2 W) + 2 T P W       P = values of a patch, 0 for words
 
-The limit is the rate of the four products one after the other, in PyTorch on all cores; a tower that ran at it would lose
-nothing to norms, softmax, GELU, memory and calls. Where a runtime does better than this limit, its products are better than
-PyTorch's. The last line of stdout is one JSON document.
+The limit is the rate of the four products one after the other, in PyTorch on all cores, and by the number of threads; a
+tower that ran at it would lose nothing to norms, softmax, GELU, memory and calls. Where a runtime does better than this
+limit, its products are better than PyTorch's. The last line of stdout is one JSON document.
 """
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.harness import Gauge, measure
-from benchmarks.part import Column, Figure, Measure, Options, Part, Plot, Series, Table
+from benchmarks.harness import Gauge, measure, ratio
+from benchmarks.part import Cell, Column, Figure, Measure, Options, Part, Plot, Series, Table
 from benchmarks.part_command import run_alone
 
 
@@ -61,11 +61,11 @@ KNOWN = (
 FORMATS = ("float32", "bfloat16", "int8")
 
 
-def limit(architecture: Architecture, rows: int, form: str, *, seconds: float, rounds: int = 3) -> Measure | str:
-    """Return the rate of a block's four products over some rows, in 10⁹ operations a second, or why there is none."""
+def products(architecture: Architecture, rows: int, form: str, *, threads: int) -> Callable[[], None] | str:
+    """Return a call of a block's four products over some rows in PyTorch, warmed up, or why there is none."""
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
 
     def matrix(height: int, width: int) -> torch.Tensor:
@@ -76,7 +76,6 @@ def limit(architecture: Architecture, rows: int, form: str, *, seconds: float, r
 
     pairs = [(matrix(m, k), matrix(k, n)) for m, k, n in architecture.products(rows)]
     multiply = torch._int_mm if form == "int8" else torch.mm
-    operations = sum(2.0 * m * k * n for m, k, n in architecture.products(rows))
 
     def call() -> None:
         for a, b in pairs:
@@ -86,20 +85,68 @@ def limit(architecture: Architecture, rows: int, form: str, *, seconds: float, r
         call()
     except RuntimeError as error:
         return f"PyTorch cannot: {str(error).splitlines()[0][:80]}"
-    rates = []
-    for _ in range(rounds):
-        count, started = 0, time.perf_counter()
-        while not count or time.perf_counter() - started < seconds:
-            call()
-            count += 1
-        rates.append(count * operations / (time.perf_counter() - started) / 1e9)
-    return measure(rates)
+    return call
+
+
+def rate(call: Callable[[], None], architecture: Architecture, rows: int, *, seconds: float) -> float:
+    """Make a call of `products` again and again; return 10⁹ operations a second."""
+    operations = sum(2.0 * m * k * n for m, k, n in architecture.products(rows))
+    count, started = 0, time.perf_counter()
+    while not count or time.perf_counter() - started < seconds:
+        call()
+        count += 1
+    return count * operations / (time.perf_counter() - started) / 1e9
+
+
+def limit(
+    architecture: Architecture, rows: int, form: str, *, seconds: float, rounds: int = 3, threads: int | None = None
+) -> Measure | str:
+    """Return the rate of a block's four products, in 10⁹ operations a second, or why there is none; None = all cores."""
+    call = products(architecture, rows, form, threads=threads or len(os.sched_getaffinity(0)))
+    if isinstance(call, str):
+        return call
+    return measure([rate(call, architecture, rows, seconds=seconds) for _ in range(rounds)])
+
+
+def threads_to_try(cores: int) -> list[int]:
+    """Return 1, 2, 4, ... and the number of cores itself."""
+    return sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
+
+
+def _by_threads(
+    *, seconds: float, rounds: int, tick: Callable[[], None]
+) -> tuple[list[tuple[Cell, ...]], dict[str, Figure]]:
+    """Measure the products of each tower in float32 at a batch of 8 with 1, 2, 4, ... threads: rows, and figures."""
+    rows: list[tuple[Cell, ...]] = []
+    figures: dict[str, Figure] = {}
+    tries = threads_to_try(len(os.sched_getaffinity(0)))
+    for tower, tokens in KNOWN:
+        calls = {threads: products(tower, 8 * tokens, "float32", threads=threads) for threads in tries}
+        rates: dict[int, list[float]] = {threads: [] for threads in tries}
+        for _ in range(rounds):
+            for threads, call in calls.items():
+                assert not isinstance(call, str), call  # PyTorch multiplies float32 everywhere
+                _use_threads(threads)
+                rates[threads].append(rate(call, tower, 8 * tokens, seconds=seconds))
+        for threads, found in rates.items():
+            over = ratio(found, rates[1])
+            rows.append((tower.name, tokens, threads, measure(found), over))
+            key = f"roofline.{tower.name}.{tokens}.threads_{threads}".replace(" ", "_").replace(",", "")
+            figures[key] = Figure(measure=measure(found), unit="GFLOP/s", better="higher")
+        tick()
+    return rows, figures
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def run(options: Options) -> Part:
     """Measure the limit of each known tower at batches of 1 and 8."""
     started = time.perf_counter()
-    seconds, rounds = (0.1, 3) if options.quick else (0.3, 5)
+    seconds, rounds = (0.07, 3) if options.quick else (0.3, 5)
     rows, series = [], {}
     figures: dict[str, Figure] = {}
     names = [f"{tower.name}, {tokens} tokens" for tower, tokens in KNOWN]
@@ -109,11 +156,13 @@ def run(options: Options) -> Part:
                 found = {form: limit(tower, batch * tokens, form, seconds=seconds, rounds=rounds) for form in FORMATS}
                 rows.append((tower.name, tokens, batch, *found.values()))
                 gauge.tick()
-                rate = found["float32"]
-                if isinstance(rate, Measure):
-                    series.setdefault(f"batch of {batch}", []).append((place, rate.value, rate.low, rate.high))
+                best = found["float32"]
+                if isinstance(best, Measure):
+                    series.setdefault(f"batch of {batch}", []).append((place, best.value, best.low, best.high))
                     key = f"roofline.{tower.name}.{tokens}.{batch}".replace(" ", "_").replace(",", "")
-                    figures[key] = Figure(measure=rate, unit="GFLOP/s", better="higher")
+                    figures[key] = Figure(measure=best, unit="GFLOP/s", better="higher")
+        by_threads, told = _by_threads(seconds=seconds, rounds=rounds, tick=gauge.tick)
+    figures |= told
     unit = "10⁹ operations/s"
     return Part(
         name="roofline",
@@ -131,6 +180,17 @@ def run(options: Options) -> Part:
                 ),
                 rows=tuple(rows),
                 note="Medians over the rounds. Other parts give their rates as shares of the float32 column.",
+            ),
+            Table(
+                title="The same in float32 at a batch of 8, by threads",
+                columns=(
+                    Column(name="tower"),
+                    Column(name="tokens"),
+                    Column(name="threads"),
+                    Column(name="float32", unit=unit, better="higher"),
+                    Column(name="over one thread", unit="×", better="higher"),
+                ),
+                rows=tuple(by_threads),
             ),
         ),
         plots=(

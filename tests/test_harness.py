@@ -62,6 +62,19 @@ def test_ways_run_in_turn_after_a_warm_up():
     assert len(waited) == 5  # after the warm-up, and before and after each call
 
 
+def test_a_way_with_a_clock_of_its_own_is_timed_by_it():
+    made: list[int] = []
+
+    def clock(call):
+        call()
+        return 42.0
+
+    found = in_turn({"a": lambda: made.append(1), "b": lambda: made.append(2)}, rounds=2, clocks={"a": clock})
+    assert found["a"].wall == [42.0, 42.0]
+    assert all(one < 1.0 for one in found["b"].wall)
+    assert made == [1, 2, 1, 2, 2, 1]  # the warm-up and two rounds: each call once
+
+
 def test_calls_are_made_for_some_time():
     assert len(for_seconds(lambda: None, 0.0)) == 3
     times = for_seconds(lambda: time.sleep(0.005), 0.05)
