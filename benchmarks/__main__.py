@@ -1,12 +1,12 @@
 """Everything that this machine can measure, in one report: a page, its Markdown and its numbers.
 
-    python -m benchmarks [--out DIR] [--quick] [--only PART ...] [--skip PART ...] [--rerun] [--bundle B] [--strict] [--list]
+    python -m benchmarks [--out DIR] [--quick] [--only PART ...] [--skip PART ...] [--bundle B] [--strict] [--list]
     python -m benchmarks --compare A.json B.json [--json]
 
 Parts run one after the other, each in a process of its own: one that fails is an entry that says so. The folder is written
 anew after each of them. Exit codes: 0 done, 1 refused (a busy machine with --strict, results that cannot be compared), 2
-wrong usage, 3 done but some parts failed. What was measured earlier is shown from its documents; `--rerun` measures again
-what of it takes a minute or two.
+wrong usage, 3 done but some parts failed. What is not measured now, in a quick run nearly all that has a document in
+`results/`, is shown as it was measured earlier. What older benchmarks print is kept in DIR/documents.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from benchmarks.machine import load, machine_card
 from benchmarks.markdown_page import markdown_page
 from benchmarks.part import Options, Part
 from benchmarks.report import RESULTS, NotAReportError, Report, Subject, commit_of, read_report
-from benchmarks.selection import AGAIN, MEASURED, Choice, measured_or_failed, question_of
+from benchmarks.selection import AGAIN, MEASURED, Choice, again_in, measured_or_failed, question_of
 from mcr_infer import Bundle
 
 
@@ -42,25 +42,23 @@ def main(words: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    again = [part.name for part in earlier if given.rerun and part.name in AGAIN]
-    measured = [*MEASURED, *again]
-    earlier = tuple(part for part in earlier if part.name not in again)
-    names = [*measured, *(part.name for part in earlier)]
+    names = [*MEASURED, *AGAIN, *(part.name for part in earlier if part.name not in AGAIN)]
     choice = Choice(only=tuple(given.only), skip=tuple(given.skip))
     if unknown := choice.unknown(names):
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(names)}")
+    bundle = given.bundle and given.bundle.resolve()
+    options = Options(quick=given.quick, seed=given.seed, work=given.work.resolve(), bundle=bundle)
+    measured = [*choice.of(MEASURED), *again_in(options, choice)]
+    shown = tuple(part for part in earlier if part.name in choice.of(names) and part.name not in measured)
     if given.list:
-        _list(choice.of(measured), [part for part in earlier if part.name in choice.of(names)])
+        _list(measured, shown)
         return 0
     if given.strict and (flags := _flags_now()):
         print(*flags, "not measured: --strict wants a quiet machine", sep="\n", file=sys.stderr)
         return 1
-    bundle = given.bundle and given.bundle.resolve()
-    options = Options(quick=given.quick, seed=given.seed, work=given.work.resolve(), bundle=bundle)
     options.work.mkdir(parents=True, exist_ok=True)
-    shown = tuple(part for part in earlier if part.name in choice.of(names))
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if words is None else words)])
-    report, failed = _measure(choice.of(measured), shown, options, given.out, command)
+    report, failed = _measure(measured, shown, options, given.out, command)
     print(f"report in {given.out}: open {given.out / 'report.html'}", file=sys.stderr)
     if given.strict and any(part.flags for part in report.measured):
         return 1
@@ -91,7 +89,7 @@ def _measure(
     write_report(report(), out)
     for name in names:
         print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
-        part, bad = measured_or_failed(name, options)
+        part, bad = measured_or_failed(name, options, out / "documents")
         parts.append(part)
         print(part.flags[0] if bad else f"{part.seconds:.0f} s", file=sys.stderr)
         failed += [name] if bad else []
@@ -118,7 +116,7 @@ def _compare(before: Path, after: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _list(measured: list[str], earlier: list[Part]) -> None:
+def _list(measured: Sequence[str], earlier: Sequence[Part]) -> None:
     for name in measured:
         print(f"{name:16} {question_of(name)}")
     for part in earlier:
@@ -143,9 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a shorter run, for a look; its intervals are wider")
     parser.add_argument("--only", nargs="+", default=(), metavar="PART", help="these parts, and no others")
     parser.add_argument("--skip", nargs="+", default=(), metavar="PART", help="all parts but these")
-    parser.add_argument(
-        "--rerun", action="store_true", help="measure what was measured earlier again, where that takes a minute or two"
-    )
     parser.add_argument("--bundle", type=Path, help="a bundle; without it the one that ships")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -49,12 +49,16 @@ def main() -> int:
             seen[name].append(
                 _in_a_process(name, memory=False) | {"peak_mib": _in_a_process(name, memory=True)["peak_mib"]}
             )
+    each = {
+        name: {key: [round(one, 4) for run in runs for one in run[key]] for key in ("seconds", "peak_mib")}
+        for name, runs in seen.items()
+    }
     figures = {
         name: {
-            "seconds": round(statistics.median(s for run in runs for s in run["seconds"]), 4),
-            "peak_mib": round(statistics.median(m for run in runs for m in run["peak_mib"]), 1),
+            "seconds": round(statistics.median(one["seconds"]), 4),
+            "peak_mib": round(statistics.median(one["peak_mib"]), 1),
         }
-        for name, runs in seen.items()
+        for name, one in each.items()
     }
     mcr, dual = figures["mcr"], figures["dual_stream"]
     result = {
@@ -62,6 +66,7 @@ def main() -> int:
         "threads": options.threads, "processes": options.repeats, "steps": options.steps, **figures,
         "time_ratio": round(mcr["seconds"] / dual["seconds"], 3),
         "memory_ratio": round(mcr["peak_mib"] / dual["peak_mib"], 3),
+        "each": each,
     }  # fmt: skip
     print("| framework | CPU seconds a step | peak memory, MiB |\n|---|---|---|")
     for name, one in figures.items():

@@ -4,6 +4,7 @@ bundle/                  text tower of BERT-base's size (12 x 768, 30,522 words)
 index/                   10,000 random unit vectors, put in through the index's own interface
 sentence_transformers/   the same text tower with mean pooling, as that library saves it
 open_clip/               a text tower of that size (12 x 768, CLIP's own words), as that library saves it
+shipped-sized/           both towers of the sizes of the bundle that ships
 vectors-512.npy, ...     10,000 random unit vectors for those two
 """
 
@@ -25,15 +26,17 @@ WIDTH, DEPTH, HEADS, TOKENS = 768, 12, 12, 128
 DIM = 512
 QUESTION = "bilateral pleural effusion"
 
-MODEL = {
+Sizes = Mapping[str, Mapping[str, Any]]
+"""Settings of a model, as its configuration has them."""
+
+MODEL: Sizes = {
     "image": {"image_size": 160, "patch_size": 16, "width": 192, "depth": 4, "heads": 3},
     "text": {"vocab_size": WORDS, "max_tokens": TOKENS, "width": WIDTH, "depth": DEPTH, "heads": HEADS},
     "space": {"embedding_dim": DIM},
     "decoders": {"image_width": 96, "image_heads": 3, "report_heads": HEADS},
 }
 
-
-VIT = {
+VIT: Sizes = {
     "image": {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads": 12},
     "text": {"vocab_size": 1500, "max_tokens": 96, "width": 128, "depth": 2, "heads": 2},
     "space": {"embedding_dim": DIM},
@@ -60,7 +63,19 @@ def make_vit(out: Path, *, phantoms: int = 20) -> Bundle:
     return Bundle.open(out)
 
 
-def exported(out: Path, model: Mapping[str, Mapping[str, Any]], *, name: str, words: int) -> Bundle:
+def shipped_sizes() -> Sizes:
+    """Return the settings of the towers of the bundle that ships."""
+    sizes: Sizes = Bundle.open().manifest["training"]["model"]
+    return sizes
+
+
+def make_shipped_sized(out: Path) -> Bundle:
+    """Export an untrained MCR model of the sizes of the bundle that ships; one that is there is kept."""
+    sizes = shipped_sizes()
+    return exported(out, sizes, name="shipped-sized", words=int(sizes["text"]["vocab_size"]))
+
+
+def exported(out: Path, model: Sizes, *, name: str, words: int) -> Bundle:
     """Export an untrained MCR model of some sizes, drawn with seed 0; one that is there is kept."""
     if out.exists():
         return Bundle.open(out)
@@ -113,35 +128,39 @@ def make_index(folder: Path, bundle: Bundle) -> None:
         index.save_snapshots()
 
 
-def make_sentence_transformers(folder: Path, bundle: Bundle) -> None:
-    """Save a BERT-base of random weights with mean pooling, and a bundle's words, as sentence-transformers loads it."""
+def make_sentence_transformers(folder: Path, bundle: Bundle, sizes: Sizes = MODEL) -> None:
+    """Save a BERT of random weights with mean pooling, and a bundle's words, as sentence-transformers loads it."""
     if folder.exists():
         return
     from sentence_transformers import SentenceTransformer, models
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     bert = folder.with_suffix(".bert")
-    # The settings of BERT-base are transformers' defaults.
-    BertModel(BertConfig(vocab_size=WORDS)).save_pretrained(bert)
+    text = sizes["text"]
+    config = BertConfig(
+        vocab_size=text["vocab_size"], hidden_size=text["width"], num_hidden_layers=text["depth"],
+        num_attention_heads=text["heads"], intermediate_size=4 * text["width"],
+    )  # fmt: skip
+    BertModel(config).save_pretrained(bert)
     names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     special = {f"{name}_token": token for name, token in names.items()}
     words = str(bundle.verified(bundle.tokenizer_file))
     PreTrainedTokenizerFast(tokenizer_file=words, **special).save_pretrained(bert)
-    tower = models.Transformer(str(bert), max_seq_length=TOKENS)
+    tower = models.Transformer(str(bert), max_seq_length=text["max_tokens"])
     pooling = models.Pooling(tower.get_embedding_dimension())
     SentenceTransformer(modules=[tower, pooling], device="cpu").save(str(folder))
-    np.save(folder.parent / f"vectors-{WIDTH}.npy", unit_vectors(WIDTH))
+    np.save(folder.parent / f"vectors-{text['width']}.npy", unit_vectors(text["width"]))
 
 
-def make_open_clip(folder: Path, bundle: Bundle) -> None:
-    """Save a CLIP of random weights with a text tower of BERT-base's size as open_clip loads it."""
+def make_open_clip(folder: Path, bundle: Bundle, sizes: Sizes = MODEL) -> None:
+    """Save a CLIP of random weights, with CLIP's own words, as open_clip loads it."""
     if folder.exists():
         return
     import open_clip
     import torch
     from safetensors.torch import save_file
 
-    image, text = MODEL["image"], MODEL["text"]
+    image, text = sizes["image"], sizes["text"]
     config = {
         "embed_dim": bundle.embedding_dim,
         "vision_cfg": {
@@ -155,8 +174,8 @@ def make_open_clip(folder: Path, bundle: Bundle) -> None:
             "context_length": 77,
             "vocab_size": 49408,
             "width": text["width"],
-            "heads": HEADS,
-            "layers": DEPTH,
+            "heads": text["heads"],
+            "layers": text["depth"],
         },
     }
     torch.manual_seed(0)

@@ -103,10 +103,9 @@ class Subject:
 
 def subjects(options: Options) -> Iterator[Subject]:
     """Make the towers: the sizes of the bundle that ships and, unless quick, ViT-B/16 and BERT-base, of random weights."""
-    shipped = Bundle.open(options.bundle)
-    sizes, costs = shipped.manifest["training"]["model"], retrieval_costs(shipped)
-    out = options.work / "shipped-sized"
-    small = _with_precisions(large.exported(out, sizes, name=out.name, words=int(sizes["text"]["vocab_size"])))
+    shipped = Bundle.open()
+    sizes, costs = large.shipped_sizes(), retrieval_costs(shipped)
+    small = _with_precisions(large.make_shipped_sized(options.work / "shipped-sized"))
     model = _model(sizes)
     yield _subject("bundle that ships, image", "image", small, model, sizes, (100, 50), costs)
     yield _subject("bundle that ships, text", "text", small, model, sizes, (16, 64), costs)

@@ -10,15 +10,17 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from benchmarks.large import VIT
 
 BATCH = 16
-SIZE = 224
 
 
-def embedder() -> Callable[[Sequence[Path]], object]:
-    """Load the libraries and the model, and return what embeds files."""
+def embedder(image: Mapping[str, Any] = VIT["image"]) -> Callable[[Sequence[Path]], object]:
+    """Load the libraries and a model of some sizes, and return what embeds files."""
     import numpy as np
     import pydicom
     import timm
@@ -28,13 +30,17 @@ def embedder() -> Callable[[Sequence[Path]], object]:
 
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = timm.create_model("vit_base_patch16_224", num_classes=0, in_chans=1).eval()
+    size = int(image["image_size"])
+    model = timm.create_model(
+        "vit_base_patch16_224", num_classes=0, in_chans=1, img_size=size, patch_size=image["patch_size"],
+        embed_dim=image["width"], depth=image["depth"], num_heads=image["heads"],
+    ).eval()  # fmt: skip
 
     def picture(path: Path) -> torch.Tensor:
         data = pydicom.dcmread(path)
         values = np.asarray(apply_voi_lut(data.pixel_array, data), dtype=np.float32)
         values = (values - values.min()) / (values.max() - values.min())
-        resized = Image.fromarray(values).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        resized = Image.fromarray(values).resize((size, size), Image.Resampling.BILINEAR)
         return (torch.from_numpy(np.array(resized)) - 0.5)[None] / 0.25
 
     def embed(paths: Sequence[Path]) -> object:

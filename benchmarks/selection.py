@@ -1,4 +1,4 @@
-"""Which parts are measured for a report, or measured again, and each of them in a process of its own."""
+"""Which parts are measured for a report, and each of them in a process of its own."""
 
 import ast
 import json
@@ -22,23 +22,39 @@ MEASURED = ("roofline", "latency", "matrix", "peers", "training", "retrieval")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """An older benchmark, which prints a document of its own, and how it is measured for a report."""
+    """An older benchmark, which prints a document of its own on its last line."""
 
-    quick: tuple[str, ...] = ()
-    """Arguments of a quick run; figures of quality have no quicker form, since they depend on the gallery."""
+    words: tuple[str, ...]
+    """Module of this package, and arguments; `{work}` stands for the folder of what is made on the way."""
+
+    document: str
+    """Where what it printed earlier lies: the report shows that where it is not measured now."""
 
     of_a_bundle: bool = False
     """Whether it measures the bundle that `--bundle` names, and not always the one that ships."""
 
 
 AGAIN: Mapping[str, Again] = {
-    "startup": Again(quick=("--runs", "5")),
-    "decoding": Again(quick=("--phantoms", "1", "--repeats", "2")),
-    "phantoms": Again(quick=("--count", "20")),
-    "language": Again(of_a_bundle=True),
-    "combined": Again(of_a_bundle=True),
+    "startup": Again(words=("startup",), document="benchmarks/results/startup.json"),
+    "startup-large": Again(
+        words=("startup", "--large", "{work}/startup"), document="benchmarks/results/startup_large.json"
+    ),
+    "sessions": Again(words=("sessions",), document="benchmarks/results/sessions.json"),
+    "towers": Again(words=("towers", "--vit", "{work}/vitb16"), document="benchmarks/results/towers.json"),
+    "decoding": Again(words=("decoding",), document="benchmarks/results/decoding.json"),
+    "throughput": Again(
+        words=("throughput", "--work", "{work}/throughput"), document="benchmarks/results/throughput.json"
+    ),
+    "recall": Again(
+        words=("recall", "--store", "{work}/recall", "--part", "engines", "--part", "index"),
+        document="benchmarks/results/recall.json",
+        of_a_bundle=True,
+    ),
+    "phantoms": Again(words=("phantoms",), document="benchmarks/results/phantoms.json"),
+    "language": Again(words=("language",), document="benchmarks/results/language.json", of_a_bundle=True),
+    "combined": Again(words=("combined",), document="benchmarks/results/combined.json", of_a_bundle=True),
 }
-"""Those of what was measured earlier that take a minute or two, by name."""
+"""By the names of their parts. What is not here takes hours, has nothing to do with speed, or breaks things on purpose."""
 
 SECONDS = 4 * 3600
 """After which a part is ended: nothing here takes that long."""
@@ -66,9 +82,13 @@ class Choice:
 
 def question_of(name: str, folder: Path = Path(__file__).parent) -> str:
     """Return the first line of what a part's module says of itself, without importing it and all that it needs."""
-    module = folder / f"{name}.py"
-    told = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) if module.is_file() else None
+    file = folder / f"{_module_of(name)}.py"
+    told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else None
     return (told or "").partition("\n")[0]
+
+
+def _module_of(name: str) -> str:
+    return AGAIN[name].words[0] if name in AGAIN else name
 
 
 def command_of(name: str, options: Options) -> list[str]:
@@ -89,27 +109,34 @@ def measure_part(command: Sequence[str], *, seconds: float = SECONDS, folder: Pa
             raise PartFailedError(f"ended well, but left no document of a part: {error!r}") from error
 
 
-def command_again(name: str, options: Options) -> list[str]:
-    """Return the command that measures an earlier part again. Raises `PartFailedError` where that is of no other bundle."""
+def again_in(options: Options, choice: Choice) -> list[str]:
+    """Return which of `AGAIN` are measured: those that are about the bundle, but none in a quick run."""
+    if options.quick:
+        return []
+    return choice.of([name for name, again in AGAIN.items() if options.bundle is None or again.of_a_bundle])
+
+
+def command_again(again: Again, options: Options) -> list[str]:
+    """Return the command that measures an older benchmark."""
+    module, *words = (word.format(work=options.work) for word in again.words)
+    words += ["--bundle", str(options.bundle)] if options.bundle and again.of_a_bundle else []
+    return [sys.executable, "-m", f"benchmarks.{module}", *words]
+
+
+def measure_again(name: str, options: Options, documents: Path) -> Part:
+    """Measure an older benchmark here and now, keep its document and read it. Raises `PartFailedError`."""
     again = AGAIN[name]
-    words = [sys.executable, "-m", f"benchmarks.{name}", *(again.quick if options.quick else ())]
-    if options.bundle is None:
-        return words
-    if not again.of_a_bundle:
-        raise PartFailedError("not measured again: it is about the bundle that ships")
-    return [*words, "--bundle", str(options.bundle)]
-
-
-def measure_again(name: str, options: Options) -> Part:
-    """Measure an earlier part again, here and now, and read its document. Raises `PartFailedError`."""
-    path = next(path for path in READERS if Path(path).stem == name)
     started = time.monotonic()
     with Gauge() as gauge:
-        told = run(command_again(name, options))
+        told = run(command_again(again, options))
     try:
-        part = READERS[path](json.loads(told.splitlines()[-1]), "")
+        document = json.loads(told.splitlines()[-1])
+        part = READERS[again.document](document, "")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise PartFailedError(f"ended well, but left no document that its reader knows: {error!r}") from error
+    documents.mkdir(parents=True, exist_ok=True)
+    kept = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    (documents / Path(again.document).name).write_text(kept, encoding="utf-8")
     return replace(part, flags=(*part.flags, *gauge.flags()), seconds=time.monotonic() - started)
 
 
@@ -127,11 +154,16 @@ def run(command: Sequence[str], *, seconds: float = SECONDS, folder: Path = ROOT
     return done.stdout.decode(errors="replace")
 
 
-def measured_or_failed(name: str, options: Options) -> tuple[Part, bool]:
-    """Measure a part; one that fails is a part that says so, and the others go on. Tell whether it failed."""
+def measured_or_failed(name: str, options: Options, documents: Path) -> tuple[Part, bool]:
+    """Measure a part; one that fails is a part that says so, and the others go on. Tell whether it failed.
+
+    What an older benchmark printed is kept in the folder `documents`.
+    """
     started = time.monotonic()
     try:
-        return measure_again(name, options) if name in AGAIN else measure_part(command_of(name, options)), False
+        if name in AGAIN:
+            return measure_again(name, options, documents), False
+        return measure_part(command_of(name, options)), False
     except PartFailedError as error:
         return failed_part(name, str(error), time.monotonic() - started), True
 
@@ -142,7 +174,7 @@ def failed_part(name: str, told: str, seconds: float = 0.0) -> Part:
         name=name,
         title=name[0].upper() + name[1:],
         question=question_of(name),
-        command=f"python -m benchmarks.{name}",
+        command=f"python -m benchmarks.{_module_of(name)}",
         flags=(told,),
         seconds=seconds,
     )
