@@ -10,13 +10,13 @@ asked what they make of odd ones (`benchmarks/odd_files.py`). The last line of s
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import own_age, own_bytes
 from benchmarks.networks import Networks
 from benchmarks.odd_files import FOLDER, asked
 
@@ -138,7 +138,6 @@ IMAGES: Mapping[str, Callable[[Networks], Encode]] = {
 
 def main() -> None:
     """Measure one contender once and print."""
-    started = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contender", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=[*TEXT, *IMAGES])
     parser.add_argument("--work", type=Path, required=True)
@@ -152,7 +151,7 @@ def main() -> None:
         batch = 4
     encode = (TEXT | IMAGES)[options.name](Networks.of(options.work, small=options.small))
     encode(items[:1])
-    first = time.perf_counter() - started
+    first = own_age()
     encode(items[:batch])
     count, began = 0, time.perf_counter()
     while not count or time.perf_counter() - began < options.seconds:
@@ -162,7 +161,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "first_seconds": first,
         "items_per_second": count / (time.perf_counter() - began),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": own_bytes("VmHWM") / 2**20,
     }
     if options.name in IMAGES:
         found |= asked(encode, options.work / FOLDER)

@@ -13,12 +13,13 @@ import argparse
 import ctypes
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from benchmarks.machine import own_bytes
 
 FRAMEWORKS = ("mcr", "dual_stream")
 
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace, framework: str) -> dict[str, list[float
         started = time.process_time()
         train_step(learner, batch, config, step)
         figures["seconds"].append(time.process_time() - started)
-        figures["peak_mib"].append(_status("VmHWM") - level)
+        figures["peak_mib"].append(own_bytes("VmHWM") / 2**20 - level)
     return figures
 
 
@@ -150,14 +151,7 @@ def _level() -> float:
     """Give freed memory back, begin a new peak, and return the memory in use, MiB."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def _status(name: str) -> float:
-    """Read one memory figure of this process (proc(5)), MiB."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    assert found is not None, name
-    return int(found[1]) / 1024
+    return own_bytes("VmRSS") / 2**20
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def container_limits(root: Path = Path("/sys/fs/cgroup")) -> dict[str, float]:
     if memory not in ("", "max"):
         limits["memory_gib"] = round(int(memory) / 2**30, 1)
     return limits
+
+
+def own_bytes(line: str) -> int:
+    """Return the memory of this process in bytes (proc(5)).
+
+    `RssAnon` is what no file backs, `VmRSS` all that is resident, `VmHWM` the most that was. The peak that getrusage(2)
+    tells begins with that of the parent.
+    """
+    for one in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if one.startswith(f"{line}:"):
+            return int(one.split()[1]) * 1024
+    raise ValueError(f"/proc/self/status has no {line}")
+
+
+def own_age() -> float:
+    """Return the seconds since this process was started, to a hundredth (proc(5))."""
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _clock() -> float | None:

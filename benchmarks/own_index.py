@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from benchmarks.engines import Hnswlib, Setting
 from benchmarks.gallery import TOP, Gallery, say
-from benchmarks.race import BATCH, Search, breadth_for, in_batches, in_fresh_process, own_bytes, race
+from benchmarks.machine import own_bytes
+from benchmarks.race import BATCH, Search, breadth_for, in_batches, in_fresh_process, race
 from benchmarks.truth import nearest_scores, recall
 from benchmarks.vectors import BLOCK, DIM, MODALITIES
 from mcr_infer.index import EXACT_LIMIT, Index, Row, nearest, parse_filter, search

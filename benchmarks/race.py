@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -104,14 +103,6 @@ def in_fresh_process(function: Callable[..., T], *arguments: object, threads: in
 def _keep_to(cores: int) -> None:
     """Leave this process some of its cores: the last, since what else the machine does begins with the first."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
-
-
-def own_bytes(line: str) -> int:
-    """Return the memory of this process in bytes: `RssAnon`, what no file backs, or `VmRSS`, all that is resident."""
-    for one in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if one.startswith(line):
-            return int(one.split()[1]) * 1024
-    raise ValueError(f"/proc/self/status has no {line}")
 
 
 def _ratio(first: Sequence[float], other: Sequence[float]) -> float:

@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks import crossover, own_index
 from benchmarks.engines import ENGINES, Setting, engine
 from benchmarks.gallery import QUERIES, TOP, Gallery, say
-from benchmarks.machine import load, machine_card
-from benchmarks.race import BATCH, breadth_for, in_batches, in_fresh_process, own_bytes, race, searching
+from benchmarks.machine import load, machine_card, own_bytes
+from benchmarks.race import BATCH, breadth_for, in_batches, in_fresh_process, race, searching
 from benchmarks.truth import recall
 from benchmarks.vectors import CACHE, DIM, MODALITIES
 from mcr_infer import Bundle

@@ -1,14 +1,16 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import write_report
 from benchmarks.card import card_rows
+from benchmarks.earlier import ROOT
 from benchmarks.html_page import html_page
-from benchmarks.machine import container_limits, gpus, machine_card
+from benchmarks.machine import container_limits, gpus, machine_card, own_bytes
 from benchmarks.markdown_page import markdown_page, plot_lines
 from benchmarks.part import Column, Part, Plot, Series, Table
 from benchmarks.part_command import cell_text
@@ -156,6 +158,24 @@ def test_the_machine_card_tells_limits_and_gpus(tmp_path: Path, monkeypatch: pyt
     ]  # fmt: skip
     assert gpus("no-such-program-anywhere") == []
     assert machine_card()["cores"] >= 1
+
+
+def test_memory_and_age_are_those_of_the_process_itself():
+    import numpy as np
+
+    held = np.ones(200 << 20, dtype=np.uint8)
+    program = (
+        "import time; time.sleep(0.5); from benchmarks.machine import own_age, own_bytes; "
+        "print(own_bytes('VmHWM'), own_bytes('VmRSS'), own_age())"
+    )
+    peak, now, age = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+    # The kernel brings the peak up to date in steps of some pages.
+    assert 1 << 20 < int(now) < int(peak) + (1 << 20) < held.nbytes
+    assert 0.4 < float(age) < 60
+    with pytest.raises(ValueError, match="no VmWrong"):
+        own_bytes("VmWrong")
 
 
 def test_the_commit_says_whether_files_differ_from_it(tmp_path: Path):
