@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def phantom_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
     run_cli("embed-images", phantom_folder, "--index", index)
     run_cli("embed-reports", phantom_folder / "truth.csv", "--index", index)
     return index
+
+
+@pytest.fixture(scope="session")
+def foreign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Bundle]]:
+    """By kind, a small model as its library saves it, and our bundle of it; tests must not change them."""
+    from foreign_bundles import made_once
+
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

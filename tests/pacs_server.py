@@ -10,6 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
+from mcr_infer.errors import ImageError
+from mcr_infer.sources import PacsAccess, Sources
+
 PATIENT = "Surname^Forename"
 
 
@@ -173,3 +178,24 @@ def small_pacs(folder: Path | None = None, *, studies: int = 3) -> Pacs:
             instances[f"1.{study}.0.{number}"] = data
         found[f"1.{study}"] = {f"1.{study}.0": instances}
     return Pacs(studies=found)
+
+
+QUICK = PacsAccess(first_wait=0.001, longest_wait=0.002, page=2)
+
+
+def sources(pacs: Pacs, query: str = "/studies?Modality=DX", access: PacsAccess = QUICK, **limits: int) -> Sources:
+    return Sources([pacs.address + query], pacs=access, **limits)
+
+
+def paths(found: Sources) -> list[str]:
+    return [source.path for source in found]
+
+
+def reason(open_: Callable[[], object]) -> str:
+    with pytest.raises(ImageError) as caught:
+        open_()
+    return caught.value.reason
+
+
+def times(pacs: Pacs, ending: str) -> int:
+    return sum(asked.path.endswith(ending) for asked in pacs.asked)

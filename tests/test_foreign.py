@@ -1,10 +1,7 @@
 """Models of public classes become bundles: small ones with random weights, from folders, against their own libraries."""
 
-import argparse
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,59 +11,22 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BertConfig, CLIPImageProcessorPil, CLIPVisionConfig, RobertaConfig
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, RobertaConfig
 
 import foreigners
 from conftest import json_lines, run_cli
 from export import from_open_clip, from_transformers
-from export.foreign import Foreign, export_foreign
-from export.parity import gate_origin
 from export.patch_towers import PatchProjection
 from export.quantize import add_precision
+from foreign_bundles import EACH, Made
 from mcr_infer.backends import open_tower
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
-from mcr_infer.errors import BackendError, BundleError
+from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.tokenizer import ReportTokenizer
 from mcr_infer.verify import verify
 
-KINDS = {
-    "clip": (foreigners.clip, from_transformers),
-    "siglip": (foreigners.siglip, from_transformers),
-    "dual_encoder": (foreigners.dual_encoder, from_transformers),
-    "open_clip_vit": (foreigners.open_clip_vit, from_open_clip),
-    "open_clip_siglip": (foreigners.open_clip_siglip, from_open_clip),
-    "biomed_clip": (foreigners.biomed_clip, from_open_clip),
-    "open_clip_resnet": (foreigners.open_clip_resnet, from_open_clip),
-}
-SLOW = ("dual_encoder", "open_clip_vit", "open_clip_siglip")
-"""Left out where slow tests are: what they have beyond the others is one class each."""
-
-EACH = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
 SENTENCES = ["No acute disease.", "there is a large left pneumothorax, and the heart is enlarged " * 4, "Effusion"]
-
-Made = Callable[[str], tuple[Path, Bundle]]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Save a model of a kind and make its bundle, once."""
-    known: dict[str, tuple[Path, Bundle]] = {}
-
-    def make(kind: str) -> tuple[Path, Bundle]:
-        if kind not in known:
-            save, importer = KINDS[kind]
-            root = tmp_path_factory.mktemp(kind)
-            model = save(root / "someones-model")
-            card = root / "card.md"
-            card.write_text("# Theirs\n")
-            given = [str(model), "--out", str(root / "bundle"), "--licence", "MIT", "--licence-file", str(card)]
-            assert importer.main(given) == 0
-            known[kind] = (model, Bundle.open(root / "bundle"))
-        return known[kind]
-
-    return make
 
 
 def radiographs() -> list[Radiograph]:
@@ -86,10 +46,6 @@ def unit(vectors: torch.Tensor) -> np.ndarray:
     return nn.functional.normalize(vectors, dim=-1).numpy()
 
 
-def load(kind: str, model: Path) -> Foreign:
-    return KINDS[kind][1].load(argparse.Namespace(model=str(model), pretrained=None, text_model=None))
-
-
 # ---- What a bundle of each kind is -------------------------------------------------------------------------------------
 
 FACTS = {
@@ -105,8 +61,8 @@ FACTS = {
 
 
 @pytest.mark.parametrize("kind", EACH)
-def test_a_bundle_says_what_it_is_and_verifies(made: Made, kind: str):
-    model, bundle = made(kind)
+def test_a_bundle_says_what_it_is_and_verifies(foreign_bundle: Made, kind: str):
+    model, bundle = foreign_bundle(kind)
     image_input, patches, longest, seen, weights = FACTS[kind]
     assert bundle.preprocess.input == image_input
     assert (bundle.preprocess.patch_count, bundle.max_tokens, bundle.preprocess.bits) == (patches, longest, 8)
@@ -125,8 +81,8 @@ def test_a_bundle_says_what_it_is_and_verifies(made: Made, kind: str):
 
 
 @pytest.mark.parametrize("kind", EACH)
-def test_the_gates_measured_every_case(made: Made, kind: str):
-    _, bundle = made(kind)
+def test_the_gates_measured_every_case(foreign_bundle: Made, kind: str):
+    _, bundle = foreign_bundle(kind)
     image_input, patches, longest, *_ = FACTS[kind]
     rows = bundle.manifest["parity"]
     lengths = (1,) if image_input == "pixels" else (1, patches // 2, patches)
@@ -142,8 +98,8 @@ def test_the_gates_measured_every_case(made: Made, kind: str):
 
 
 @pytest.mark.parametrize("kind", EACH)
-def test_a_batch_is_its_rows(made: Made, kind: str):
-    _, bundle = made(kind)
+def test_a_batch_is_its_rows(foreign_bundle: Made, kind: str):
+    _, bundle = foreign_bundle(kind)
     images, texts = ImageEncoder(bundle, device="cpu", threads=1), TextEncoder(bundle, device="cpu", threads=1)
     given = radiographs()
     together = images.encode_radiographs(given)
@@ -160,8 +116,8 @@ def test_a_batch_is_its_rows(made: Made, kind: str):
 # ---- Against the libraries, without the gate ---------------------------------------------------------------------------
 
 
-def test_clip_of_transformers_gives_what_transformers_gives(made: Made):
-    folder, bundle = made("clip")
+def test_clip_of_transformers_gives_what_transformers_gives(foreign_bundle: Made):
+    folder, bundle = foreign_bundle("clip")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=pictures(), return_tensors="pt").pixel_values
     ids = tokenizer(SENTENCES, padding=True, truncation=True, max_length=30, return_tensors="pt")
@@ -172,8 +128,8 @@ def test_clip_of_transformers_gives_what_transformers_gives(made: Made):
     assert np.abs(TextEncoder(bundle, device="cpu").encode(SENTENCES) - text).max() < 1e-5
 
 
-def test_siglip_sees_its_filling_and_no_mask_as_in_training(made: Made):
-    folder, bundle = made("siglip")
+def test_siglip_sees_its_filling_and_no_mask_as_in_training(foreign_bundle: Made):
+    folder, bundle = foreign_bundle("siglip")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(SENTENCES, padding="max_length", truncation=True, max_length=24, return_tensors="pt").input_ids
     with torch.inference_mode():
@@ -187,8 +143,8 @@ def test_siglip_sees_its_filling_and_no_mask_as_in_training(made: Made):
 
 
 @pytest.mark.parametrize("kind", ["biomed_clip", "open_clip_resnet"])
-def test_open_clip_gives_what_open_clip_gives(made: Made, kind: str):
-    folder, bundle = made(kind)
+def test_open_clip_gives_what_open_clip_gives(foreign_bundle: Made, kind: str):
+    folder, bundle = foreign_bundle(kind)
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     with torch.inference_mode():
@@ -239,8 +195,8 @@ def test_an_rgb_convolution_folds_to_grey():
 # ---- Local vectors, weights, patches, filling --------------------------------------------------------------------------
 
 
-def test_the_weights_of_attention_pooling_are_those_of_the_pooling(made: Made):
-    folder, bundle = made("siglip")
+def test_the_weights_of_attention_pooling_are_those_of_the_pooling(foreign_bundle: Made):
+    folder, bundle = foreign_bundle("siglip")
     head = AutoModel.from_pretrained(folder).eval().vision_model.head
     patches, positions = bundle.preprocess.patches(radiographs()[0].pixels)
     got = open_tower(bundle, "image", device="cpu").run({"patches": patches[None], "positions": positions[None]})
@@ -256,8 +212,8 @@ def test_the_weights_of_attention_pooling_are_those_of_the_pooling(made: Made):
     assert np.abs(local / np.linalg.norm(local) - one["embedding"][0]).max() < 1e-5
 
 
-def test_a_class_token_says_nothing_of_where(made: Made):
-    _, bundle = made("clip")
+def test_a_class_token_says_nothing_of_where(foreign_bundle: Made):
+    _, bundle = foreign_bundle("clip")
     patches, positions = bundle.preprocess.patches(radiographs()[0].pixels)
     got = open_tower(bundle, "image", device="cpu").run(
         {"patches": patches[None, ::4], "positions": positions[None, ::4]}
@@ -266,8 +222,8 @@ def test_a_class_token_says_nothing_of_where(made: Made):
     assert got["weights"].tolist() == [[0.25] * 4]
 
 
-def test_a_tower_of_whole_pictures_has_one_part_and_no_budget(made: Made):
-    _, bundle = made("open_clip_resnet")
+def test_a_tower_of_whole_pictures_has_one_part_and_no_budget(foreign_bundle: Made):
+    _, bundle = foreign_bundle("open_clip_resnet")
     graph = onnx.load(bundle.verified("image.onnx")).graph
     shapes = {
         one.name: [axis.dim_param or axis.dim_value for axis in one.type.tensor_type.shape.dim]
@@ -284,147 +240,20 @@ def test_a_tower_of_whole_pictures_has_one_part_and_no_budget(made: Made):
         ImageEncoder(bundle, device="cpu").encode([halves])
 
 
-def test_special_tokens_cannot_be_typed(made: Made):
-    _, bundle = made("clip")
+def test_special_tokens_cannot_be_typed(foreign_bundle: Made):
+    _, bundle = foreign_bundle("clip")
     ids, mask = bundle.tokenizer().encode(["a <|endoftext|> b"])
     end = ids[0, -1]
     assert mask.all()
     assert (ids[0] == end).sum() == 1
 
 
-# ---- The gate against the original refuses -----------------------------------------------------------------------------
-
-
-def judge(kind: str, made: Made, change: Callable[[Foreign], Foreign]) -> None:
-    model, bundle = made(kind)
-    foreign = change(load(kind, model))
-    towers = {side: open_tower(bundle, side, device="cpu") for side in ("image", "text")}
-    gate_origin(foreign.origin, towers, preprocess=foreign.preprocess, tokenizer=bundle.tokenizer())
-
-
-def test_other_pictures_than_the_library_makes_are_refused(made: Made):
-    judge("clip", made, lambda foreign: foreign)
-    with pytest.raises(BundleError, match=r"the image tower does not give what the model gives .*max abs difference"):
-        judge("clip", made, lambda one: replace(one, preprocess=replace(one.preprocess, interpolation="bilinear")))
-    with pytest.raises(BundleError, match=r"the image tower does not give what the model gives"):
-        judge("clip", made, lambda one: replace(one, preprocess=replace(one.preprocess, fit="stretch")))
-
-
-@pytest.mark.slow
-def test_other_texts_than_the_library_makes_are_refused(made: Made):
-    model, bundle = made("dual_encoder")
-    foreign = load("dual_encoder", model)
-    towers = {side: open_tower(bundle, side, device="cpu") for side in ("image", "text")}
-    cased = json.loads(bundle.verified("tokenizer.json").read_text())
-    cased["normalizer"]["lowercase"] = False
-    (model / "cased.json").write_text(json.dumps(cased))
-    wrong = ReportTokenizer.from_file(model / "cased.json", bundle.max_tokens, padding=bundle.padding)
-    with pytest.raises(
-        BundleError, match=r"the tokenizer of the bundle would give .* for 'Bilateral pleural effusion'"
-    ):
-        gate_origin(foreign.origin, towers, preprocess=foreign.preprocess, tokenizer=wrong)
-    swapped = replace(foreign.origin, embed_texts=lambda texts: foreign.origin.embed_texts(texts)[::-1])
-    with pytest.raises(BundleError, match="the text tower does not give what the model gives"):
-        gate_origin(swapped, towers, preprocess=foreign.preprocess, tokenizer=bundle.tokenizer())
-
-
-# ---- The fingerprint ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.nightly
-def test_the_same_model_has_the_same_fingerprint_and_another_activation_has_not(made: Made, tmp_path: Path):
-    folder, bundle = made("open_clip_vit")
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    assert from_open_clip.main([str(other), "--out", str(tmp_path / "same")]) == 0
-    assert Bundle.open(tmp_path / "same").fingerprint == bundle.fingerprint
-    config = json.loads((other / "open_clip_config.json").read_text())
-    config["model_cfg"]["quick_gelu"] = False
-    (other / "open_clip_config.json").write_text(json.dumps(config))
-    assert from_open_clip.main([str(other), "--out", str(tmp_path / "gelu")]) == 0
-    # The weights are the same to the bit.
-    assert Bundle.open(tmp_path / "gelu").fingerprint != bundle.fingerprint
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [
-        ("image", "interpolation", "lanczos"),
-        ("image", "fit", "pad"),
-        ("image", "bits", None),
-        ("text", "padding", {"token_id": 5, "seen": "later"}),
-        ("text", "padding", {"token_id": 441, "seen": "all"}),
-        ("text", "padding", None),
-    ],
-)
-def test_whatever_decides_a_vector_is_fingerprinted(made: Made, tmp_path: Path, section: str, key: str, value: object):
-    _, bundle = made("clip")
-    values = json.loads((bundle.path / "manifest.json").read_text())
-    values[section][key] = value
-    if value is None:
-        del values[section][key]
-    (tmp_path / "manifest.json").write_text(json.dumps(values))
-    with pytest.raises(BundleError, match="fingerprint must be that of the weights, preprocessing and tokenizer"):
-        Bundle.open(tmp_path)
-
-
-# ---- What is refused ---------------------------------------------------------------------------------------------------
-
-
-def test_models_of_other_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    BertConfig(**foreigners.TEXT, vocab_size=50).save_pretrained(tmp_path / "bert")
-    assert from_transformers.main([str(tmp_path / "bert"), "--out", str(tmp_path / "out")]) == 1
-    assert "is of type 'bert', supported are clip, siglip, vision-text-dual-encoder" in capsys.readouterr().err
-    assert from_transformers.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 1
-    assert "cannot be loaded by transformers" in capsys.readouterr().err
-    assert from_open_clip.main([str(tmp_path / "bert"), "--out", str(tmp_path / "out")]) == 1
-    assert "cannot be loaded by open_clip" in capsys.readouterr().err
-    assert from_open_clip.main(["ViT-Z-99", "--out", str(tmp_path / "out")]) == 1
-    assert "open_clip knows no model 'ViT-Z-99'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_without_weights_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    folder, _ = made("open_clip_resnet")
-    shutil.copytree(folder, tmp_path / "bare")
-    (tmp_path / "bare" / "open_clip_model.safetensors").unlink()
-    assert from_open_clip.main([str(tmp_path / "bare"), "--out", str(tmp_path / "out")]) == 1
-    assert "cannot be loaded by open_clip: Required pretrained weights" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_text_tower_that_lies_elsewhere_is_named(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    folder, bundle = made("biomed_clip")
-    moved = tmp_path / "moved"
-    shutil.copytree(folder, moved)
-    config = json.loads((moved / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["hf_model_name"] = str(tmp_path / "gone")
-    (moved / "open_clip_config.json").write_text(json.dumps(config))
-    given = [str(moved), "--out", str(tmp_path / "out")]
-    assert from_open_clip.main(given) == 1
-    assert "--text-model where there is no network" in capsys.readouterr().err
-    assert from_open_clip.main([*given, "--text-model", str(moved / "bert")]) == 0
-    assert Bundle.open(tmp_path / "out").fingerprint == bundle.fingerprint
-
-
-def test_notices_and_licences_are_checked_before_anything_is_written(made: Made, tmp_path: Path):
-    folder, _ = made("clip")
-    plain = {"model": str(folder), "out": tmp_path / "out", "name": None, "notice": None, "licence": None,
-             "licence_file": None, "model_card": None, "rendering": "voi"}  # fmt: skip
-    foreign = load("clip", folder)
-    with pytest.raises(BundleError, match="one line of at most 500 printable characters, got 613: "):
-        export_foreign(foreign, argparse.Namespace(**{**plain, "licence": "x" * 500}))
-    with pytest.raises(BundleError, match=r"nowhere\.txt cannot be read: the bundle carries it along"):
-        export_foreign(foreign, argparse.Namespace(**{**plain, "licence_file": tmp_path / "nowhere.txt"}))
-    assert not (tmp_path / "out").exists()
-
-
 # ---- End to end --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["biomed_clip", "siglip", "open_clip_resnet"])
-def test_phantoms_are_embedded_and_found(made: Made, kind: str, phantom_folder: Path, tmp_path: Path):
-    _, bundle = made(kind)
+def test_phantoms_are_embedded_and_found(foreign_bundle: Made, kind: str, phantom_folder: Path, tmp_path: Path):
+    _, bundle = foreign_bundle(kind)
     index = tmp_path / "index"
     done = run_cli("embed-images", phantom_folder, "--bundle", bundle.path, "--index", index, "--json")
     assert json_lines(done.stdout)[0]["embedded"] == 24
@@ -450,8 +279,8 @@ def test_phantoms_are_embedded_and_found(made: Made, kind: str, phantom_folder: 
 
 
 @pytest.mark.parametrize("kind", ["biomed_clip", "siglip"])
-def test_a_model_from_elsewhere_is_calibrated_for_tensorrt(made: Made, tmp_path: Path, kind: str):
-    shutil.copytree(made(kind)[1].path, tmp_path / "bundle")
+def test_a_model_from_elsewhere_is_calibrated_for_tensorrt(foreign_bundle: Made, tmp_path: Path, kind: str):
+    shutil.copytree(foreign_bundle(kind)[1].path, tmp_path / "bundle")
     # What it costs in retrieval means nothing: the weights are random.
     bundle = add_precision(tmp_path / "bundle", "int8-qdq", phantoms=20, calibration_phantoms=16, accept_loss=True)
     found = bundle.manifest["precisions"]["int8-qdq"]
