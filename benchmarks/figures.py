@@ -52,7 +52,8 @@ class Quotes:
     def of(cls, root: Path) -> "Quotes":
         """Read committed results."""
         measured = read_report(root / REPORT).measured if (root / REPORT).is_file() else []
-        return cls(root=root, parts={part.name: part for part in (*earlier_parts(root), *measured)})
+        # A document holds all that was ever measured of its part, a report what it measured itself.
+        return cls(root=root, parts={part.name: part for part in (*measured, *earlier_parts(root))})
 
     def figure(self, name: str, form: str | None) -> str:
         """Return a figure as text."""
