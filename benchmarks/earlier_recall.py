@@ -247,6 +247,7 @@ def _index(indexes: Sequence[Document]) -> Iterator[Table]:
         columns=(
             Column(name="rows"),
             Column(name="queries"),
+            Column(name="threads"),
             Column(name="breadth"),
             Column(name="recall", unit="%", better="higher"),
             Column(name="hnswlib", unit="queries/core-s", better="higher"),
@@ -256,7 +257,7 @@ def _index(indexes: Sequence[Document]) -> Iterator[Table]:
         ),
         rows=tuple(
             (
-                *(one["rows"], one["queries"], one["ef_search"], 100 * one["recall"]["nearest"]),
+                *(one["rows"], one["queries"], one["threads"], one["ef_search"], 100 * one["recall"]["nearest"]),
                 *(one["speed"][way]["per_processor_second"] for way in ("hnswlib", "nearest")),
                 *(one["speed"]["nearest"]["ratio_processor"], one["look_up_ms_a_query"]),
             )
@@ -314,7 +315,7 @@ def _index_figures(indexes: Sequence[Document]) -> dict[str, Figure]:
     for index in indexes:
         filters, opening = index["filters"], index["opening"]
         for one in index["beside_hnswlib"]:
-            start = f"recall.index.{one['rows']}.{one['queries']}"
+            start = f"recall.index.{one['rows']}.{one['queries']}.threads_{one['threads']}"
             found[f"{start}.over_hnswlib"] = figure(one["speed"]["nearest"]["ratio_processor"], "×", "higher")
             found[f"{start}.recall"] = figure(100 * one["recall"]["nearest"], "%", "higher")
         start = f"recall.filter.{filters['rows']}"
@@ -322,6 +323,8 @@ def _index_figures(indexes: Sequence[Document]) -> dict[str, Figure]:
         at_99 = speed["index"]["ratio_processor"] / speed["hnswlib"]["ratio_processor"]
         found[f"{start}.over_hnswlib"] = figure(speed["index"]["ratio_processor"], "×", "higher")
         found[f"{start}.over_hnswlib_at_0.99"] = figure(at_99, "×", "higher")
+        found[f"{start}.batch"] = figure(1e3 * filters["batch"] / speed["index"]["per_second"], "ms", "lower")
+        found[f"{start}.batch_after_other_work"] = figure(filters["batch_after_other_work_ms"], "ms", "lower")
         wide = next(one for one in filters.values() if isinstance(one, Mapping) and "per_processor_second" in one)
         found[f"{start}.wide"] = figure(wide["per_processor_second"], "queries/core-s", "higher")
         found[f"{start}.wide.recall"] = figure(wide["recall"], "", "higher")

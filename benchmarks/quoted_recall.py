@@ -106,7 +106,7 @@ def _milliseconds(one: Mapping[str, float]) -> list[str]:
 
 
 def index(root: Path) -> list[str]:
-    """The index beside bare hnswlib with the same graph."""
+    """The index beside bare hnswlib with the same graph, on one thread."""
     rows = [
         [
             *(f"{one['rows']:,}", one["queries"], f"{one['ef_search']:,}", f"{one['recall']['nearest']:.4f}"),
@@ -115,6 +115,7 @@ def index(root: Path) -> list[str]:
         ]
         for run in _indexes(root)
         for one in run["beside_hnswlib"]
+        if one["threads"] == 1
     ]
     head = ["rows", "queries", "breadth", "recall, both", "hnswlib, q/s", "index, q/s", "index over hnswlib"]
     return table([*head, "look-up of ten rows, core-ms"], rows)

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -64,8 +64,10 @@ def breadth_for(
     return high
 
 
-def race(runs: dict[str, Callable[[], object]], *, queries: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Run each in turn, `rounds` times after one for warmth; each answers `queries` queries.
+def race(
+    runs: Mapping[str, Callable[[], object]], *, queries: int | Mapping[str, int], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Run each in turn, `rounds` times after one for warmth; each answers `queries` queries, or as many as its name has.
 
     Queries a second of the clock and of processor time (all threads) are medians; `ratio` is the median of the rounds'
     ratios to the first run, by the clock, and `ratio_processor` by processor time, which a busy neighbour bends least.
@@ -79,11 +81,14 @@ def race(runs: dict[str, Callable[[], object]], *, queries: int, rounds: int) ->
             if round_:
                 busy[name].append(time.process_time() - processor)
                 walls[name].append(time.perf_counter() - wall)
+    counts = dict.fromkeys(runs, queries) if isinstance(queries, int) else queries
+    walls = {name: [one / counts[name] for one in each] for name, each in walls.items()}
+    busy = {name: [one / counts[name] for one in each] for name, each in busy.items()}
     first = next(iter(runs))
     return {
         name: {
-            "per_second": _figures(queries / statistics.median(walls[name])),
-            "per_processor_second": _figures(queries / statistics.median(busy[name])),
+            "per_second": _figures(1 / statistics.median(walls[name])),
+            "per_processor_second": _figures(1 / statistics.median(busy[name])),
             "ratio": _ratio(walls[first], walls[name]),
             "ratio_processor": _ratio(busy[first], busy[name]),
         }

@@ -53,7 +53,7 @@ def test_search_in_vectors_is_told_whole():
     settings = [table for title, table in tables.items() if title.startswith("Settings of hnswlib")]
     assert sum(len(table.rows) for table in settings) == len(document["sweep"]["found"])
     beside = tables["The index beside bare hnswlib with the same graph"]
-    assert [row[:2] for row in beside.rows] == [
+    assert [row[:2] for row in beside.rows if row[2] == 1] == [
         (100_000, "image"), (100_000, "text"), (1_000_000, "image"), (1_000_000, "text"),
     ]  # fmt: skip
     assert {row[2] for row in tables["Queries that share a filter, 64 at once"].rows} == {
