@@ -1,4 +1,4 @@
-"""Reader of the document about search in vectors: engines, settings, exact or graph, and the index."""
+"""Reader of the documents about search in vectors: engines, settings, exact or graph, and the index."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +21,25 @@ _AT_ONE = {"rows": 100_000, "ef_construction": 200}
 
 
 def recall(values: Document, taken: str) -> Part:
-    """Read `results/recall.json`, as far as its parts were measured."""
+    """Read `results/recall.json`: engines, and the index, at 100,000 rows."""
+    return _search(
+        values, taken, name="recall", title="Search in vectors",
+        question="How many of the nearest images does a search find, and how fast, beside other engines?",
+        command="python -m benchmarks.recall --part engines --part index",
+    )  # fmt: skip
+
+
+def recall_slow(values: Document, taken: str) -> Part:
+    """Read `results/recall_slow.json`: what takes hours, settings, crossovers and a million rows."""
+    return _search(
+        values, taken, name="recall-slow", title="Search in vectors: settings, a million rows",
+        question="How are graphs to be built, when is exact search faster, and what does a million rows take?",
+        command="python -m benchmarks.recall --part sweep --part crossover --part million",
+    )  # fmt: skip
+
+
+def _search(values: Document, taken: str, *, name: str, title: str, question: str, command: str) -> Part:
+    """Read as far as there are parts of a measurement."""
     found = {name: values[name]["found"] for name in ("engines", "million") if name in values}
     runs = {name: one["engines"] if name == "million" else one for name, one in found.items()}
     lines = [line for run in runs.values() for line in run["speed"]]
@@ -30,10 +48,10 @@ def recall(values: Document, taken: str) -> Part:
     sweep = values["sweep"]["found"] if "sweep" in values else []
     crossovers = values["crossover"]["found"] if "crossover" in values else []
     return Part(
-        name="recall",
-        title="Search in vectors",
-        question="How many of the nearest images does a search find, and how fast, beside other engines?",
-        command="python -m benchmarks.recall",
+        name=name,
+        title=title,
+        question=question,
+        command=command,
         taken=taken,
         tables=(
             *_engines(values, lines, runs),
@@ -115,13 +133,10 @@ def _engine_figures(lines: Sequence[Document]) -> dict[str, Figure]:
         for line in lines
         if line["engine"] == "hnswlib" and line["threads"] == 1
     }
-    wider = [
-        breadth / breadths[rows, share, "image"]
-        for (rows, share, queries), breadth in breadths.items()
-        if queries == "text" and (rows, share, "image") in breadths
-    ]
-    for which in (min, max) if wider else ():
-        found[f"recall.text_over_image_breadth.{which.__name__}"] = figure(which(wider), "×", "")
+    for (rows, share, queries), breadth in breadths.items():
+        if queries == "text" and (rows, share, "image") in breadths:
+            wider = breadth / breadths[rows, share, "image"]
+            found[f"recall.{rows}.text_over_image_breadth.{share:g}"] = figure(wider, "×", "")
     return found
 
 
@@ -346,4 +361,5 @@ def _index_figures(indexes: Sequence[Document]) -> dict[str, Figure]:
 
 SEARCH: Mapping[str, Callable[[Any, str], Part]] = {
     "benchmarks/results/recall.json": recall,
+    "benchmarks/results/recall_slow.json": recall_slow,
 }

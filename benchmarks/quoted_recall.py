@@ -49,7 +49,7 @@ def settings(root: Path) -> list[str]:
     """Recall of text queries by setting of hnswlib and breadth."""
     runs = {
         (one["rows"], one["m"], one["ef_construction"], one["ef_search"]): one
-        for one in results(root, "recall")["sweep"]["found"]
+        for one in _recall(root)["sweep"]["found"]
         if one["queries"] == "text"
     }
     rows: Rows = []
@@ -66,7 +66,7 @@ def settings(root: Path) -> list[str]:
 
 def engines(root: Path) -> list[str]:
     """Engines at equal recall, one thread, over hnswlib."""
-    found = results(root, "recall")
+    found = _recall(root)
     rows: Rows = []
     for run in (found["engines"]["found"], found["million"]["found"]["engines"]):
         lines = {(one["engine"], one["queries"], one["recall"]): one for one in run["speed"] if one["threads"] == 1}
@@ -89,14 +89,14 @@ def _speed(line: Mapping[str, Any]) -> str:
 
 def crossover(root: Path) -> list[str]:
     """Exact search or a graph, by the number of rows."""
-    found = results(root, "recall")["crossover"]["found"][0]["by_rows"]
+    found = _recall(root)["crossover"]["found"][0]["by_rows"]
     rows = [[f"{one['rows']:,}", str(one["ef_search"]), *_milliseconds(one)] for one in found]
     return table(["rows", "breadth", *_TIMES], rows)
 
 
 def crossover_filter(root: Path) -> list[str]:
     """The same under a filter, by the number of rows that match."""
-    found = results(root, "recall")["crossover"]["found"][0]["by_matching_rows"]
+    found = _recall(root)["crossover"]["found"][0]["by_matching_rows"]
     rows = [[f"{one['matching']:,}", str(one["ef_search"]), *_milliseconds(one)] for one in found]
     return table(["matching rows", "breadth", *_TIMES], rows)
 
@@ -141,8 +141,13 @@ def filters(root: Path) -> list[str]:
     return table([*head, over, "one query alone, core-ms", "first of a process, ms"], rows)
 
 
+def _recall(root: Path) -> Mapping[str, Any]:
+    """Return all parts of the benchmark: those of a report, and those that take hours."""
+    return {**results(root, "recall_slow"), **results(root, "recall")}
+
+
 def _indexes(root: Path) -> Sequence[Any]:
-    found = results(root, "recall")
+    found = _recall(root)
     return [found[name]["found"] for name in ("index", "million")]
 
 

@@ -131,12 +131,12 @@ def measure_again(name: str, options: Options, documents: Path) -> Part:
         told = run(command_again(again, options))
     try:
         document = json.loads(told.splitlines()[-1])
+        documents.mkdir(parents=True, exist_ok=True)
+        kept = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        (documents / Path(again.document).name).write_text(kept, encoding="utf-8")
         part = READERS[again.document](document, "")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise PartFailedError(f"ended well, but left no document that its reader knows: {error!r}") from error
-    documents.mkdir(parents=True, exist_ok=True)
-    kept = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    (documents / Path(again.document).name).write_text(kept, encoding="utf-8")
     return replace(part, flags=(*part.flags, *gauge.flags()), seconds=time.monotonic() - started)
 
 

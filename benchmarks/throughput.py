@@ -67,7 +67,7 @@ def main() -> None:
         prog="python -m benchmarks.throughput", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="bound, plain, cost; without any, all of them")
-    parser.add_argument("--work", type=Path, default=Path("cache/throughput"), help="11 GB of files are made here once")
+    parser.add_argument("--work", type=Path, default=Path("cache/throughput"), help="8 GB of files are made here once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the JSON document here, too")
     options = parser.parse_args()

@@ -47,31 +47,35 @@ def test_earlier_results_tell_the_day_of_their_last_commit(tmp_path: Path):
 
 
 def test_search_in_vectors_is_told_whole():
-    part = next(part for part in earlier_parts() if part.name == "recall")
-    document = json.loads((ROOT / "benchmarks/results/recall.json").read_text(encoding="utf-8"))
-    tables = {table.title: table for table in part.tables}
-    settings = [table for title, table in tables.items() if title.startswith("Settings of hnswlib")]
-    assert sum(len(table.rows) for table in settings) == len(document["sweep"]["found"])
+    parts = [part for part in earlier_parts() if part.name in ("recall", "recall-slow")]
+    document = {}
+    for name in ("recall", "recall_slow"):
+        document |= json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+    tables: dict[str, list[tuple[object, ...]]] = {}
+    for table in (table for part in parts for table in part.tables):
+        tables.setdefault(table.title, []).extend(table.rows)
+    settings = [rows for title, rows in tables.items() if title.startswith("Settings of hnswlib")]
+    assert sum(map(len, settings)) == len(document["sweep"]["found"])
     beside = tables["The index beside bare hnswlib with the same graph"]
-    assert [row[:2] for row in beside.rows if row[2] == 1] == [
+    assert [row[:2] for row in beside if row[2] == 1] == [
         (100_000, "image"), (100_000, "text"), (1_000_000, "image"), (1_000_000, "text"),
     ]  # fmt: skip
-    assert {row[2] for row in tables["Queries that share a filter, 64 at once"].rows} == {
+    assert {row[2] for row in tables["Queries that share a filter, 64 at once"]} == {
         "index", "hnswlib", "hnswlib, ef 10",
     }  # fmt: skip
     opening = document["million"]["found"]["opening"]
-    assert tables["Opening an index in a fresh process"].rows[-1] == (
+    assert tables["Opening an index in a fresh process"][-1] == (
         1_000_000, opening["seconds"]["with a first answer"], opening["seconds"]["processor time"],
         opening["bytes_per_vector"]["private"], opening["bytes_per_vector"]["on_disk"],
     )  # fmt: skip
-    figures = {name: figure.measure.value for name, figure in part.figures.items()}
+    figures = {name: figure.measure.value for part in parts for name, figure in part.figures.items()}
     speed = document["index"]["found"]["filters"]["speed"]
     assert figures["recall.filter.100000.over_hnswlib_at_0.99"] == pytest.approx(
         speed["index"]["ratio_processor"] / speed["hnswlib"]["ratio_processor"]
     )
     files = [figures[f"recall.opening.1000000.bytes_on_disk.{kind}"] for kind in ("store", "graph", "vectors", "facts")]
     assert sum(files) == pytest.approx(figures["recall.opening.1000000.bytes_on_disk"], rel=1e-3)
-    missed = next(plot for plot in part.plots if plot.title.startswith("What a graph"))
+    missed = next(plot for part in parts for plot in part.plots if plot.title.startswith("What a graph"))
     assert {len(series.points) for series in missed.series} <= set(range(3, 7))
     assert all(0 < value <= 100 for series in missed.series for _, value, _, _ in series.points)
 
@@ -130,6 +134,27 @@ def test_engines_at_equal_recall_stand_beside_each_other_and_one_that_does_not_g
     assert part.tables[0].rows[1][5:] == (None, *["does not get there"] * 3)
     assert part.tables[1].rows == (("hnswlib, engines", 2320, 2316), ("hnswlib, million", 2320, 2316))
     assert part.figures["recall.1000.hnswlib.text.0.95.threads_1"].measure.value == 5000.0
+
+
+def test_a_tower_of_several_cores_is_told_by_its_calls_and_threads():
+    document = json.loads((ROOT / "benchmarks/results/towers.json").read_text(encoding="utf-8"))
+    uses = document["bundles"]["phantom"]["uses"]
+    one_thread = [{**use, "calls": 2, "threads": 1} for use in uses if use["threads"] == 1]
+    document["bundles"] = {
+        "phantom": {
+            **document["bundles"]["phantom"],
+            "uses": [
+                *one_thread,
+                *({**use, "calls": 1, "threads": 2, "images_per_core_second": 1.0} for use in one_thread),
+            ],
+        }
+    }
+    part = READERS["benchmarks/results/towers.json"](document, "earlier")
+    rows = part.tables[0].rows
+    assert {row[1:3] for row in rows} == {(2, 1), (1, 2)}
+    assert all(set(row[4:]) == {1.0} for row in rows if row[2] == 2)
+    assert min(point[1] for series in part.plots[0].series for point in series.points) > 1.0
+    assert part.figures["towers.phantom.fp32.budget_1.batch_4"].measure.value > 1.0
 
 
 def test_a_document_that_holds_something_else_is_an_error_and_not_missing(tmp_path: Path):
