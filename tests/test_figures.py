@@ -7,6 +7,7 @@ from benchmarks.__main__ import write_report
 from benchmarks.earlier import ROOT
 from benchmarks.figures import TEXTS, Quotes, UnknownFigureError, differences, main
 from benchmarks.quoted import TABLES
+from benchmarks.report import read_json
 from report_parts import one_part, one_report
 
 
@@ -27,15 +28,18 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_figure_that_differs_is_found_and_mended(checkout: Path, capsys: pytest.CaptureFixture[str]):
-    text = "at <!-- figure: throughput.shipped.uncompressed .0f -->66<!-- / --> a second,\n"
+    document = read_json(checkout / "benchmarks/results/throughput.json")
+    measured = next(one for one in document["bound"] if (one["bundle"], one["syntax"]) == ("shipped", "uncompressed"))
+    right = f"{measured['images_per_second']:.0f}"
+    text = "at <!-- figure: throughput.shipped.uncompressed .0f -->999<!-- / --> a second,\n"
     (checkout / "README.md").write_text(text)
     assert main(["--check"], root=checkout) == 1
     told = capsys.readouterr()
-    assert "-at <!-- figure: throughput.shipped.uncompressed .0f -->66<!-- / --> a second," in told.out
+    assert "-at <!-- figure: throughput.shipped.uncompressed .0f -->999<!-- / --> a second," in told.out
     assert "python -m benchmarks.figures" in told.err
     assert (checkout / "README.md").read_text() == text
     assert main([], root=checkout) == 0
-    assert (checkout / "README.md").read_text() == text.replace("66", "65")
+    assert (checkout / "README.md").read_text() == text.replace("999", right)
     assert main(["--check"], root=checkout) == 0
 
 
@@ -54,7 +58,9 @@ def test_a_table_is_written_between_its_marks(checkout: Path):
     lines = fresh.splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
     assert lines[2] == "| | wall, over the bare imports | processor time, over the bare imports |"
-    assert lines[4] == "| text query, bundle that ships | 1.22 | 1.11 |"
+    asked = read_json(checkout / "benchmarks/results/startup.json")["text query"]
+    ratios = f"{asked['ratio_to_bare']:.2f} | {asked['processor_ratio_to_bare']:.2f}"
+    assert lines[4] == f"| text query, bundle that ships | {ratios} |"
     assert len(lines) == 10
 
 
