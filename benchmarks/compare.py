@@ -1,7 +1,8 @@
 """What moved between two reports, beyond noise.
 
 A figure moved where its two intervals do not overlap. Where one of them has none, its noise is not known: such a figure is
-named when it changed by more than the limit of `benchmarks.harness`, and as what it is.
+named when it changed by more than the limit of `benchmarks.harness`, and as what it is. Intervals know of the noise within a
+run alone: whether the machine itself was faster in one of them, as shared machines are by the hour, the gauge tells.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from benchmarks.part_command import cell_text
 from benchmarks.report import Report
 
 Verdict = Literal["better", "worse", "moved", "within noise", "noise unknown", "unchanged", "other unit"]
+
+PACE_LIMIT = 0.03
+"""Relative change of the gauge from which the machine itself is said to have been faster or slower."""
 
 _TOLD: tuple[tuple[Verdict, str], ...] = (
     ("worse", "worse"),
@@ -143,10 +147,21 @@ def compare(before: Report, after: Report) -> Comparison:
 
 def _circumstances(before: Report, after: Report) -> dict[str, tuple[str, str]]:
     old, new = _facts(before), _facts(after)
-    return {
+    facts = {
         name: (old.get(name, "none"), new.get(name, "none"))
         for name in {**old, **new}
         if old.get(name) != new.get(name)
+    }
+    return facts | _paces(before, after)
+
+
+def _paces(before: Report, after: Report) -> dict[str, tuple[str, str]]:
+    """Return what the fixed piece of work took beside each part, where the machine itself was faster in one report."""
+    old, new = ({part.name: part for part in report.measured if part.pace_ms} for report in (before, after))
+    return {
+        f"a fixed piece of work beside {name!r}": (f"{old[name].pace_ms:.1f} ms", f"{new[name].pace_ms:.1f} ms")
+        for name in old
+        if name in new and abs(new[name].pace_ms / old[name].pace_ms - 1) > PACE_LIMIT
     }
 
 

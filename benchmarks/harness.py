@@ -174,6 +174,11 @@ class Gauge:
             total = np.clip(np.einsum("ij,jk->ik", total, self._matrix), -1, 1)
 
     @property
+    def pace_ms(self) -> float:
+        """Milliseconds of the fixed piece of work, the median."""
+        return 1e3 * statistics.median(self.seconds)
+
+    @property
     def spread(self) -> float:
         """(95th percentile - 5th) / median of the fixed piece of work."""
         low, middle, high = np.quantile(self.seconds, [0.05, 0.5, 0.95])

@@ -149,6 +149,7 @@ def run(options: Options) -> Part:
             "longer than a trial to settle, it can lie up to a tenth too high.",
         ),
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

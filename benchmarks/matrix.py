@@ -299,6 +299,7 @@ def run(options: Options) -> Part:
             "towers that are timed have its sizes and random weights, so that PyTorch can run them.",
         ),
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

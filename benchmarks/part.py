@@ -128,6 +128,9 @@ class Part:
     flags: tuple[str, ...] = ()
     """What makes its numbers doubtful: a noisy machine, a part that failed."""
 
+    pace_ms: float = 0.0
+    """What a fixed piece of work took meanwhile, the median: how fast the machine itself was. 0 where nobody looked."""
+
     seconds: float = 0.0
     """How long it took."""
 

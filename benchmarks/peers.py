@@ -68,6 +68,7 @@ def run(options: Options) -> Part:
         figures=figures,
         notes=(f"Random weights of {networks.told}: this compares speed, not what is found.",),
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

@@ -40,7 +40,8 @@ def run(options: Options) -> Part:
                 cells = [each for one in found for each in (_percent(one, 1), _percent(one, 10))]
                 kept = agreement((full[1], full[0]), (vectors[1], vectors[0]))
                 rows.append((precision, f"{budget:.0%}", *cells, round(100 * kept, 1)))
-                key = f"retrieval.{bundle.name}.{precision}.{budget:.2f}"
+                # In a smaller gallery more is found.
+                key = f"retrieval.{bundle.name}.of_{count}.{precision}.{budget:.2f}"
                 for name, one in zip(("image_to_report", "report_to_image"), found, strict=True):
                     for k in KS:
                         figures[f"{key}.{name}.r{k}"] = Figure(measure=_percent(one, k), unit="%", better="higher")
@@ -84,6 +85,7 @@ def run(options: Options) -> Part:
         figures=figures,
         notes=((bundle.notice,) if bundle.notice else ()),
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

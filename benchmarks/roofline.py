@@ -205,6 +205,7 @@ def run(options: Options) -> Part:
         ),
         figures=figures,
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

@@ -137,7 +137,8 @@ def measure_again(name: str, options: Options, documents: Path) -> Part:
         part = READERS[again.document](document, "")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise PartFailedError(f"ended well, but left no document that its reader knows: {error!r}") from error
-    return replace(part, flags=(*part.flags, *gauge.flags()), seconds=time.monotonic() - started)
+    flags = (*part.flags, *gauge.flags())
+    return replace(part, flags=flags, pace_ms=gauge.pace_ms, seconds=time.monotonic() - started)
 
 
 def run(command: Sequence[str], *, seconds: float = SECONDS, folder: Path = ROOT) -> str:

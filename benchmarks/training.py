@@ -69,7 +69,7 @@ def run(options: Options) -> Part:
             for hidden, seen in found.items():
                 for what, key in (("time", "seconds"), ("memory", "peak_mib")):
                     over = ratio(seen["mcr"][key], seen["dual_stream"][key], seed=options.seed)
-                    name = f"training.{Path(wanted.config).stem}.{hidden:.2f}.{what}_ratio"
+                    name = f"training.{Path(wanted.config).stem}.batch_{wanted.batch}.{hidden:.2f}.{what}_ratio"
                     figures[name] = Figure(measure=over, unit="times that of the dual stream", better="lower")
     return Part(
         name="training",
@@ -83,6 +83,7 @@ def run(options: Options) -> Part:
             "By the clock of the processor, on one thread. Peak memory is what a step adds to model and optimiser.",
         ),
         flags=gauge.flags(),
+        pace_ms=gauge.pace_ms,
         seconds=time.perf_counter() - started,
     )
 

@@ -92,6 +92,18 @@ def test_other_circumstances_are_named():
     assert "  version of numpy: 2.4.6 -> 2.5.0" in found.lines()
 
 
+def test_a_machine_that_was_itself_faster_is_named():
+    def at(pace: float) -> Report:
+        report = report_of(a=(1, 0.9, 1.1, "lower"))
+        return dataclasses.replace(report, parts=(dataclasses.replace(report.parts[0], pace_ms=pace),))
+
+    assert compare(at(20.0), at(20.5)).circumstances == {}
+    assert compare(at(0.0), at(20.0)).circumstances == {}
+    found = compare(at(20.0), at(18.2))
+    assert found.circumstances == {"a fixed piece of work beside 'p'": ("20.0 ms", "18.2 ms")}
+    assert found.lines()[0] == "not the same circumstances:"
+
+
 def test_figures_of_other_units_are_not_compared():
     before, after = report_of(a=(1, 0.9, 1.1, "lower")), report_of(a=(1000, 900, 1100, "lower"))
     part = after.parts[0]

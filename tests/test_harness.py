@@ -91,6 +91,7 @@ def test_a_noisy_machine_is_flagged(monkeypatch: pytest.MonkeyPatch):
         pass
     gauge.seconds = [1.0] * 20
     assert gauge.flags() == ("the host took 10% of the processor time away (limit 2%)",)
+    assert gauge.pace_ms == 1000.0
     gauge.seconds = [1.0] * 10 + [2.0] * 10
     assert gauge.flags()[0].startswith("noisy machine: a fixed piece of work varied by 67%")
 
