@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def start(archive: Path, index: Path) -> subprocess.Popen[str]:
         [sys.executable, "-m", "mcr_infer", "embed-images", str(archive), "--index", str(index), "--json",
          "--batch-size", "2", "--calls", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests that a shell started in the background ignore SIGINT, and so would a run of theirs.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
