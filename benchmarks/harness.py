@@ -9,6 +9,7 @@ are not timings.
 """
 
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -234,4 +235,5 @@ def _processor_times(stat: Path = Path("/proc/stat")) -> dict[str, float]:
 
 def _own_seconds() -> float:
     """Return the processor time of this process and of its children that have ended."""
-    return sum(os.times()[:4])
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)

@@ -112,7 +112,7 @@ def test_own_work_counts_children_that_have_ended():
     before = harness._own_seconds()
     spin = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", spin], check=True)
-    assert harness._own_seconds() - before >= 0.29
+    assert harness._own_seconds() - before >= 0.3
 
 
 def test_times_are_those_of_the_cores_that_may_be_used(tmp_path: Path):
