@@ -9,10 +9,16 @@
         hits = search(index, TextEncoder(bundle).encode(["left pneumothorax"]), kind="image", k=10)[0]
 
 The names below are the public interface; each is imported when it is first used, so `import mcr_infer` costs nothing.
+
+The import does one thing besides: it sets the environment variables that switch off the telemetry of other libraries (see
+`mcr_infer.telemetry`), because they read them when they are imported. It issues a `TelemetryWarning` where onnxruntime was
+imported before.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mcr_infer.telemetry import switch_off
 
 if TYPE_CHECKING:
     from mcr_infer.bundle import Bundle
@@ -37,6 +43,8 @@ _HOME = {
 }
 
 __all__ = ["Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search"]
+
+switch_off()
 
 
 def __getattr__(name: str) -> object:

@@ -53,7 +53,6 @@ class OnnxTower(CheckedTower):
             raise BackendError(
                 f"{runtime} is installed but does not load ({exc}): pip install --force-reinstall {runtime}"
             ) from exc
-        onnxruntime.disable_telemetry_events()
         # What goes wrong is raised; the log would say it a second time, in the runtime's words.
         onnxruntime.set_default_logger_severity(4)
         self._path, self._errors = path, _errors()
