@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
 from mcr_infer.bundle import Bundle
 from mcr_infer.cli import app
 from mcr_infer.errors import McrError
 from mcr_infer.phantom.demo import write_demo
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

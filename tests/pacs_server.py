@@ -113,7 +113,7 @@ def serve(pacs: Pacs, *, tls: ssl.SSLContext | None = None) -> Iterator[Pacs]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        timeout = 5
+        timeout = 60
         wbufsize = 1 << 16  # head and body in one packet: two would wait for each other
 
         def setup(self) -> None:

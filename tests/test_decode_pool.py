@@ -23,7 +23,8 @@ from mcr_infer.preprocess import Preprocess
 from mcr_infer.sources import PlainFile
 
 PREPROCESS = Preprocess(image_size=32, patch_size=8)
-FAST = Limits(seconds=1.0)
+FAST = Limits(seconds=3.0)
+"""Short for a decoder that hangs, and long for one that decodes 40 x 48 pixels on a busy machine."""
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_decoder_that_hangs_is_ended(folder: Path):
     with pool(limits=FAST) as decoder:
         futures = [decoder.submit(source(path)) for path in (bad, good)]
         assert futures[1].result(timeout=60).id
-        with pytest.raises(BrokenImageError, match="nothing came of it in 1 seconds, twice") as caught:
+        with pytest.raises(BrokenImageError, match="nothing came of it in 3 seconds, twice") as caught:
             futures[0].result(timeout=60)
         assert caught.value.reason == "decoder_hung"
 
@@ -180,19 +181,24 @@ def test_bytes_that_only_this_process_can_read_are_handed_over(tmp_path: Path):
             decoder.submit(Refused()).result(timeout=60)
 
 
-def test_cancelled_jobs_say_so_and_nothing_is_waited_for(folder: Path):
-    bad, good = codecs.write_command(folder / "bad.dcm", "hang"), codecs.write_command(folder / "good.dcm", "fine")
+def test_cancelled_jobs_say_so_and_nothing_is_waited_for(folder: Path, tmp_path: Path):
+    mark = tmp_path / "hangs"
+    bad, good = (
+        codecs.write_command(folder / "bad.dcm", f"hang {mark}"),
+        codecs.write_command(folder / "good.dcm", "fine"),
+    )
     with pool(workers=1) as decoder:
         done = decoder.submit(source(good))
         decoded = done.result(timeout=60)
         futures = [decoder.submit(source(path)) for path in (bad, good)]
-        time.sleep(0.3)
+        while not mark.exists():
+            time.sleep(0.01)
         decoder.cancel()
         for future in futures:
             with pytest.raises(CancelledError):
-                future.result(timeout=10)
+                future.result(timeout=60)
         with pytest.raises(CancelledError):
-            decoder.submit(source(good)).result(timeout=10)
+            decoder.submit(source(good)).result(timeout=60)
         assert decoder.patches(decoded.slot).any()
     assert children() == []
 
@@ -207,32 +213,33 @@ def test_a_signal_handler_may_cancel_in_the_middle_of_a_call(tmp_path: Path):
 
         thread = threading.Thread(target=interrupted, daemon=True)
         thread.start()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
         with pytest.raises(CancelledError):
-            decoder.submit(source(path)).result(timeout=10)
+            decoder.submit(source(path)).result(timeout=60)
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for():
-    let_go = threading.Event()
+    asked, let_go, answered = threading.Event(), threading.Event(), []
 
     class Silent:
         path = "dicomweb://pacs/instances/1"
         opened_by = "parent"
 
         def open(self) -> BytesIO:
-            assert let_go.wait(timeout=60)
+            asked.set()
+            let_go.wait()
+            answered.append(self)
             raise BrokenImageError("too late", reason="missing")
 
     with pool() as decoder:
         futures = [decoder.submit(Silent()) for _ in range(20)]
-        time.sleep(0.2)
-        begun = time.monotonic()
+        assert asked.wait(timeout=60)
         decoder.cancel()
         for future in futures:
             with pytest.raises(CancelledError):
-                future.result(timeout=10)
-    assert time.monotonic() - begun < 5
+                future.result(timeout=60)
+    assert answered == []
     let_go.set()
 
 
@@ -272,7 +279,7 @@ def test_no_worker_outlives_the_process_that_started_it(folder: Path, tmp_path: 
         workers = children(parent.pid)
         parent.kill()
     assert len(workers) == 2
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from mcr_infer.index import Index
 from mcr_infer.phantom.demo import write_demo
 
 COUNT = 200
-"""Phantoms of the archive: enough that a run over them is still at work when a test has seen its first rows."""
+"""Phantoms of the archive."""
 
 
 @pytest.fixture(scope="module")
@@ -55,27 +57,48 @@ def assert_equal_rows(one: Path, other: Path) -> None:
         assert float(np.dot(row[-1], theirs[id][-1])) >= 0.99999
 
 
-def start(archive: Path, index: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mcr_infer", "embed-images", str(archive), "--index", str(index), "--json",
-         "--batch-size", "2", "--calls", "2"],
+HELD = """
+import pathlib, sys, time
+from mcr_infer.cli import main
+from mcr_infer.index import Index
+
+rows, hold = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+add = Index.add
+
+def add_and_hold(self, *arguments, **options):
+    add(self, *arguments, **options)
+    if self.count("image") >= rows:
+        (hold / "held").touch()
+        while not (hold / "go").exists():
+            time.sleep(0.01)
+
+Index.add = add_and_hold
+sys.exit(main())
+"""
+
+
+@contextmanager
+def held_run(*arguments: str | Path, rows: int, hold: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run of mcr-infer that waits once it has committed some rows, until the file `go` is in the folder `hold`."""
+    hold.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, str(rows), str(hold), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # Tests that a shell started in the background ignore SIGINT, and so would a run of theirs.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+    try:
+        while not (hold / "held").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def wait_for_rows(index: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Wait until a run has committed some rows; it must still be under way then."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        if (index / "index.json").exists():
-            with Index.open(index) as store:
-                if store.count("image") >= count:
-                    return
-        time.sleep(0.02)
-    raise AssertionError("nothing was committed in a minute")
+def command(archive: Path, index: Path) -> list[str | Path]:
+    return ["embed-images", archive, "--index", index, "--json", "--batch-size", "2", "--calls", "2"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -85,7 +108,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def assert_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -93,12 +116,12 @@ def assert_gone(pids: list[int]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_at_a_commit(number: signal.Signals, archive: Path, undisturbed: Path, tmp_path: Path):
-    index = tmp_path / "index"
-    process = start(archive, index)
-    wait_for_rows(index, 4, process)
-    workers = descendants(process.pid)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    index, hold = tmp_path / "index", tmp_path / "hold"
+    with held_run(*command(archive, index), rows=4, hold=hold) as process:
+        workers = descendants(process.pid)
+        process.send_signal(number)
+        (hold / "go").touch()
+        out, err = process.communicate()
     assert process.returncode == 128 + number
     assert "run the same command again to go on" in err
     assert "Traceback" not in err
@@ -118,11 +141,8 @@ def test_after_a_kill_the_next_run_goes_on_and_the_index_is_that_of_an_undisturb
 ):
     index = tmp_path / "index"
     for rows in (4, 30):
-        process = start(archive, index)
-        wait_for_rows(index, rows, process)
-        workers = descendants(process.pid)
-        process.kill()
-        process.communicate(timeout=60)
+        with held_run(*command(archive, index), rows=rows, hold=tmp_path / f"hold-{rows}") as process:
+            workers = descendants(process.pid)
         assert_gone(workers)
     (rest,) = json_lines(run_cli("embed-images", archive, "--index", index, "--json", code=3).stdout)
     assert 0 < rest["embedded"] <= COUNT - 30

@@ -19,7 +19,7 @@ def run(*arguments: str, place: Path) -> dict[tuple[str, str], dict]:
     """Run a part of the matrix; its outcomes by fault and target. It must find nothing."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.faults", *arguments, "--out", str(place / "faults.json")],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=300,
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     report = json.loads((place / "faults.json").read_text())

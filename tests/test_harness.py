@@ -71,7 +71,7 @@ def test_a_way_with_a_clock_of_its_own_is_timed_by_it():
 
     found = in_turn({"a": lambda: made.append(1), "b": lambda: made.append(2)}, rounds=2, clocks={"a": clock})
     assert found["a"].wall == [42.0, 42.0]
-    assert all(one < 1.0 for one in found["b"].wall)
+    assert 42.0 not in found["b"].wall
     assert made == [1, 2, 1, 2, 2, 1]  # the warm-up and two rounds: each call once
 
 

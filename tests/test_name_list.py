@@ -69,7 +69,7 @@ def test_names_of_a_pipe_are_taken_as_they_come(tmp_path: Path):
     def write() -> None:
         with pipe.open("wb", buffering=0) as stream:
             stream.write(b"1.dcm\n2.dcm\n")
-            more.wait(10)
+            more.wait(60)
             stream.write(b"3.dcm\n")
 
     writer = threading.Thread(target=write)

@@ -35,7 +35,7 @@ def test_what_passes_is_tried_again(status: int):
 
 def test_a_server_that_asks_for_time_gets_it(monkeypatch: pytest.MonkeyPatch):
     pacs = small_pacs(studies=1)
-    late = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
+    late = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 250))
     asks = {0: "7", 1: late, 2: "86400", 3: "soon"}
     pacs.fault = lambda asked, before: (
         Answer(status=503, headers={"Retry-After": asks[before]})
@@ -48,7 +48,7 @@ def test_a_server_that_asks_for_time_gets_it(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("mcr_infer.sources.pacs.transport.time.sleep", waits.append)
         assert len(first.open().read()) == 1000
     assert waits[0] == 7
-    assert 90 < waits[1] <= 100
+    assert 100 < waits[1] <= 250
     assert waits[2] == 300  # within reason
     assert 4 <= waits[3] <= 8
 

@@ -277,15 +277,14 @@ def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
     paths = images(tmp_path, 9, size=32)
     for place in (1, 2, 7):
         paths[place].write_bytes(b"endless")
-    started, told = time.monotonic(), []
+    told: list[str] = []
     pictures, failures, progress = opened(
-        tmp_path / "cache", paths, workers=2, read=read_or_hang, seconds=1.0, say=told.append
+        tmp_path / "cache", paths, workers=2, read=read_or_hang, seconds=3.0, say=told.append
     )
-    assert time.monotonic() - started < 60
     assert [(failure.place, failure.reason) for failure in failures] == [
         (1, "decoder_hung"), (2, "decoder_hung"), (7, "decoder_hung"),
     ]  # fmt: skip
-    assert failures[0].error == "nothing came of it in 1 seconds, and the process that decoded it was killed"
+    assert failures[0].error == "nothing came of it in 3 seconds, and the process that decoded it was killed"
     assert progress[-1] == (9, 9)
     for seed in (0, 3, 4, 5, 6, 8):
         assert np.array_equal(pictures[seed], read_image(paths[seed]).pixels)
@@ -293,24 +292,24 @@ def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
 
 
 class Slow:
-    """Takes less than a second an item, and longer for the shard; what it made is a line of a file."""
+    """Takes less than the limit an item, and more for three of them and for the shard; what it made is a line of a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def item(self, item: tuple[int, str, str]) -> str:
-        time.sleep(0.6)
+        time.sleep(1.2)
         return item[2]
 
     def finish(self, job: Job, made: list[str]) -> None:
-        time.sleep(2.5)
+        time.sleep(3.5)
         (self.folder / job.name).write_text(" ".join(made))
 
 
 @pytest.mark.slow
 def test_many_slow_items_and_slow_storage_are_no_hanging_decoder(tmp_path):
     job = Job("all", ((0, "", "a"), (1, "", "b"), (2, "", "c")))
-    assert list(run_jobs(Slow(tmp_path), [job], workers=1, seconds=1.5)) == [(job, ())]
+    assert list(run_jobs(Slow(tmp_path), [job], workers=1, seconds=3.0)) == [(job, ())]
     assert (tmp_path / "all").read_text() == "a b c"
 
 
@@ -331,26 +330,28 @@ def test_a_kill_at_any_moment_loses_no_finished_shard(tmp_path):
     script = tmp_path / "decode.py"
     script.write_text(
         textwrap.dedent("""
-        import sys
+        import signal, sys
         from pathlib import Path
         import numpy as np
         from train.data import picture_cache
         from train.data.strings import Strings
         picture_cache.SHARD = 2
-        folder, count = Path(sys.argv[1]), int(sys.argv[2])
+        folder, count, most = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+        def told(*_):
+            if len(list(folder.glob("cache/*/*.index"))) >= most:
+                signal.pause()  # it is killed before it has made all
         paths = [folder / f"{seed}.png" for seed in range(count)]
         status = [path.stat() for path in paths]
         picture_cache.open_pictures(
             folder / "cache", Strings.of(map(str, paths)), np.array([s.st_size for s in status]),
-            np.array([s.st_mtime_ns for s in status]), side=64, workers=0, progress=lambda *told: None, say=print)
+            np.array([s.st_mtime_ns for s in status]), side=64, workers=0, progress=told, say=print)
         """)
     )
     finished = 0
     for wanted in (1, 6):
-        job = subprocess.Popen([sys.executable, str(script), str(tmp_path), "24"])
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("cache/*/*.index"))) < wanted and job.poll() is None:
-            assert time.monotonic() < deadline
+        job = subprocess.Popen([sys.executable, str(script), str(tmp_path), "24", str(wanted + 3)])
+        while len(list(tmp_path.glob("cache/*/*.index"))) < wanted:
+            assert job.poll() is None
             time.sleep(0.001)
         job.kill()
         job.wait()

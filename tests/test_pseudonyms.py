@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from test_embed_run import wait_for_rows
+from test_embed_run import held_run
 from test_pipeline import paint
 
 from conftest import json_lines, run_cli
@@ -274,12 +273,8 @@ def keyed(archive: Path, secret_file: Path, tmp_path_factory: pytest.TempPathFac
     index = tmp_path_factory.mktemp("keyed") / "index"
     options = ["--index", index, "--site-secret", secret_file, "--pseudonymise"]
     command = ["embed-images", archive, *options, "--batch-size", "1", "--calls", "1", "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mcr_infer", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for_rows(index, 2, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with held_run(*command, rows=2, hold=index.with_name("hold")):
+        pass  # killed
     # As the kill left it: the WAL is there and full.
     assert (index / "store.sqlite-wal").stat().st_size > 0
     assert not leaks(index, identifiers(archive))

@@ -88,14 +88,17 @@ def _refused(work: Callable[[], object], words: str) -> str:
 
 
 def two_writers(place: Path) -> Outcome:
-    """Let a second writer try while one has the index open, then kill the first and let it try again."""
+    """Let a second writer try while one has the index open, then kill the first and let it try again.
+
+    The first stops in the middle of its operation until it is killed: however slow the second is, it does not come too late.
+    """
     outcome = Outcome(fault="two writers", target="Index.open, mcr-infer rebuild")
     folder = place / "contested"
     start = make(folder)
     warm(start)
-    for operation in ("add", "rebuild", "compact"):
-        first = Victim(lambda tell, operation=operation: OPERATIONS[operation].run(folder, tell))
-        words = [first.next()]
+    for operation, steps in (("add", 8), ("rebuild", 2), ("compact", 4)):
+        first = Victim(lambda tell, operation=operation: OPERATIONS[operation].run(folder, tell), hold_after=steps)
+        words = [first.next() for _ in range(steps)]
         findings = isolated(lambda first=first: _second_writer(folder, first.pid))
         findings |= said_by({"mcr-infer rebuild": ["rebuild", "--index", str(folder)]}, place / "said")
         first.kill()

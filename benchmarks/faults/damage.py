@@ -64,8 +64,9 @@ def cut_off(original: Path, copy: Path, start: State, **other: object) -> State:
     """Copy a folder while a writer that has just committed has it open; return what it holds."""
     working = copy.with_name(f"{copy.name}-working")
     shutil.copytree(original, working)
-    victim = Victim(lambda tell: add_for_long(working, tell, **other))
-    words = [victim.next() for _ in range(1 + 2 * KEPT_OPEN)]
+    steps = 1 + 2 * KEPT_OPEN
+    victim = Victim(lambda tell: add_for_long(working, tell, **other), hold_after=steps)
+    words = [victim.next() for _ in range(steps)]
     victim.kill()
     words += victim.rest()
     shutil.copytree(working, copy)

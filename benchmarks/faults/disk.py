@@ -166,8 +166,9 @@ def _left(original: Path, folder: Path, name: str, *, start: State) -> Told:
     shutil.copytree(original, folder)
     if name == "closed":
         return Told(start, None, 0)
-    victim = Victim(lambda tell: OPERATIONS["add"].run(folder, tell))
-    words = [victim.next() for _ in range(8)]
+    steps = 8
+    victim = Victim(lambda tell: OPERATIONS["add"].run(folder, tell), hold_after=steps)
+    words = [victim.next() for _ in range(steps)]
     victim.kill()
     if "without" in name:
         (folder / "store.sqlite-shm").unlink()

@@ -1,6 +1,7 @@
 """What is done to an index while it is killed or while its disk fills up, step by step, told before and after each step.
 
-("ready",), then for each step ("begins", rows added, their revision, rows deleted) and ("done",) when it was acknowledged
+("ready",), then for each step ("begins", rows added, their revision, rows deleted) and ("done",) when it was acknowledged;
+("rebuilt",) after each rebuild, which changes no row
 """
 
 import shutil
@@ -80,6 +81,7 @@ def _rebuilding(folder: Path, tell: Tell) -> None:
         tell(("ready",))
         for _ in range(4):
             index.save_snapshots(rebuild=True)
+            tell(("rebuilt",))
 
 
 def _compacting(folder: Path, tell: Tell) -> None:

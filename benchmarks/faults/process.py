@@ -1,6 +1,7 @@
 """Work in a process of its own: forked from this one, so that a crash ends that process only and is seen from here."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -20,9 +21,10 @@ class DiedError(Exception):
 class Victim:
     """A process that tells what it does as it does it, until it ends or is killed."""
 
-    def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
+    def __init__(self, work: Callable[[Callable[[Any], None]], None], *, hold_after: int | None = None) -> None:
+        """Start it. After telling `hold_after` things it does nothing more until it is killed: it never ends too early."""
         self._receiving, sending = _FORK.Pipe(duplex=False)
-        self._process = _FORK.Process(target=_tell_all, args=(work, sending))
+        self._process = _FORK.Process(target=_tell_all, args=(work, sending, hold_after))
         self._process.start()
         sending.close()
 
@@ -80,8 +82,22 @@ class Victim:
         return self._process.exitcode not in (0, -signal.SIGKILL)
 
 
-def _tell_all(work: Callable[[Callable[[Any], None]], None], sending: Connection) -> None:
-    work(sending.send)
+def _tell_all(
+    work: Callable[[Callable[[Any], None]], None], sending: Connection, hold_after: int | None = None
+) -> None:
+    told = 0
+
+    def tell(what: Any) -> None:
+        nonlocal told
+        sending.send(what)
+        told += 1
+        if told == hold_after:
+            parent = multiprocessing.parent_process()
+            assert parent is not None
+            parent.join()  # so that nothing is left behind where nobody kills it
+            os._exit(1)
+
+    work(tell)
     sending.close()
 
 
