@@ -24,7 +24,7 @@ settings.load_profile("untimed")
 def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run mcr-infer in a process of its own and expect an exit code."""
     command = [sys.executable, "-m", "mcr_infer", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     return done
 

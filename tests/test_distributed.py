@@ -67,7 +67,7 @@ def train(config, run, *, processes=1, overrides=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     arguments = ["-m", "train", "--config", str(config), "--out", str(run), "--threads", "1"]
     sets = [part for override in overrides for part in ("--set", override)]
-    done = subprocess.run([*command, *arguments, *sets], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *arguments, *sets], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in (run / checkpoint.METRICS).read_text().splitlines()]
     return lines, load_file(run / checkpoint.MODEL)
@@ -117,7 +117,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(config, tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
         "--config", str(config), "--out", str(tmp_path / "run"), "--set", "optim.batch_size=9", "--threads", "1",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode != 0
     assert "optim.batch_size 9 cannot be shared evenly by 2 processes" in done.stderr
 

@@ -82,6 +82,6 @@ def test_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path)
         "for _ in range(40): replace_file(pathlib.Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "state"), name]) for name in "ab"]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
+    assert [writer.wait(timeout=600) for writer in writers] == [0, 0]
     assert (tmp_path / "state").read_bytes() in (b"a" * 50_000, b"b" * 50_000)
     assert [one.name for one in tmp_path.iterdir()] == ["state"]

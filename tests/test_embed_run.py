@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(archive: Path, undis
     disk.mkdir()
     run = f"{sys.executable} -m mcr_infer embed-images {archive} --index {disk}/index --json --batch-size 2 --calls 2"
     script = FULL_DISK.format(size="220k", disk=disk, run=run) + f"cp -r {disk}/index {tmp_path}/index\n"
-    done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([*namespace, "sh", "-c", script], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("error:") == 1
     assert "the disk is full; what was acknowledged before is safe" in done.stderr

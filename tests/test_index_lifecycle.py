@@ -142,7 +142,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
         with subprocess.Popen(command, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             os.close(end)
             os.write(terminal, answer)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=600)
         os.close(terminal)
         assert b"There is no way back" in errors
         with Index.open(folder) as index:

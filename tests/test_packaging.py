@@ -17,7 +17,7 @@ DOCKERFILES = ("Dockerfile", "Dockerfile.cuda")
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("extras", ["codecs", "cpu,gpu", "gpu,codecs,cpu", ""])

@@ -26,7 +26,7 @@ def refusal(*arguments):
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", OPEN + code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", OPEN + code], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -364,7 +364,7 @@ def test_rows_are_found_again_by_their_keys(archive: Path, keyed: Path, secret_f
 def test_keys_of_standard_input(secret_file: Path):
     def keys(*arguments: str, given: bytes, code: int = 0) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "mcr_infer", "pseudonym", "--site-secret", str(secret_file), *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=600)
         assert done.returncode == code, done.stderr
         return done
 
