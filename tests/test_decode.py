@@ -134,7 +134,7 @@ def test_high_bit_shifts_and_other_bits_are_dropped():
     cells = (stored << 4) | 0x8000
     decoded = decode(cells.astype("<u2").tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
     assert np.array_equal(decoded.values, stored)
-    assert decoded.notes == ("bits outside of Bits Stored ignored",)
+    assert decoded.notes == ("bits outside of Bits Stored 10 below High Bit 13 ignored",)
 
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, True)])
