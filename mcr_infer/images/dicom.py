@@ -167,7 +167,7 @@ def _read(
         pixel_spacing=spacing.millimetres,
         aspect=spacing.aspect,
         reduction=decoded.reduction,
-        notes=(*attributes.notes, *unread, *decoded.notes, *rendered.notes),
+        notes=tuple(dict.fromkeys([*attributes.notes, *unread, *decoded.notes, *rendered.notes])),
     )
 
 
