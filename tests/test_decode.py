@@ -177,6 +177,17 @@ def test_a_codestream_of_fewer_bits_is_noted(code, bits, declared, reduction):
     assert f"data of {bits} bits under Bits Stored {declared}: {1 << bits} of {1 << declared} levels" in note
 
 
+@pytest.mark.parametrize("code", ["70", "80", "90"])
+def test_high_bit_says_nothing_of_a_codestream(code):
+    stored = noise(12)
+    decoded = decode(
+        encode(stored, code, 12), TRANSFER_SYNTAXES[JPEG + code], replace(layout_of(stored, 12), high_bit=15)
+    )
+    assert np.array_equal(decoded.values, stored)
+    (note,) = decoded.notes
+    assert note.startswith("High Bit 15 ignored: ")
+
+
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, True)])
 def test_rle_decodes_what_pydicom_encodes(bits, signed):
     stored = noise(bits, signed=signed)

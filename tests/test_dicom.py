@@ -62,6 +62,7 @@ def test_what_is_no_code_or_uid_is_not_kept(file):
     )
     assert (radiograph.view_position, radiograph.body_part, radiograph.study_year) == (None, None, None)
     assert radiograph.study_instance_uid is None
+    assert radiograph.notes == ("BodyPartExamined is no code: ignored",)
 
 
 @pytest.mark.parametrize("signed", [False, True])

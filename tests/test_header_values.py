@@ -70,6 +70,13 @@ def test_a_rescale_without_a_meaning_is_refused(file, keyword, value):
     assert caught.value.reason == "corrupt"
 
 
+@pytest.mark.parametrize("slope", [b"1e308", b"-9.9e307"])
+def test_a_rescale_beyond_all_numbers_is_refused(file, slope):
+    with pytest.raises(BrokenImageError, match="beyond all numbers") as caught:
+        read_as(file, "RescaleSlope", slope)
+    assert caught.value.reason == "corrupt"
+
+
 @pytest.mark.parametrize("keyword", ["WindowCenter", "WindowWidth"])
 @pytest.mark.parametrize("value", [b"nan", b"inf", b"wide", b"1,024", b"\\4096", b"1e999"])
 def test_a_window_without_a_meaning_is_ignored(file, keyword, value):
@@ -175,4 +182,14 @@ def test_a_selection_meets_words_in_lower_case(file):
     ],
 )  # fmt: skip
 def test_study_years_reach_from_1800_to_2999(file, date, year):
-    assert read_dicom(write(file, picture(), StudyDate=date)).study_year == year
+    radiograph = read_dicom(write(file, picture(), StudyDate=date))
+    assert radiograph.study_year == year
+    noted = ("StudyDate does not begin with a year from 1800 to 2999: ignored",)
+    assert radiograph.notes == (noted if year is None else ())
+
+
+@pytest.mark.parametrize(
+    "keyword", ["ViewPosition", "BodyPartExamined", "PresentationIntentType", "PresentationLUTShape"]
+)
+def test_what_is_no_code_is_noted(file, keyword):
+    assert read_as(file, keyword, b"P/A, seated").notes == (f"{keyword} is no code: ignored",)

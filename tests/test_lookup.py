@@ -182,6 +182,39 @@ def test_a_descriptor_has_three_values(file, descriptor):
     )
 
 
+@pytest.mark.parametrize(
+    ("bits", "entries", "noted"),
+    [(16, CURVE >> 4, False), (16, BYTES, False), (8, BYTES * 257, False), (8, CURVE >> 4, True), (12, CURVE, True)],
+)
+def test_modality_entries_are_values_as_they_are(file, bits, entries, noted):
+    radiograph = with_modality_lut(file, (4096, 0, bits), entries)
+    values = entries & 0xFF if bits == 8 and not noted else entries
+    np.testing.assert_allclose(radiograph.pixels, values[STORED] / 65535, atol=1e-6)
+    assert ["taken as they are" in note for note in radiograph.notes] == [True] * noted
+
+
+def test_other_items_of_a_sequence_are_noted(file):
+    sequence = stored_table((4096, 0, 16), CURVE)
+    sequence.extend([*stored_table((4096, 0, 16), CURVE[::-1]), *stored_table((4096, 0, 8), BYTES)])
+    radiograph = read_dicom(write(file, STORED, VOILUTSequence=sequence))
+    np.testing.assert_allclose(radiograph.pixels, CURVE[STORED] / 65535, atol=1e-6)
+    assert radiograph.notes == ("first of 3 items of VOILUTSequence used",)
+
+
+@pytest.mark.parametrize("vr", [b"OB", b"UT"])
+def test_a_sequence_that_is_none_is_not_dropped_silently(file, vr):
+    """Its VR was mistaken: what it holds cannot be known."""
+    write(file, STORED, VOILUTSequence=stored_table((4096, 0, 16), CURVE), **IN_12_BITS)
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"\x28\0\x10\x30SQ", b"\x28\0\x10\x30" + vr))
+    radiograph = read_dicom(file)
+    assert (radiograph.intensity, radiograph.notes) == ("window", ("VOILUTSequence cannot be read: ignored",))
+    file.write_bytes(data.replace(b"\x28\0\x10\x30SQ", b"\x28\0\0\x30" + vr))
+    with pytest.raises(BrokenImageError, match="ModalityLUTSequence cannot be read") as caught:
+        read_dicom(file)
+    assert caught.value.reason == "corrupt"
+
+
 def test_outputs_of_a_modality_lut_are_inputs_of_a_voi_lut(file):
     """They are unsigned (PS3.3 C.11.1.1), even of signed pixels."""
     stored = STORED.astype(np.int16) - 2048

@@ -46,7 +46,10 @@ class Attributes:
     def code(self, keyword: str) -> str | None:
         """Return a code string in upper case; None where absent or where it is no code (CS in PS3.5 table 6.2-1)."""
         text = (self.text(keyword) or "").upper()
-        return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else None
+        if not text or re.fullmatch(r"[A-Z0-9_ ]{1,16}", text):
+            return text or None
+        self.notes.append(f"{keyword} is no code: ignored")
+        return None
 
     def uid(self, keyword: str) -> str | None:
         """Return a UID; None where absent or where it is none (PS3.5 9.1)."""
@@ -118,13 +121,21 @@ class Attributes:
             return int(number)
         raise BrokenImageError(f"the DICOM header has no usable {keyword}", reason="missing_attribute")
 
-    def item(self, keyword: str) -> "Attributes | None":
-        """Return the first item of a sequence, sharing the notes; None where there is none."""
+    def item(self, keyword: str, *, essential: bool = False) -> "Attributes | None":
+        """Return the first item of a sequence, sharing the notes; None where there is none.
+
+        Raises `BrokenImageError` (`corrupt`) where an `essential` one is there and cannot be read.
+        """
         value = self._values.get(keyword)
-        if value is UNREADABLE:
-            self.notes.append(f"{keyword} cannot be read: ignored")
-        if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        if value is None or value == []:
             return None
+        if not isinstance(value, list) or not isinstance(value[0], dict):
+            if essential:
+                raise BrokenImageError(f"{keyword} cannot be read: correct the header", reason="corrupt")
+            self.notes.append(f"{keyword} cannot be read: ignored")
+            return None
+        if len(value) > 1:
+            self.notes.append(f"first of {len(value)} items of {keyword} used")
         item = Attributes(value[0], little_endian=self._order == "<")
         item.notes = self.notes
         return item

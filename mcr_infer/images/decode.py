@@ -78,6 +78,8 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
             f"{syntax.name} data of {stream.precision} bits under Bits Stored {layout.bits_stored}: "
             f"{1 << stream.precision} of {of} levels are used at most",
         )
+    if layout.high_bit != layout.bits_stored - 1:
+        notes += (f"High Bit {layout.high_bit} ignored: {syntax.name} data hold values, not bits of a cell",)
     reduction = min(reduction, 1 << stream.halvings)
     if reduction > 1 and (values := _decode_reduced(data, stream, syntax, layout, reduction)) is not None:
         return Decoded(values=values, reduction=reduction, notes=notes)

@@ -145,8 +145,7 @@ def _read(
     spacing = spacing.transposed() if turn.transposed else spacing
     if intent == "FOR PROCESSING":
         attributes.notes.append("stored FOR PROCESSING: its contrast may differ from that of a displayed radiograph")
-    # Dates that were shifted to hide them lie in the next century (MIMIC-CXR: 2100 to 2200).
-    year = re.match(r"(?:1[89]|2[0-9])[0-9]{2}", attributes.text("StudyDate") or "")
+    year = _study_year(attributes)
     return Radiograph(
         pixels=rendered.pixels,
         source="dicom",
@@ -158,7 +157,7 @@ def _read(
         view_position=view,
         view_source=view_source,
         body_part=body_part,
-        study_year=int(year.group()) if year else None,
+        study_year=year,
         photometric_interpretation=attributes.code("PhotometricInterpretation"),
         transfer_syntax_uid=header.syntax_uid,
         intensity=rendered.intensity,
@@ -169,6 +168,17 @@ def _read(
         reduction=decoded.reduction,
         notes=tuple(dict.fromkeys([*attributes.notes, *unread, *decoded.notes, *rendered.notes])),
     )
+
+
+def _study_year(attributes: Attributes) -> int | None:
+    """Return the year of Study Date. Dates that were shifted to hide them may lie ahead (MIMIC-CXR: 2100 to 2200)."""
+    date = attributes.text("StudyDate")
+    if date is None:
+        return None
+    if year := re.match(r"(?:1[89]|2[0-9])[0-9]{2}", date):
+        return int(year.group())
+    attributes.notes.append("StudyDate does not begin with a year from 1800 to 2999: ignored")
+    return None
 
 
 def _patient_key(attributes: Attributes, patients: PatientSecret) -> str | None:
@@ -276,7 +286,7 @@ def _parse(
 
 
 def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
-    """Convert the named elements to plain values; a sequence to a list of its first item."""
+    """Convert the named elements to plain values; a sequence to a list of its items, of which only the first has values."""
     from pydicom.multival import MultiValue
     from pydicom.sequence import Sequence as ItemSequence
 
@@ -287,7 +297,7 @@ def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
             value = UNREADABLE
         if isinstance(value, ItemSequence):
-            value = [_plain(item, _ITEM_KEYWORDS) for item in value[:1]]
+            value = [_plain(item, _ITEM_KEYWORDS if number == 0 else ()) for number, item in enumerate(value)]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
     return values
 

@@ -4,11 +4,13 @@ A modality LUT or rescale that cannot be understood is an error, since the pixel
 LUT that cannot be is left out with a note, since another way to choose black and white remains.
 """
 
+import math
+
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images.attributes import Attributes
 from mcr_infer.images.layout import PixelFormat
-from mcr_infer.images.lookup import UnusableTableError, read_table
-from mcr_infer.images.rendering import LookupTable, Rendering, Window, WindowFunction
+from mcr_infer.images.lookup import UnusableTableError, read_modality_lut, read_voi_lut
+from mcr_infer.images.rendering import Rendering, Window, WindowFunction
 
 _FUNCTIONS: tuple[WindowFunction, ...] = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
@@ -22,9 +24,9 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
     levels = layout.levels
     slope, intercept = 1.0, 0.0
     modality_lut = None
-    if (item := attributes.item("ModalityLUTSequence")) is not None:
+    if (item := attributes.item("ModalityLUTSequence", essential=True)) is not None:
         try:
-            modality_lut = read_table(item, "modality LUT", signed=layout.signed, inputs=levels).table
+            modality_lut = read_modality_lut(item, signed=layout.signed, inputs=levels)
         except UnusableTableError as error:
             raise BrokenImageError(f"the modality LUT {error}", reason="corrupt") from error
         outputs = float(modality_lut.values.min()), float(modality_lut.values.max())
@@ -36,14 +38,14 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
             slope, intercept = 1.0, 0.0
         ends = sorted(slope * level + intercept for level in levels)
         outputs = ends[0], ends[1]
+        if not all(map(math.isfinite, outputs)):
+            raise BrokenImageError("RescaleSlope and RescaleIntercept make values beyond all numbers", reason="corrupt")
     voi_lut = None
     if (item := attributes.item("VOILUTSequence")) is not None:
         try:
-            stored = read_table(item, "VOI LUT", signed=outputs[0] < 0, inputs=outputs)
+            voi_lut = read_voi_lut(item, signed=outputs[0] < 0, inputs=outputs)
         except UnusableTableError as error:
             attributes.notes.append(f"VOI LUT ignored: it {error}")
-        else:
-            voi_lut = LookupTable(first=stored.table.first, values=stored.table.values / stored.full_scale)
     inverted = attributes.code("PhotometricInterpretation") == "MONOCHROME1"
     shape = attributes.code("PresentationLUTShape")
     if (shape == "INVERSE" and not inverted) or (shape == "IDENTITY" and inverted):

@@ -3,8 +3,6 @@
 A table that a rule had to decide about leaves a note. One that no rule understands raises `UnusableTableError`.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,21 +20,37 @@ class UnusableTableError(ValueError):
     """A look-up table that no rule understands; its text completes the sentence "the LUT ..."."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTable:
-    """A look-up table with entries as they are stored."""
+def read_modality_lut(item: Attributes, *, signed: bool, inputs: tuple[float, float]) -> LookupTable:
+    """Read an item of Modality LUT Sequence (0028,3000), whose entries are values as they are.
 
-    table: LookupTable
-    full_scale: int
-    """The entry that stands for white; it matters to a VOI LUT alone."""
-
-
-def read_table(item: Attributes, name: str, *, signed: bool, inputs: tuple[float, float]) -> StoredTable:
-    """Read LUT Descriptor (0028,3002) and LUT Data (0028,3006) of a sequence item.
-
-    `signed` tells how the standard wants the first value mapped to be read; `inputs` are the least and greatest value
-    that can be looked up. Notes begin with `name`. Raises `UnusableTableError`.
+    `signed` is the sign of the pixels and `inputs` their least and greatest value. Raises `UnusableTableError`.
     """
+    name = "modality LUT"
+    table, bits = _read_table(item, name, signed=signed, inputs=inputs)
+    used = int(table.values.max()).bit_length()
+    if used > bits:
+        item.notes.append(f"{name} declares entries of {bits} bits and uses {used}: taken as they are")
+    return table
+
+
+def read_voi_lut(item: Attributes, *, signed: bool, inputs: tuple[float, float]) -> LookupTable:
+    """Read an item of VOI LUT Sequence (0028,3010), with its entries scaled to [0, 1].
+
+    `inputs` are the least and greatest value after the modality LUT or rescale, `signed` says whether these can be
+    negative. Raises `UnusableTableError`.
+    """
+    name = "VOI LUT"
+    table, bits = _read_table(item, name, signed=signed, inputs=inputs)
+    used = int(table.values.max()).bit_length()
+    if not 8 <= bits <= 16 or not bits - _UNUSED_BITS < used <= bits:
+        # Some writers declare the bits of a word for entries of 10 to 14, others 8 for entries of a whole word.
+        item.notes.append(f"{name} declares entries of {bits} bits and uses {used}: {used} bits are its full scale")
+        bits = used
+    return LookupTable(first=table.first, values=table.values / ((1 << bits) - 1))
+
+
+def _read_table(item: Attributes, name: str, *, signed: bool, inputs: tuple[float, float]) -> tuple[LookupTable, int]:
+    """Return the table with its entries as they are stored, and the bits of an entry that its descriptor declares."""
     descriptor = np.frombuffer(item.packed("LUTDescriptor"), dtype=np.uint8)
     if len(descriptor) != 6:
         raise UnusableTableError("has no LUT Descriptor of three values")
@@ -46,24 +60,21 @@ def read_table(item: Attributes, name: str, *, signed: bool, inputs: tuple[float
         entries &= 0xFF  # 8 bits, written into both halves of a word
     if entries.min() == entries.max():
         raise UnusableTableError("has equal entries only")
-    return StoredTable(
-        table=LookupTable(
-            first=_read_first(item, name, first, len(entries), signed=signed, inputs=inputs),
-            values=entries.astype(np.float64),
-        ),
-        full_scale=_read_full_scale(item, name, int(entries.max()), bits),
-    )
+    first = _read_first(item, name, first, len(entries), signed=signed, inputs=inputs)
+    return LookupTable(first=first, values=entries.astype(np.float64)), bits
 
 
 def _read_entries(item: Attributes, name: str, count: int) -> NDArray[np.uint16]:
     """Return the entries [N] of words, or of bytes two in a word: of whichever there are as many as declared, or nearly."""
     data = item.packed("LUTData")
+    if not data:
+        raise UnusableTableError("has no LUT Data that can be read")
     if len(data) == 2 * count:
         return np.frombuffer(data, dtype="<u2").copy()
     if len(data) in (count, count + count % 2):
         return np.frombuffer(data, dtype=np.uint8, count=count).astype(np.uint16)
     held, width = min(((len(data) // width, width) for width in (2, 1)), key=lambda pair: abs(pair[0] - count))
-    if not held or abs(held - count) > max(1, count // _TOLERATED):
+    if abs(held - count) > max(1, count // _TOLERATED):
         raise UnusableTableError(
             f"has {len(data)} bytes of LUT Data, which are not the {count} entries of its descriptor"
         )
@@ -84,15 +95,3 @@ def _read_first(
         item.notes.append(f"{name} read as beginning at {other}, since at {first} it would cover no value")
         return other
     return first
-
-
-def _read_full_scale(item: Attributes, name: str, largest: int, bits: int) -> int:
-    """Return 2^n - 1, n being the bits of an entry that the descriptor declares, or those in use where it cannot be right.
-
-    Some writers declare the bits of a word for entries of 10 to 14, others 8 for entries of a whole word.
-    """
-    used = largest.bit_length()
-    if 8 <= bits <= 16 and bits - _UNUSED_BITS < used <= bits:
-        return (1 << bits) - 1
-    item.notes.append(f"{name} declares entries of {bits} bits and uses {used}: {used} bits are its full scale")
-    return (1 << used) - 1
