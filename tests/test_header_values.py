@@ -23,7 +23,7 @@ def read_as(
     value += pad * (len(value) % 2)
     stand_in = ("8" * len(value)).encode()
     data = write(file, picture(), syntax=syntax, **IN_12_BITS | attributes | {keyword: stand_in.decode()}).read_bytes()
-    assert data.count(stand_in) == 1
+    assert data.count(stand_in) == 1 + (keyword == "SOPInstanceUID")  # which the meta information repeats
     file.write_bytes(data.replace(stand_in, value))
     return read_dicom(file)
 
@@ -172,6 +172,17 @@ def test_a_selection_meets_words_in_lower_case(file):
     write(file, picture(), Modality="dx", ViewPosition="ap", PresentationIntentType="for processing")
     chosen = Selection.of(modalities=["DX"], views=["AP"], presentation_intents=["FOR PROCESSING"])
     assert read_dicom(file, selection=chosen).view_position == "AP"
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+@pytest.mark.parametrize("value", [b"4711", b"471100000000001", b".1.2", b"1..2", b"1.2.", b"1.2.x", b"1." + b"2" * 63])
+def test_what_is_no_uid_is_not_kept(file, keyword, value):
+    """A number alone may be the id of a patient in the wrong element."""
+    radiograph = read_as(file, keyword, value, pad=b"\0")
+    assert (radiograph.sop_instance_uid is None) == (keyword == "SOPInstanceUID")
+    assert (radiograph.study_instance_uid is None) == (keyword == "StudyInstanceUID")
+    assert (radiograph.series_instance_uid is None) == (keyword == "SeriesInstanceUID")
+    assert radiograph.notes == (f"{keyword} is no UID: ignored",)
 
 
 @pytest.mark.parametrize(

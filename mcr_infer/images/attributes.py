@@ -52,9 +52,12 @@ class Attributes:
         return None
 
     def uid(self, keyword: str) -> str | None:
-        """Return a UID; None where absent or where it is none (PS3.5 9.1)."""
+        """Return a UID; None where absent or where it is none (PS3.5 9.1).
+
+        A number without a point is none: where elements were exchanged, it may be the id of a patient.
+        """
         text = self.text(keyword)
-        if text is None or re.fullmatch(r"[0-9.]{1,64}", text):
+        if text is None or (len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)+", text, re.ASCII)):
             return text
         self.notes.append(f"{keyword} is no UID: ignored")
         return None
