@@ -69,8 +69,8 @@ def _read_entries(item: Attributes, name: str, count: int) -> NDArray[np.uint16]
     data = item.packed("LUTData")
     if not data:
         raise UnusableTableError("has no LUT Data that can be read")
-    if len(data) == 2 * count:
-        return np.frombuffer(data, dtype="<u2").copy()
+    if len(data) // 2 == count:  # an odd byte pads
+        return np.frombuffer(data, dtype="<u2", count=count).copy()
     if len(data) in (count, count + count % 2):
         return np.frombuffer(data, dtype=np.uint8, count=count).astype(np.uint16)
     held, width = min(((len(data) // width, width) for width in (2, 1)), key=lambda pair: abs(pair[0] - count))
