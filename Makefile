@@ -4,7 +4,7 @@
 # And one for a machine that has neither a compiler nor a network:
 #   make wheelhouse EXTRAS=cpu,codecs   a folder of wheels to carry there
 # What this machine can do: make bench, make bench-quick (under five minutes on two cores)
-# Debian: apt-get install python3-venv python3-dev build-essential
+# Debian: apt-get install python3-venv python3-dev build-essential; the tests that compare with DCMTK need dcmtk, too
 
 PYTHON ?= python3
 DEMO ?= demo

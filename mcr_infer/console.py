@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mcr_infer.transfer.merging import Conflict, Merged
 
 _SHOWN_CONFLICTS = 20
+_SHOWN_NOTES = 5
 
 
 class Run:
@@ -107,6 +108,10 @@ def show_summary(
             print(f"{', ' if number else ''}{failure}", end="")
         print("]}")
         return
+    for text, count in summary.notes.most_common(_SHOWN_NOTES):
+        note(f"{count} {what}: {text}")
+    if (rest := len(summary.notes) - _SHOWN_NOTES) > 0:
+        note(f"{rest} more kinds of notes; --json and run.json count each")
     for reason, failures in summary.shown.items():
         for one in failures:
             print(f"failed  {one.path}: {one.error} [{reason}]")

@@ -75,3 +75,31 @@ def table(first: int, values: list[int], bits: int = 12) -> Sequence:
     item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(values), first, bits])
     item.add_new("LUTData", "US", values)
     return Sequence([item])
+
+
+def stored_table(
+    declared: tuple[int, int, int],
+    entries: np.ndarray,
+    *,
+    width: int = 2,
+    vr: str = "OW",
+    descriptor_vr: str = "US",
+    little: bool = True,
+) -> Sequence:
+    """A sequence of one look-up table whose LUT Data hold `entries`, `width` bytes each, whatever its descriptor declares.
+
+    Bytes are two in a word, the first one in its low half.
+    """
+    data = entries.astype(f"<u{width}").tobytes()
+    data += b"\0" * (len(data) % 2 * (width == 1))
+    item = Dataset()
+    count, first, bits = declared
+    item.add_new(
+        "LUTDescriptor", descriptor_vr, [count & 0xFFFF, first if descriptor_vr == "SS" else first & 0xFFFF, bits]
+    )
+    if vr in ("US", "SS"):
+        item.add_new("LUTData", vr, np.frombuffer(data, f"<{'i' if vr == 'SS' else 'u'}2").tolist())
+    else:
+        swapped = data if little or vr == "OB" else np.frombuffer(data, "<u2").astype(">u2").tobytes()
+        item.add_new("LUTData", vr, swapped)
+    return Sequence([item])

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+import dicoms
 from conftest import json_lines, run_cli
 from mcr_infer import phantom
 from mcr_infer.cli import app
@@ -34,7 +36,9 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     shutil.copytree(phantom_folder, tmp_path / "dicoms")
     first = run_cli("embed-images", "./dicoms", "--json")
     (summary,) = json_lines(first.stdout)
-    assert summary.keys() == {"embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "seconds"}
+    assert summary.keys() == {
+        "embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "notes", "seconds",
+    }  # fmt: skip
     assert (summary["embedded"], summary["unchanged"], summary["failed"]) == (24, 0, 0)
     assert "phantoms" in first.stderr  # the bundle says what it knows
 
@@ -89,6 +93,38 @@ def test_one_bad_file_among_many(tmp_path: Path):
     table = run_cli("embed-images", folder, "--index", index, code=3).stdout
     assert "cut.dcm" in table
     assert "3 unchanged, 2 failed" in table
+
+
+def test_what_had_to_be_decided_is_counted(tmp_path: Path):
+    folder, index = tmp_path / "dicoms", tmp_path / "index"
+    folder.mkdir()
+    for number in range(3):
+        stored, uid = np.roll(dicoms.picture(), number, axis=0), f"1.2.{number}"
+        high_bit = 15 if number else 11
+        dicoms.write(folder / f"{number}.dcm", stored, SOPInstanceUID=uid, HighBit=high_bit, **dicoms.IN_12_BITS)
+    done = run_cli("embed-images", folder, "--index", index)
+    note = "High Bit 15 contradicts the pixels, which lie in the 12 lowest bits: read there"
+    assert f"note: 2 radiographs: {note}\n" in done.stderr
+    assert note not in done.stdout
+    (summary,) = json_lines(run_cli("embed-images", folder, "--index", tmp_path / "other", "--json").stdout)
+    assert summary["notes"] == {note: 2}
+    assert json.loads((index / "run.json").read_text())["notes"] == {note: 2}
+    (again,) = json_lines(run_cli("embed-images", folder, "--index", index, "--json").stdout)
+    assert (again["unchanged"], again["notes"]) == (3, {})
+
+
+def test_shifted_study_dates_are_filtered_by_year(tmp_path: Path):
+    folder, index = tmp_path / "dicoms", tmp_path / "index"
+    folder.mkdir()
+    for number, date in enumerate(["20200105", "21800506", "22000101"]):
+        stored = np.roll(dicoms.picture(), number, axis=0)
+        dicoms.write(folder / f"{number}.dcm", stored, SOPInstanceUID=f"1.2.{number}", StudyDate=date)
+    run_cli("embed-images", folder, "--index", index)
+    found = ("query", "normal chest", "--index", index, "--json", "--where")
+    years = [hit["metadata"]["study_year"] for hit in json_lines(run_cli(*found, "study_year>=2100").stdout)]
+    assert sorted(years) == [2180, 2200]
+    (hit,) = json_lines(run_cli(*found, "study_year=2180").stdout)
+    assert hit["id"] == "1.2.1"
 
 
 def test_twins_are_one_row_and_conflicts_are_named(tmp_path: Path):

@@ -1,6 +1,7 @@
 import io
 import struct
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,7 +135,57 @@ def test_high_bit_shifts_and_other_bits_are_dropped():
     cells = (stored << 4) | 0x8000
     decoded = decode(cells.astype("<u2").tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
     assert np.array_equal(decoded.values, stored)
-    assert decoded.notes == ("bits outside of Bits Stored ignored",)
+    assert decoded.notes == ("bits outside of Bits Stored 10 below High Bit 13 ignored",)
+
+
+@pytest.mark.parametrize(("bits", "high_bit"), [(12, 15), (12, 13), (10, 15), (10, 12)])
+@pytest.mark.parametrize("signed", [False, True])
+def test_pixels_in_the_low_bits_contradict_high_bit(bits, high_bit, signed):
+    stored = noise(bits, signed=signed)
+    layout = replace(layout_of(stored, bits), high_bit=high_bit)
+    decoded = decode(stored.astype("<i4").astype("<u2").tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
+    assert np.array_equal(decoded.values, stored)
+    (note,) = decoded.notes
+    assert note == f"High Bit {high_bit} contradicts the pixels, which lie in the {bits} lowest bits: read there"
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("scale", "overlay"), [(1, 0), (1, 5), (64, 0)])
+def test_pixels_at_their_high_bit_are_read_there(scale, overlay, signed):
+    """Other bits may hold overlays; dark pixels at their High Bit look low, and have nothing below."""
+    stored = noise(12, signed=signed) // scale
+    layout = replace(layout_of(stored, 12), high_bit=15)
+    cells = ((stored.astype("<i4") << 4) | overlay).astype("<u2")
+    decoded = decode(cells.tobytes(), TRANSFER_SYNTAXES["1.2.840.10008.1.2"], layout)
+    assert np.array_equal(decoded.values, stored)
+    assert decoded.notes == (("bits outside of Bits Stored 12 below High Bit 15 ignored",) if overlay else ())
+
+
+@pytest.mark.parametrize("reduction", [1, 2])
+@pytest.mark.parametrize(("code", "bits", "declared"), [("50", 8, 12), ("70", 10, 12), ("80", 8, 16), ("90", 12, 14)])
+def test_a_codestream_of_fewer_bits_is_noted(code, bits, declared, reduction):
+    stored = smooth(bits).astype(np.uint8 if bits == 8 else np.uint16)
+    if code == "50":
+        buffer = io.BytesIO()
+        Image.fromarray(stored).save(buffer, "JPEG", quality=95)
+        frame = buffer.getvalue()
+    else:
+        frame = encode(stored, code, bits)
+    layout = layout_of(stored.astype(np.uint16), declared)
+    decoded = decode(frame, TRANSFER_SYNTAXES[JPEG + code], layout, reduction=reduction)
+    (note,) = decoded.notes
+    assert f"data of {bits} bits under Bits Stored {declared}: {1 << bits} of {1 << declared} levels" in note
+
+
+@pytest.mark.parametrize("code", ["70", "80", "90"])
+def test_high_bit_says_nothing_of_a_codestream(code):
+    stored = noise(12)
+    decoded = decode(
+        encode(stored, code, 12), TRANSFER_SYNTAXES[JPEG + code], replace(layout_of(stored, 12), high_bit=15)
+    )
+    assert np.array_equal(decoded.values, stored)
+    (note,) = decoded.notes
+    assert note.startswith("High Bit 15 ignored: ")
 
 
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, True)])

@@ -292,13 +292,16 @@ def test_what_is_no_message_is_not_believed(packet: bytes):
 
 
 def test_answers_are_looked_at_before_they_are_used():
-    answer = {"slot": 0, "id": "1.2", "digest": "0", "study_uid": None, "series_uid": None,
-              "patient_key": None, "reduction": 1, "metadata": {}, "seconds": {}, "peak_mib": 70}  # fmt: skip
+    answer = {"slot": 0, "id": "1.2", "digest": "0", "study_uid": None, "series_uid": None, "patient_key": None,
+              "reduction": 1, "metadata": {}, "notes": ["cut"], "seconds": {}, "peak_mib": 70}  # fmt: skip
     assert Decoded.from_message(answer).id == "1.2"
     with pytest.raises(DecodingError, match="slot is no int"):
         Decoded.from_message(answer | {"slot": "0"})
     with pytest.raises(DecodingError, match="without 'digest'"):
         Decoded.from_message({name: value for name, value in answer.items() if name != "digest"})
+    for notes in ("cut", [1], ["\x1b[2J"]):
+        with pytest.raises(DecodingError, match="notes are no lines of text"):
+            Decoded.from_message(answer | {"notes": notes})
     with pytest.raises(DecodingError, match="patient_key is no key"):
         Decoded.from_message(answer | {"patient_key": "4711"})
     with pytest.raises(DecodingError, match="unknown kind"):

@@ -62,6 +62,7 @@ def test_what_is_no_code_or_uid_is_not_kept(file):
     )
     assert (radiograph.view_position, radiograph.body_part, radiograph.study_year) == (None, None, None)
     assert radiograph.study_instance_uid is None
+    assert radiograph.notes == ("BodyPartExamined is no code: ignored",)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -164,7 +165,7 @@ def test_modality_lut_and_rescale_come_before_the_window(file):
         ({**IN_12_BITS, "VOILUTFunction": "GAMMA"}, "window", "unknown VOILUTFunction taken for LINEAR"),
         ({**IN_12_BITS, "RescaleSlope": "0"}, "window", "RescaleSlope 0 ignored"),
         ({**IN_12_BITS, "PixelPaddingValue": 65535}, "window", "PixelPaddingValue outside of Bits Stored ignored"),
-        ({**IN_12_BITS, "VOILUTSequence": table(0, [5] * 9)}, "window", "VOI LUT without usable"),
+        ({**IN_12_BITS, "VOILUTSequence": table(0, [5] * 9)}, "window", "VOI LUT ignored: it has equal entries only"),
         ({**IN_12_BITS, "VOILUTSequence": table(60000, [1, 2])}, "window", "VOI LUT ignored: it makes"),
         ({**IN_12_BITS, "PixelSpacing": ["0", "0"]}, "window", "PixelSpacing makes no sense: ignored"),
         ({**IN_12_BITS, "PresentationIntentType": "FOR PROCESSING"}, "window", "stored FOR PROCESSING"),

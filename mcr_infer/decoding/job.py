@@ -99,6 +99,9 @@ class Decoded:
     metadata: Mapping[str, Scalar]
     """What is shown and filtered by."""
 
+    notes: tuple[str, ...]
+    """What the reader had to decide about the file; values of its header are not quoted."""
+
     seconds: Mapping[str, float]
     """Processor time of the worker by stage."""
 
@@ -127,6 +130,10 @@ class Decoded:
         patient = values["patient_key"]
         if patient is not None and not (isinstance(patient, str) and is_key(patient)):
             raise DecodingError("a decode worker gave an answer in which patient_key is no key")
+        notes = values["notes"]
+        if not isinstance(notes, list) or not all(isinstance(note, str) and note.isprintable() for note in notes):
+            raise DecodingError("a decode worker gave an answer in which notes are no lines of text")
+        values["notes"] = tuple(notes)
         values["metadata"] = MappingProxyType(values["metadata"])
         return cls(**values)
 

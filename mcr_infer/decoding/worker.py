@@ -127,6 +127,7 @@ def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slo
         "patient_key": radiograph.patient_key,
         "reduction": radiograph.reduction,
         "metadata": _metadata(radiograph),
+        "notes": radiograph.notes,
         "seconds": {"decode": read - begun, "cut": time.process_time() - read},
         "peak_mib": _peak_mib(),
     }

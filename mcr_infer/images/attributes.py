@@ -2,15 +2,18 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
 
 UNREADABLE = object()
 """Stands for a value that the parser refused to convert."""
+
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
+_MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 
 
 class Attributes:
@@ -43,12 +46,18 @@ class Attributes:
     def code(self, keyword: str) -> str | None:
         """Return a code string in upper case; None where absent or where it is no code (CS in PS3.5 table 6.2-1)."""
         text = (self.text(keyword) or "").upper()
-        return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else None
+        if not text or re.fullmatch(r"[A-Z0-9_ ]{1,16}", text):
+            return text or None
+        self.notes.append(f"{keyword} is no code: ignored")
+        return None
 
     def uid(self, keyword: str) -> str | None:
-        """Return a UID; None where absent or where it is none (PS3.5 9.1)."""
+        """Return a UID; None where absent or where it is none (PS3.5 9.1).
+
+        A number without a point is none: where elements were exchanged, it may be the id of a patient.
+        """
         text = self.text(keyword)
-        if text is None or re.fullmatch(r"[0-9.]{1,64}", text):
+        if text is None or (len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)+", text, re.ASCII)):
             return text
         self.notes.append(f"{keyword} is no UID: ignored")
         return None
@@ -67,18 +76,47 @@ class Attributes:
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """Return all values as finite numbers; empty where absent or where one of them is none."""
-        try:
-            numbers = tuple(float(str(value)) for value in self._several(keyword))
-        except ValueError:
-            numbers = (math.nan,)
+        return self._usable(keyword, self.texts(keyword))
+
+    def first_number(self, keyword: str) -> float | None:
+        """Return the first value as a finite number, whatever follows; None where absent or where it is none."""
+        return next(iter(self._usable(keyword, self.texts(keyword)[:1])), None)
+
+    def number(self, keyword: str, default: float) -> float:
+        """Return the first value as a number, or the default where there is none."""
+        number = self.first_number(keyword)
+        return default if number is None else number
+
+    def essential_number(self, keyword: str, default: float) -> float:
+        """Return the first value as a number, or the default where it is absent or empty.
+
+        Raises `BrokenImageError` (`corrupt`) where it is there and is no number: nothing else will do in its place.
+        """
+        if self._values.get(keyword) is not UNREADABLE and not self.text(keyword):
+            return default
+        number = self.first_number(keyword)
+        if number is None:
+            raise BrokenImageError(f"{keyword} is no number: correct the header", reason="corrupt")
+        if (count := len(self.texts(keyword))) > 1:
+            self.notes.append(f"first of {count} values of {keyword} used")
+        return number
+
+    def _usable(self, keyword: str, texts: Sequence[str]) -> tuple[float, ...]:
+        numbers = tuple(self._decimal(keyword, text) for text in texts)
         if all(map(math.isfinite, numbers)):
             return numbers
         self.notes.append(f"{keyword} is no number: ignored")
         return ()
 
-    def number(self, keyword: str, default: float) -> float:
-        """Return the first value as a number, or the default where there is none."""
-        return next(iter(self.numbers(keyword)), default)
+    def _decimal(self, keyword: str, text: str) -> float:
+        """Read a decimal string (DS in PS3.5 table 6.2-1), with a decimal comma, too; NaN where it is none.
+
+        A comma before exactly three digits may part thousands, and what cannot be decided is no number.
+        """
+        if _DECIMAL_COMMA.fullmatch(text) and not _MAYBE_THOUSANDS.fullmatch(text):
+            self.notes.append(f"{keyword} has a decimal comma: read as a point")
+            text = text.replace(",", ".")
+        return float(text) if _DECIMAL.fullmatch(text) else math.nan
 
     def integer(self, keyword: str) -> int:
         """Return the first value as an integer; raises `BrokenImageError` (`missing_attribute`) where there is none."""
@@ -86,26 +124,26 @@ class Attributes:
             return int(number)
         raise BrokenImageError(f"the DICOM header has no usable {keyword}", reason="missing_attribute")
 
-    def item(self, keyword: str) -> "Attributes | None":
-        """Return the first item of a sequence, sharing the notes; None where there is none."""
+    def item(self, keyword: str, *, essential: bool = False) -> "Attributes | None":
+        """Return the first item of a sequence, sharing the notes; None where there is none.
+
+        Raises `BrokenImageError` (`corrupt`) where an `essential` one is there and cannot be read.
+        """
         value = self._values.get(keyword)
-        if value is UNREADABLE:
-            self.notes.append(f"{keyword} cannot be read: ignored")
-        if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        if value is None or value == []:
             return None
+        if not isinstance(value, list) or not isinstance(value[0], dict):
+            if essential:
+                raise BrokenImageError(f"{keyword} cannot be read: correct the header", reason="corrupt")
+            self.notes.append(f"{keyword} cannot be read: ignored")
+            return None
+        if len(value) > 1:
+            self.notes.append(f"first of {len(value)} items of {keyword} used")
         item = Attributes(value[0], little_endian=self._order == "<")
         item.notes = self.notes
         return item
 
-    def words(self, keyword: str, count: int) -> NDArray[np.int64] | None:
-        """Return the first `count` unsigned numbers [count] of 16 or 8 bits, however packed; None where there are fewer."""
+    def packed(self, keyword: str) -> bytes:
+        """Return the value of an element of a look-up table as it is stored, in little-endian words; empty where absent."""
         value = self._values.get(keyword)
-        if isinstance(value, bytes):
-            packed = value
-        else:
-            numbers = [int(number) & 0xFFFF for number in self.numbers(keyword)]
-            packed = np.array(numbers, dtype=f"{self._order}u2").tobytes()
-        width = 2 if len(packed) >= 2 * count else 1
-        if len(packed) < count:
-            return None
-        return np.frombuffer(packed, dtype=f"{self._order}u{width}", count=count).astype(np.int64)
+        return value if isinstance(value, bytes) else b""

@@ -71,15 +71,24 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
             f"the {syntax.name} data end without their end marker (FFD9): the image is cut", reason="truncated"
         )
     stream = _described(data, syntax, layout)
+    notes: tuple[str, ...] = ()
+    if stream.precision < layout.bits_stored:
+        of = 1 << layout.bits_stored
+        notes = (
+            f"{syntax.name} data of {stream.precision} bits under Bits Stored {layout.bits_stored}: "
+            f"{1 << stream.precision} of {of} levels are used at most",
+        )
+    if layout.high_bit != layout.bits_stored - 1:
+        notes += (f"High Bit {layout.high_bit} ignored: {syntax.name} data hold values, not bits of a cell",)
     reduction = min(reduction, 1 << stream.halvings)
     if reduction > 1 and (values := _decode_reduced(data, stream, syntax, layout, reduction)) is not None:
-        return Decoded(values=values, reduction=reduction)
+        return Decoded(values=values, reduction=reduction, notes=notes)
     codec = syntax.codec
     values = _contained(lambda: codec(data, stream), syntax, (layout.rows, layout.columns))
     as_coded = replace(layout, signed=stream.signed)
     if (syntax.lossy or stream.transform == "9/7") and _overshoots(values, as_coded):
         values = values.clip(*as_coded.levels)
-    return Decoded(values=_fit_decoded(values, syntax, layout))
+    return Decoded(values=_fit_decoded(values, syntax, layout), notes=notes)
 
 
 def _contained(codec: Callable[[], Stored], syntax: TransferSyntax, shape: tuple[int, int]) -> Stored:
@@ -160,15 +169,21 @@ def _unpack_native(cells: Stored, layout: PixelFormat) -> Decoded:
     if layout.bits_stored == layout.bits_allocated:
         return Decoded(values=cells.view(f"i{size}") if layout.signed else cells)
     lowest = layout.high_bit + 1 - layout.bits_stored
-    if lowest == 0:
-        values = cells.view(f"i{size}") if layout.signed else cells
-        if layout.levels[0] <= values.min() and values.max() <= layout.levels[1]:
-            return Decoded(values=values)  # nothing lies in the other bits, as in most files
+    low = cells.view(f"i{size}") if layout.signed else cells
+    if layout.levels[0] <= low.min() and low.max() <= layout.levels[1]:
+        if lowest == 0:
+            return Decoded(values=low)  # nothing lies in the other bits, as in most files
+        if np.any(cells & ((1 << lowest) - 1)):
+            note = (
+                f"High Bit {layout.high_bit} contradicts the pixels, which lie in the {layout.bits_stored} lowest bits"
+            )
+            return Decoded(values=low, notes=(f"{note}: read there",))
     kept = (cells >> lowest) & ((1 << layout.bits_stored) - 1)
     values = _sign_extended(kept, layout.bits_stored) if layout.signed else kept
     # The bits above a signed value may repeat its sign or be zero.
     clean = any(np.array_equal((shown << lowest).view(cells.dtype), cells) for shown in (kept, values))
-    return Decoded(values=values, notes=() if clean else ("bits outside of Bits Stored ignored",))
+    note = f"bits outside of Bits Stored {layout.bits_stored} below High Bit {layout.high_bit} ignored"
+    return Decoded(values=values, notes=() if clean else (note,))
 
 
 def _sign_extended(codes: Stored, bits: int) -> Stored:

@@ -10,6 +10,7 @@ they reach no error of ours, not even as its cause.
 import os
 import re
 import zlib
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -44,7 +45,7 @@ _KEYWORDS = (
     "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "ImagerPixelSpacing",
     "NominalScannedPixelSpacing", "PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
-    "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "ViewCodeSequence", *DESCRIPTIONS,
+    "VOILUTFunction", "PresentationLUTShape", "ModalityLUTSequence", "VOILUTSequence", "ViewCodeSequence", *DESCRIPTIONS,
 )  # fmt: skip
 """All that is read of a header; of the descriptions, words of a closed list."""
 
@@ -53,6 +54,8 @@ _PATIENT_KEYWORDS = ("PatientID", "IssuerOfPatientID")
 
 _META_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
 _ITEM_KEYWORDS = ("LUTDescriptor", "LUTData", "CodeValue", "CodingSchemeDesignator")
+_PACKED_KEYWORDS = ("LUTDescriptor", "LUTData")
+"""Read as bytes: pydicom converts them by VRs that writers mistake."""
 
 _LARGEST_HEADER = 64 << 20
 """Bytes that a deflated data set may have besides its pixels."""
@@ -142,7 +145,7 @@ def _read(
     spacing = spacing.transposed() if turn.transposed else spacing
     if intent == "FOR PROCESSING":
         attributes.notes.append("stored FOR PROCESSING: its contrast may differ from that of a displayed radiograph")
-    year = re.match(r"(?:19|20)\d\d", attributes.text("StudyDate") or "")
+    year = _study_year(attributes)
     return Radiograph(
         pixels=rendered.pixels,
         source="dicom",
@@ -154,7 +157,7 @@ def _read(
         view_position=view,
         view_source=view_source,
         body_part=body_part,
-        study_year=int(year.group()) if year else None,
+        study_year=year,
         photometric_interpretation=attributes.code("PhotometricInterpretation"),
         transfer_syntax_uid=header.syntax_uid,
         intensity=rendered.intensity,
@@ -163,8 +166,19 @@ def _read(
         pixel_spacing=spacing.millimetres,
         aspect=spacing.aspect,
         reduction=decoded.reduction,
-        notes=(*attributes.notes, *unread, *decoded.notes, *rendered.notes),
+        notes=tuple(dict.fromkeys([*attributes.notes, *unread, *decoded.notes, *rendered.notes])),
     )
+
+
+def _study_year(attributes: Attributes) -> int | None:
+    """Return the year of Study Date. Dates that were shifted to hide them may lie ahead (MIMIC-CXR: 2100 to 2200)."""
+    date = attributes.text("StudyDate")
+    if date is None:
+        return None
+    if year := re.match(r"(?:1[89]|2[0-9])[0-9]{2}", date):
+        return int(year.group())
+    attributes.notes.append("StudyDate does not begin with a year from 1800 to 2999: ignored")
+    return None
 
 
 def _patient_key(attributes: Attributes, patients: PatientSecret) -> str | None:
@@ -272,20 +286,38 @@ def _parse(
 
 
 def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
-    """Convert the named elements to plain values; a sequence to a list of its first item."""
+    """Convert the named elements to plain values; a sequence to a list of its items, of which only the first has values."""
     from pydicom.multival import MultiValue
     from pydicom.sequence import Sequence as ItemSequence
 
     values: dict[str, object] = {}
     for keyword in keywords:
         try:
-            value = dataset.get(keyword)
+            value = _packed(dataset, keyword) if keyword in _PACKED_KEYWORDS else dataset.get(keyword)
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
             value = UNREADABLE
         if isinstance(value, ItemSequence):
-            value = [_plain(item, _ITEM_KEYWORDS) for item in value[:1]]
+            value = [_plain(item, _ITEM_KEYWORDS if number == 0 else ()) for number, item in enumerate(value)]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
     return values
+
+
+def _packed(dataset: "Dataset", keyword: str) -> bytes | None:
+    """Return a value as it is stored, its words in little-endian order; None where it is absent."""
+    from pydicom.dataelem import RawDataElement
+
+    if keyword not in dataset:
+        return None
+    element = dataset.get_item(keyword)
+    if not isinstance(element, RawDataElement) or element.value is None:
+        raise TypeError
+    if element.is_little_endian:
+        return element.value
+    if element.VR not in {"US", "SS", "OW"}:
+        raise ValueError  # the order of bytes in words of another VR is not known (PS3.5 6.2)
+    words = array("H", element.value[: len(element.value) & ~1])
+    words.byteswap()
+    return words.tobytes()
 
 
 def _encoding(stream: BinaryIO, syntax_uid: str | None) -> tuple[bool, bool]:
@@ -338,7 +370,10 @@ def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
 def _require_radiograph(header: _Header) -> str:
     """Return the modality of a CR, DX or RG; raises `NotRadiographError` or `BrokenImageError` for anything else."""
     attributes = header.attributes
-    modality, sop_class = attributes.text("Modality"), attributes.uid("SOPClassUID") or header.media_class
+    modality, sop_class = (
+        (attributes.text("Modality") or "").upper() or None,
+        attributes.uid("SOPClassUID") or header.media_class,
+    )
     if sop_class == _DICOMDIR:
         raise NotRadiographError(
             "a DICOMDIR is a list of files and holds no pixels: give its folder instead", reason="dicomdir"

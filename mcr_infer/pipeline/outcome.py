@@ -15,6 +15,9 @@ from mcr_infer.pipeline.naming import Naming
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
 
+NOTE_KINDS = 100
+"""Different notes that are counted each; some hold numbers, and the rest is counted together."""
+
 SHOWN_FAILURES = 5
 """Failures of one reason that stay in memory to be shown; all of them are in the file of failures."""
 
@@ -27,6 +30,8 @@ class Outcome:
     status: Literal["embedded", "unchanged", "left_out", "failed"]
     reason: str | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """What had to be decided about an input that was embedded."""
 
     def to_dict(self, naming: Naming) -> dict[str, object]:
         """Return a failure in the shape of `--json`, as it may be written down."""
@@ -49,6 +54,8 @@ class Summary:
         """Inputs that were understood and not wanted, by reason."""
         self.failed: Counter[str] = Counter()
         """Failures by reason."""
+        self.notes: Counter[str] = Counter()
+        """Embedded inputs by what had to be decided about them."""
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
         self.seconds = 0.0
@@ -68,6 +75,8 @@ class Summary:
         reason = str(outcome.reason)
         if outcome.status == "embedded":
             self.embedded += 1
+            for note in outcome.notes:
+                self.notes[note if note in self.notes or len(self.notes) < NOTE_KINDS else "other notes"] += 1
         elif outcome.status == "unchanged":
             self.unchanged += 1
         elif outcome.status == "left_out":
@@ -107,6 +116,7 @@ class Summary:
             "unchanged": self.unchanged,
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
+            "notes": dict(self.notes),
             "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
         }

@@ -109,7 +109,7 @@ class Placement:
             self._pool.release(former.decoded.slot)
         group.fresh[id] = self._pending[id] = fresh
         group.stamps.append((fresh.stamp, id))
-        group.tell(Outcome(path=fresh.source.path, status="embedded"))
+        group.tell(Outcome(path=fresh.source.path, status="embedded", notes=fresh.decoded.notes))
 
     def _equal_in_full(self, one: Source, known: "_Known") -> bool:
         """Whether a source and a known file are one picture once both are decoded in full.
