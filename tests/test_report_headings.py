@@ -60,6 +60,7 @@ KEPT = {
     "a heading that nobody knows": f"INDICATION: Cough\nDIAGNOSIS: {EFFUSION}",
     "the same below a name": f"Patient: A\nChest x-ray: {EFFUSION}",
     "a short heading, misspelt": f"INDICATION: Cough.\nLUNSG: {EFFUSION}",
+    "findings below the comparison": f"COMPARISON: 3/4. Large osteophytes are present. {EFFUSION}\nIMPRESSION: One.",
     "prose above an organ": f"COMPARISON: None.\n\nChest. {EFFUSION} Abdomen: Normal.\n\nIMPRESSION: One.",
     "prose at the end": f"IMPRESSION: One.\nEND OF IMPRESSION\n\n{EFFUSION}",
     "the indication and a line": f"INDICATION: Cough.\n{EFFUSION}",
@@ -93,6 +94,11 @@ LEFT_OUT = {
     "a preliminary read below": "FINDINGS: Clear.\n\nWET READ: ___\nSECRET effusion.\nEND OF REPORT",
     "an addendum of a call alone": "ADDENDUM: The findings were discussed with Dr. SECRET.\n\nFINDINGS: Clear.",
 }
+
+
+def test_findings_written_below_the_comparison_are_kept():
+    text = "COMPARISON: 3/4. Osteophytes are present. Known nodule is larger. No interval change.\nIMPRESSION: One."
+    assert split_report(text).findings == "Osteophytes are present. Known nodule is larger. No interval change."
 
 
 @pytest.mark.parametrize("place", LEFT_OUT)

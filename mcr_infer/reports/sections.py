@@ -13,6 +13,7 @@ from mcr_infer.reports.sentences import (
     clean,
     follows_up,
     is_communication,
+    is_statement,
     paragraphs,
     prose,
     sentences,
@@ -197,9 +198,9 @@ class _Reader:
 
     def _is_over(self, sentence: str) -> bool:
         """True where a later sentence below a heading about the study is about the image again."""
-        if not tells_study(sentence):
-            return self._open is not None or shows(sentence)
-        return states(sentence)
+        if tells_study(sentence):
+            return states(sentence)
+        return self._open is not None or shows(sentence) or (is_statement(sentence) and not asks(sentence))
 
     def _add(self, texts: Iterable[str]) -> None:
         """Add to the open section, or to the prose without one."""

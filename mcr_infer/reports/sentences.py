@@ -77,7 +77,12 @@ def shows(text: str) -> bool:
 
 def states(text: str) -> bool:
     """True where a text says something of what it names."""
-    return shows(text) and STATEMENT.search(fold(text)) is not None
+    return shows(text) and is_statement(text)
+
+
+def is_statement(text: str) -> bool:
+    """True where a text says that something is, is not or has changed."""
+    return STATEMENT.search(fold(text)) is not None
 
 
 def asks(text: str) -> bool:

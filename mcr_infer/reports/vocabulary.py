@@ -185,8 +185,8 @@ ABOUT_STUDY = re.compile(
 )
 ABOUT_PATIENT = re.compile(
     r"\b(?:rule out|r/o|evaluat\w*|assess\w*|eval|question of|concern\w*|suspect\w*|please|history|hx|s/p|status post|"
-    r"presents?|presenting|year[- ]old|y/?o|yo|pain|cough\w*|fever\w*|dyspnea|shortness|sob|symptom\w*|known|check|"
-    r"exclude|position of|interval change|placement|ausschluss|verdacht|z\.? ?n|bitte|eliminer|recherche|suspicion|"
+    r"presents|presented|presenting|year[- ]old|y/?o|yo|pain|cough\w*|fever\w*|dyspnea|shortness|sob|symptom\w*|check|"
+    r"exclude|ausschluss|verdacht|z\.? ?n|bitte|eliminer|recherche|suspicion|"
     r"descartar|sospecha|excluir|suspeita|escludere|sospett\w*|verdenking|uitsluiten)\b",
     re.IGNORECASE,
 )
