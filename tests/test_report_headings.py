@@ -299,7 +299,6 @@ HOSTILE = {
 REFUSED_TEXTS = (
     "spaces",
     "blank lines",
-    "headings without text",
     "colons",
     "preliminary reads",
     "commas",
