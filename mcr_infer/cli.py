@@ -52,6 +52,12 @@ def embed_reports(
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
+    headings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
+        ),
+    ] = None,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
     pseudonymise: PseudonymiseOption = False,
@@ -60,18 +66,25 @@ def embed_reports(
     """Embed reports into an index, so that radiographs and sentences find them."""
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import TextEncoder
-    from mcr_infer.reports import read_reports
+    from mcr_infer.reports import read_headings, read_reports
 
     if keep_text and pseudonymise:
         raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
     naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
     chosen = workspace.bundle_for(index, bundle, naming)
+    names = None if headings is None else read_headings(headings)
     records = read_reports(Path(path), patients=naming.patients)
     encoder = TextEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
-        summary = pipeline.Summary.of(index, naming=naming)
+        summary = pipeline.Summary.of(index, naming=naming, reports=True)
         outcomes = pipeline.embed_reports(
-            records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
+            records,
+            index=store,
+            encoder=encoder,
+            batch_size=batch_size,
+            keep_text=keep_text,
+            naming=naming,
+            headings=names,
         )
         run.follow(outcomes, summary)
         store.save_snapshots()

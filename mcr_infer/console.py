@@ -120,6 +120,9 @@ def show_summary(
     if summary.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
         print(f"left out  {summary.left_out.total()} {what}: {reasons}")
+    if summary.sections is not None and summary.sections.total():
+        recognized, whole, none = (summary.sections[name] for name in ("recognized", "whole", "none"))
+        print(f"sections recognized in {recognized} {what}, {whole} taken whole, {none} without text to embed")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
         f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "

@@ -96,6 +96,23 @@ def test_draws_repeat_and_differ_between_epochs(tree, tmp_path):
     assert collate([pairs[Draw(i, 0, True)] for i in range(4)]).patches.shape == (4, 16, 64)
 
 
+def test_headings_of_a_site_are_known_in_training(tmp_path):
+    report = "FREITEXT: Cough.\nGESEHEN: Left effusion.\n"
+    write_mimic(tmp_path, [
+        Study(patient="10000001", study="50000001", report=report),
+        Study(patient="10000002", study="50000002", report=report),
+        Study(patient="10000003", study="50000003", report=report, split="validate"),
+    ])  # fmt: skip
+    headings = tmp_path / "headings.toml"
+    headings.write_text('clinical = ["Freitext"]\nfindings = ["Gesehen"]\n')
+    for told, text in (
+        ({}, "FREITEXT: Cough. GESEHEN: Left effusion."),
+        ({"headings": str(headings)}, "Left effusion."),
+    ):
+        training, _ = open_records(config(tmp_path, **told), tmp_path / f"run-{len(told)}", Console(quiet=True))
+        assert training.text(0) == text
+
+
 def test_images_of_one_study_are_positives_of_each_other(tmp_path):
     shared = hospital("The lungs are clear. Heart size is normal.", "Normal chest.")
     write_mimic(tmp_path, [

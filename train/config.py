@@ -284,6 +284,8 @@ class Radiographs:
     """View positions that are taken, in any case; empty = all, those without a view position too."""
     text: Literal["both", "findings", "impression", "longest"] = "both"
     """Which part of a report stands beside the image."""
+    headings: str = ""
+    """A TOML file with the headings of a site, as `mcr-infer embed-reports --headings` reads it."""
     missing_files: Literal["refuse", "skip"] = "refuse"
     """An image or report that is missing, or an image that cannot be decoded: `skip` leaves its pairs out."""
     empty_reports: Literal["refuse", "skip"] = "skip"

@@ -32,6 +32,8 @@ class Outcome:
     error: str | None = None
     notes: tuple[str, ...] = ()
     """What had to be decided about an input that was embedded."""
+    sections: Literal["recognized", "whole", "none"] | None = None
+    """Of a report that was read: what of it was taken."""
 
     def to_dict(self, naming: Naming) -> dict[str, object]:
         """Return a failure in the shape of `--json`, as it may be written down."""
@@ -45,8 +47,11 @@ class Summary:
     Failures go to a file, one JSON object a line, since a run over millions of files may have many.
     """
 
-    def __init__(self, failures: Path, *, naming: Naming | None = None) -> None:
-        """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`."""
+    def __init__(self, failures: Path, *, naming: Naming | None = None, reports: bool = False) -> None:
+        """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`.
+
+        `reports` counts what was taken of each one, too.
+        """
         self._naming = naming or Naming()
         self.embedded = 0
         self.unchanged = 0
@@ -56,6 +61,8 @@ class Summary:
         """Failures by reason."""
         self.notes: Counter[str] = Counter()
         """Embedded inputs by what had to be decided about them."""
+        self.sections = Counter({"recognized": 0, "whole": 0, "none": 0}) if reports else None
+        """Reports that were read: with sections recognized, taken whole, without a text to embed (these failed)."""
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
         self.seconds = 0.0
@@ -66,13 +73,15 @@ class Summary:
             self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
 
     @classmethod
-    def of(cls, index: Path, *, naming: Naming | None = None) -> "Summary":
+    def of(cls, index: Path, *, naming: Naming | None = None, reports: bool = False) -> "Summary":
         """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
-        return cls(index / FAILURES, naming=naming)
+        return cls(index / FAILURES, naming=naming, reports=reports)
 
     def count(self, outcome: Outcome) -> None:
         """Take one outcome into account. Raises `EmbeddingIndexError` where a failure cannot be written down."""
         reason = str(outcome.reason)
+        if self.sections is not None and outcome.sections is not None:
+            self.sections[outcome.sections] += 1
         if outcome.status == "embedded":
             self.embedded += 1
             for note in outcome.notes:
@@ -117,6 +126,7 @@ class Summary:
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
             "notes": dict(self.notes),
+            **({} if self.sections is None else {"sections": dict(self.sections)}),
             "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
         }

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import ReportError
 from mcr_infer.index import Index, Row
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.reports import ReportFailure, ReportRecord, embed_text
+from mcr_infer.reports import Headings, ReportFailure, ReportRecord, SelectedText, select_text
 
 
 def embed_reports(
@@ -20,19 +21,21 @@ def embed_reports(
     batch_size: int,
     keep_text: bool,
     naming: Naming | None = None,
+    headings: Headings | None = None,
 ) -> Iterator[Outcome]:
     """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`.
 
+    `headings` are those by which sections are found, None for ours alone.
     `naming` is that of the index. Raises `IndexMismatchError` where it is not, and for text in a pseudonymous index, which
     can name anybody.
     """
     naming = naming or Naming()
     index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
-    waiting: dict[str, tuple[ReportRecord, str, str]] = {}
+    waiting: dict[str, tuple[ReportRecord, SelectedText, str]] = {}
     seen: dict[str, tuple[str, str | None]] = {}
 
     def commit() -> Iterator[Outcome]:
-        vectors = encoder.encode([text for _, text, _ in waiting.values()])
+        vectors = encoder.encode([selected.text for _, selected, _ in waiting.values()])
         rows = [
             Row(
                 id=record.id,
@@ -48,9 +51,9 @@ def embed_reports(
             for (record, _, digest), vector in zip(waiting.values(), vectors, strict=True)
         ]
         index.add(rows)
-        done = [record.path for record, _, _ in waiting.values()]
+        done = [(record.path, _sections(selected)) for record, selected, _ in waiting.values()]
         waiting.clear()
-        yield from (Outcome(path=path, status="embedded") for path in done)
+        yield from (Outcome(path=path, status="embedded", sections=sections) for path, sections in done)
 
     for given in records:
         if isinstance(given, ReportFailure):
@@ -58,16 +61,18 @@ def embed_reports(
             continue
         record = naming.report(given)
         try:
-            text = embed_text(record.text)
+            selected = select_text(record.text, headings=headings)
         except ReportError as error:
-            yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error))
+            yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error), sections="none")
             continue
-        digest = naming.content(hashlib.sha256(text.encode()).hexdigest())
+        digest = naming.content(hashlib.sha256(selected.text.encode()).hexdigest())
         former_digest, former_patient = seen.setdefault(record.id, (digest, record.patient_key))
         if (former_digest, former_patient) != (digest, record.patient_key):
             other = "text" if former_digest != digest else "patient"
             why = f"the id {record.id!r} stands at an earlier report of this run, which has another {other}"
-            yield Outcome(path=record.path, status="failed", reason="id_conflict", error=why)
+            yield Outcome(
+                path=record.path, status="failed", reason="id_conflict", error=why, sections=_sections(selected)
+            )
             continue
         known = index.get("report", record.id)
         text_kept = not keep_text or (known is not None and known.text is not None)
@@ -77,10 +82,14 @@ def embed_reports(
         same_patient = known is not None and known.patient_key == record.patient_key
         same = known is not None and known.content_digest == digest and same_patient and text_kept
         if record.id in waiting or same:
-            yield Outcome(path=record.path, status="unchanged")
+            yield Outcome(path=record.path, status="unchanged", sections=_sections(selected))
             continue
-        waiting[record.id] = (record, text, digest)
+        waiting[record.id] = (record, selected, digest)
         if len(waiting) >= batch_size:
             yield from commit()
     if waiting:
         yield from commit()
+
+
+def _sections(selected: SelectedText) -> Literal["recognized", "whole"]:
+    return "whole" if selected.part == "whole" else "recognized"

@@ -9,13 +9,14 @@ from pathlib import Path
 from mcr_infer.errors import ReportError
 from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.reports.folders import read_folder
+from mcr_infer.reports.headings import Headings, read_headings
 from mcr_infer.reports.records import ReportFailure, ReportRecord
 from mcr_infer.reports.sections import Sections, SelectedText, Use, embed_text, select_text, split_report
 from mcr_infer.reports.tables import read_table
 
 __all__ = [
-    "ReportFailure", "ReportRecord", "Sections", "SelectedText", "Use", "embed_text", "read_reports", "select_text",
-    "split_report",
+    "Headings", "ReportFailure", "ReportRecord", "Sections", "SelectedText", "Use", "embed_text", "read_headings",
+    "read_reports", "select_text", "split_report",
 ]  # fmt: skip
 
 

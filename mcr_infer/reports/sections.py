@@ -1,51 +1,29 @@
 """The sections of a radiology report, and the text of it that is embedded: report -> findings, impression -> text."""
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from mcr_infer.errors import ReportError
+from mcr_infer.reports.headings import Headings, default_headings
+from mcr_infer.reports.layout import Heading, find_headings, plain
+from mcr_infer.reports.sentences import (
+    Sentence,
+    asks,
+    clean,
+    follows_up,
+    is_communication,
+    is_statement,
+    paragraphs,
+    prose,
+    sentences,
+    shows,
+    states,
+    tells_study,
+)  # fmt: skip
 
 Use = Literal["both", "findings", "impression", "longest"]
-
-_BOTH = r"findings?\s*(?:and|&|/)\s*(?:impressions?|conclusions?)"
-_FINDINGS = r"(?:chest |radiographic |x-ray )?findings?(?: and recommendations?)?|observations?|comments?|description"
-_IMPRESSION = (
-    r"(?:final |overall )?impressions?(?: (?:and|&) recommendations?)?|conclusions?|opinion|summary|interpretation"
-)
-# Their first paragraph is about the study; prose that follows it without a header describes the image.
-_CONTEXT = (
-    r"(?:type of )?exam(?:ination)?s?|stud(?:y|ies)|procedures?|(?:clinical )?indications?|(?:clinical )?history|"
-    r"clinical (?:information|data|details|statement)|(?:past )?medical history|history of present illness|"
-    r"reason for (?:this |the )?(?:exam(?:ination)?|study|consult(?:ation)?)|techniques?|views?|comparisons?|"
-    r"comparison stud(?:y|ies)|prior(?: stud(?:y|ies))?|contrast|dose|final report|report"
-)
-# The radiologist's last word, or no word on this image: nothing below it is read until the next header.
-_OTHER = (
-    r"recommendations?(?:\(s\))?|notifications?|communications?|critical results?|addend(?:um|a)|final addendum|wet read|"
-    r"preliminary (?:report|read)|attestation|(?:electronically )?signed(?: by)?|dictated(?: by)?|transcribed(?: by)?|"
-    r"reviewed by|attending(?: radiologist)?|radiologist|cc|end of (?:report|impression)"
-)
-_SIGNATURE = r"(?:electronically signed|dictated by|signed by|reviewed by|i have (?:personally )?reviewed the)"
-_GROUPS = {"both": _BOTH, "findings": _FINDINGS, "impression": _IMPRESSION, "context": _CONTEXT, "other": _OTHER}
-_NAME = "|".join(f"(?P<{group}>{names})" for group, names in _GROUPS.items())
-_DECORATED = r"[*#=\-_ \t]*"
-_HEADER = re.compile(
-    # At the start of a line, in any case, with a colon or alone on the line; a signature needs neither.
-    rf"^{_DECORATED}(?:(?P<line>{_NAME}){_DECORATED}(?::{_DECORATED}|$)|{_SIGNATURE}\b)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_INLINE = re.compile(
-    # Within a line, as flattened reports have it: with a colon, capitalised, after a sentence; or all in capitals.
-    rf"(?:(?<=[.:;?!)_]\s)|(?<=\s\s)|(?<=\s)(?=[A-Z][A-Z /]{{3,40}}:))(?=[A-Z])(?P<line>(?i:{_NAME}))[ \t]*:",
-)
-_PRELIMINARY = re.compile(r"^[ \t]*wet read\b.*?(?=^[ \t]*final report\b)", re.IGNORECASE | re.MULTILINE | re.DOTALL)
-# MIMIC-CXR blanks out names and dates with underscores, Open-I with XXXX.
-_DEIDENTIFIED = re.compile(r"_{2,}|(?<![A-Za-z])X{3,}(?![a-z])")
-_PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
-_NUMBER_AT_LINE = re.compile(r"^[ \t]*(?:\(?\d{1,2}[.)]|[-*\u2022])(?=\s)", re.MULTILINE)
-_NUMBER_AFTER_STOP = re.compile(r"(?<=[.;:])\s+\d{1,2}[.)](?=\s+[A-Za-z])")
-_CLOCK = re.compile(r"\b[ap]\.m\.", re.IGNORECASE)
+Part = Literal["both", "findings", "impression", "addendum", "whole"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,94 +32,202 @@ class Sections:
 
     findings: str | None
     impression: str | None
+    addendum: str | None = None
+    """What was added to the report or corrected later: the last word, wherever it stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedText:
-    """What of a report is embedded, and which part of it that is: `whole` is a text without any known header."""
+    """What of a report is embedded, and which part of it that is: `whole` is a text without any known heading.
+
+    An addendum stands behind whichever part it is; `addendum` is one without findings and impression.
+    """
 
     text: str
-    part: Literal["both", "findings", "impression", "whole"]
+    part: Part
 
 
-def split_report(text: str) -> Sections:
-    """Find findings and impression under their headers: in any case, beside the text or above it, numbered or wrapped.
+def split_report(text: str, *, headings: Headings | None = None) -> Sections:
+    """Find findings, impression and addendum under their headings, in any layout and in seven languages.
 
-    Prose without a header, below the headers about the study or above the impression, counts as findings where no header
-    names them. A preliminary read, notifications, recommendations and signatures are left out, as are blanks left by
-    de-identification. A text without any known header has no sections.
+    Headings may be in any case, beside the text or above it, inside a line, numbered, or misspelt by one slip. Organs as
+    headings (`LUNGS:`) are findings and stay in the text. Of a section about the patient or the study, the first paragraph
+    is left out, except for sentences that describe the image; prose that follows is findings, and so is prose above the
+    first heading. A preliminary read that a final one follows, notifications, recommendations and signatures are left out,
+    as are blanks left by de-identification. A text without any known heading has no sections. `headings` are ours and those
+    of a site; None means ours.
     """
-    found, _ = _sections(text)
-    return found
+    sections, _ = _sections(text, headings or default_headings())
+    return sections
 
 
-def select_text(text: str, *, use: Use = "both") -> SelectedText:
+def select_text(text: str, *, use: Use = "both", headings: Headings | None = None) -> SelectedText:
     """Choose the text of a report that is embedded; `longest` is the longer section, and `both` one where only one is.
 
-    A text without any known header is taken whole for `both` and `longest`: it is a sentence or a report of one piece.
+    A text without any known heading is taken whole for `both` and `longest`: it is a sentence or a report of one piece.
     Raises `ReportError` with reason `empty` (no words), or `no_section` where the wanted section is not there.
     """
-    sections, has_headers = _sections(text)
+    sections, has_headings = _sections(text, headings or default_headings())
     findings, impression = sections.findings, sections.impression
     if use == "findings" or (use == "longest" and len(findings or "") >= len(impression or "")):
         impression = None
     elif use in ("impression", "longest"):
         findings = None
-    if findings and impression:
-        return SelectedText(text=findings if findings == impression else f"{findings} {impression}", part="both")
-    if findings or impression:
-        return SelectedText(text=findings or impression or "", part="findings" if findings else "impression")
-    whole = _clean(text)
+    texts = dict.fromkeys(filter(None, (findings, impression, sections.addendum)))  # a common section is told once
+    if texts:
+        part: Part = "findings" if findings else "impression" if impression else "addendum"
+        return SelectedText(text=" ".join(texts), part="both" if findings and impression else part)
+    whole = clean(plain(text))
     if not whole:
         raise ReportError("the report has no text: it is empty or holds nothing but blanks", reason="empty")
-    if use in ("findings", "impression") or has_headers:
+    if use in ("findings", "impression") or has_headings:
         wanted = use if use in ("findings", "impression") else "findings or impression"
         raise ReportError(f"the report has no text under a header for {wanted}", reason="no_section")
     return SelectedText(text=whole, part="whole")
 
 
-def embed_text(text: str, *, use: Use = "both") -> str:
+def embed_text(text: str, *, use: Use = "both", headings: Headings | None = None) -> str:
     """Choose as `select_text` does, and return the text alone."""
-    return select_text(text, use=use).text
+    return select_text(text, use=use, headings=headings).text
 
 
-def _sections(text: str) -> tuple[Sections, bool]:
-    """Return the sections, and whether the text has any known header."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\u00a0", " ")
-    text = _PRELIMINARY.sub("", text)
-    headers = sorted((*_HEADER.finditer(text), *_INLINE.finditer(text)), key=lambda header: header.start())
-    headers = [
-        one for one, before in zip(headers, [None, *headers], strict=False) if not before or one.start() >= before.end()
-    ]
-    if not headers:
-        return Sections(findings=None, impression=None), False
-    parts: dict[str, dict[str, None]] = {"findings": {}, "impression": {}, "both": {}}
-    loose = _prose(text[: headers[0].start()], titled=True)
-    for header, following in zip(headers, [*headers[1:], None], strict=True):
-        body = text[header.end() : following.start() if following else len(text)]
-        name = next((group for group in _GROUPS if header[group]), "other")
-        if name in parts:
-            parts[name][_clean(body)] = None  # what a copied report says twice is told once
-        elif name == "context":
-            named_only = header["line"].lower() in ("final report", "report")
-            paragraphs = _PARAGRAPHS.split(body.strip())
-            loose += _prose(body, titled=True) if named_only else _prose("\n\n".join(paragraphs[1:]), titled=False)
-    both = " ".join(filter(None, parts["both"]))
-    findings = " ".join(filter(None, parts["findings"])) or both or " ".join(loose)
-    impression = " ".join(filter(None, parts["impression"])) or both
-    return Sections(findings=findings or None, impression=impression or None), True
+def _sections(text: str, names: Headings) -> tuple[Sections, bool]:
+    """Return the sections, and whether the text has any known heading."""
+    text = plain(text)
+    headings = find_headings(text, names)
+    if all(heading.kind == "organ" for heading in headings):
+        return Sections(findings=(clean(text) or None) if headings else None, impression=None), bool(headings)
+    first, final = _superseded(headings)
+    if first < final:
+        reader = _Reader(text)
+        reader.read(headings[:first], start=0, end=headings[first].start)
+        reader.read(headings[final:], start=headings[final].start)
+        if reader.shows_something():
+            return reader.sections(), True
+    # Without a final report, or with one that says nothing of the image, the preliminary read is not replaced.
+    reader = _Reader(text, keeps_preliminary=first < final)
+    reader.read(headings, start=0)
+    return reader.sections(), True
 
 
-def _prose(text: str, *, titled: bool) -> list[str]:
-    """Return the paragraphs that hold a sentence; among titles one in capitals is a title however it ends."""
-    cleaned = (_clean(paragraph) for paragraph in _PARAGRAPHS.split(text.strip()))
-    sentence = r"[a-z]{2,}.*[.!?](?:\s|$)" if titled else r"[A-Za-z]{2,}.*[.!?](?:\s|$)"
-    return [text for text in cleaned if len(text.split()) > 2 and re.search(sentence, _CLOCK.sub("", text))]
+def _superseded(headings: list[Heading]) -> tuple[int, int]:
+    """Return the places of the first preliminary read and of the final report after it; equal where there are not both."""
+    first = next((place for place, heading in enumerate(headings) if heading.kind == "preliminary"), len(headings))
+    return first, next((place for place in range(first, len(headings)) if headings[place].kind == "title"), first)
 
 
-def _clean(text: str) -> str:
-    """Put text on one line without list numbers and blanks of de-identification; empty where no word is left."""
-    text = _NUMBER_AT_LINE.sub(" ", _DEIDENTIFIED.sub(" ", text))
-    text = " ".join(_NUMBER_AFTER_STOP.sub(" ", text).split())
-    text = re.sub(r"[,;:]+\.(?=\s|$)", ".", re.sub(r" +([.,;:])", r"\1", text)).lstrip(".,;: ")
-    return text if re.search(r"[^\W\d_]", text) else ""
+_Pieces = dict[str, None]
+"""Pieces of a section in their order; what a copied report says twice is told once."""
+
+
+class _Reader:
+    """Goes through a report from heading to heading and collects what each section says of the image."""
+
+    def __init__(self, text: str, *, keeps_preliminary: bool = False) -> None:
+        self._text = text
+        self._keeps_preliminary = keeps_preliminary
+        self._parts: dict[str, _Pieces] = {"findings": {}, "impression": {}, "both": {}, "addendum": {}}
+        self._loose: list[str] = []
+        """Prose without a heading of its own."""
+        self._doubtful: list[Sentence] = []
+        """Sentences on the image among those on the patient or who signed: they count where there are no findings."""
+        self._preliminary: list[str] = []
+        self._headed = False
+        """Whether a heading named the findings, and not organs alone."""
+        self._open: _Pieces | None = None
+        """The section that goes on after a word on the study in its midst."""
+
+    def read(self, headings: list[Heading], *, start: int, end: int | None = None) -> None:
+        """Read a stretch of the text with its headings."""
+        end = len(self._text) if end is None else end
+        self._loose += prose(self._text[start : headings[0].start if headings else end], titled=True)
+        for heading, following in zip(headings, [*headings[1:], None], strict=False):
+            stop = following.start if following else end
+            self._take(heading, self._text[heading.end : stop], self._text[heading.start : stop])
+
+    def _take(self, heading: Heading, body: str, whole: str) -> None:
+        kind = heading.kind
+        if kind in ("findings", "impression", "both"):
+            self._headed = self._headed or kind != "impression"
+            # Those of an addendum below the report are its last word, too.
+            amends = self._open is self._parts["addendum"] and bool(self._parts[kind])
+            self._open = self._parts["addendum" if amends else kind]
+            if (text := clean(body)) and text not in self._parts[kind]:
+                self._open[text] = None
+        elif kind == "addendum":
+            self._open = self._parts["addendum"]
+            kept = (sentence.text for sentence in sentences(body) if not is_communication(sentence.text))
+            self._add([" ".join(filter(None, kept))])
+        elif kind == "organ":
+            self._open = self._parts["findings"] if self._open is None else self._open
+            self._add([clean(whole)])
+        elif kind == "preliminary":
+            self._preliminary += prose(body, titled=False)
+        elif kind == "title":
+            self._open = None
+            self._loose += prose(body, titled=True)
+        else:
+            self._take_aside(heading, body)
+
+    def _take_aside(self, heading: Heading, body: str) -> None:
+        """Keep of a section about the patient, the study or what to do next the sentences on the image."""
+        first, *later = paragraphs(body) or [""]
+        told = sentences(first)
+        if heading.kind == "study":
+            self._add(one.text for one in told[:1] if states(one.text))
+            # Inside a line, a word on the study stands among sentences on the image.
+            inside = self._open is not None and not heading.at_line
+            self._add(one.text for one in told[1:] if inside or self._is_over(one.text))
+        elif heading.kind == "administrative":
+            about_image = [one for one in told[1:] if shows(one.text) and not follows_up(one.text)]
+            self._add(one.text for one in about_image if states(one.text))
+            self._doubtful += [one for one in about_image if not states(one.text)]
+        else:
+            about_image = [one for one in told[1:] if shows(one.text) and not asks(one.text)]
+            if self._open is not None and not heading.at_line:
+                self._add(one.text for one in about_image)
+            else:
+                self._doubtful += about_image
+        if heading.kind == "administrative":
+            rest = (one.text for paragraph in later for one in sentences(paragraph))
+            self._add(text for text in rest if shows(text) and not follows_up(text))
+            return
+        if heading.at_line and self._open is self._parts["impression"]:
+            self._open = None
+        self._add(prose("\n\n".join(later), titled=False))
+
+    def _is_over(self, sentence: str) -> bool:
+        """True where a later sentence below a heading about the study is about the image again."""
+        if tells_study(sentence):
+            return states(sentence)
+        return self._open is not None or shows(sentence) or (is_statement(sentence) and not asks(sentence))
+
+    def _add(self, texts: Iterable[str]) -> None:
+        """Add to the open section, or to the prose without one."""
+        for text in filter(None, texts):
+            if self._open is None:
+                self._loose.append(text)
+            else:
+                self._open[text] = None
+
+    def shows_something(self) -> bool:
+        """True where what was read describes the image."""
+        return any(shows(text) for pieces in (*self._parts.values(), self._loose) for text in pieces)
+
+    def sections(self) -> Sections:
+        """Put together what was collected."""
+        common, findings = " ".join(self._parts["both"]), " ".join(self._parts["findings"])
+        impression, addendum = " ".join(self._parts["impression"]), " ".join(self._parts["addendum"])
+        loose = self._loose + (self._preliminary if self._keeps_preliminary else [])
+        if self._headed and (findings or common):
+            # Titles and words on the study are left behind where the findings have a heading of their own.
+            told = (one.text for text in loose for one in sentences(text))
+            loose = [text for text in told if states(text) and not asks(text)]
+        findings = " ".join(filter(None, [*loose, findings or common]))
+        impression = impression or (findings if common else "")
+        if not findings:
+            alone = not impression and not addendum
+            findings = " ".join(one.text for one in self._doubtful if alone or one.begins_line)
+        if not (findings or impression or addendum):
+            findings = " ".join(self._preliminary)
+        return Sections(findings=findings or None, impression=impression or None, addendum=addendum or None)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcr_infer.errors import ConfigError, ReportError
-from mcr_infer.reports import SelectedText, select_text
+from mcr_infer.reports import Headings, SelectedText, read_headings, select_text
 from train.config import Radiographs
 from train.data.faults import Fault, Faults
 from train.data.records import Record, Source
@@ -89,7 +89,9 @@ def survey(source: Source, config: Radiographs) -> Surveyed:
     faults, parts, views, read = Faults(config), Counter[str](), Counter[str](), Counter[str]()
     columns = {config.train_split: SelectionBuilder(), config.validation_split: SelectionBuilder()}
     wanted = _wanted(source.records(), config, faults, views, read)
-    choose = lru_cache(maxsize=64)(lambda report: _chosen(report, config))  # images of one study follow each other
+    headings = read_headings(Path(config.headings)) if config.headings else None
+    # Images of one study follow each other.
+    choose = lru_cache(maxsize=64)(lambda report: _chosen(report, config, headings))
     for record, status, report in _with_files(wanted):
         if isinstance(status, str):
             faults.add(status, record.name)
@@ -114,9 +116,9 @@ def survey(source: Source, config: Radiographs) -> Surveyed:
     return surveyed
 
 
-def _chosen(report: str, config: Radiographs) -> SelectedText | None:
+def _chosen(report: str, config: Radiographs, headings: Headings | None) -> SelectedText | None:
     try:
-        return select_text(report, use=config.text)
+        return select_text(report, use=config.text, headings=headings)
     except ReportError:
         return None
 
