@@ -95,13 +95,20 @@ class Run:
 def show_summary(
     summary: "Summary", *, what: str, verb: str = "embedded", ignored: Counter[str] | None = None, as_json: bool
 ) -> None:
-    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
+    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name.
+
+    `ignored` are entries of folders that were no inputs by their names, by kind; None where no folder can be walked.
+    """
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
-        print(f"left out as no images by their names: {kinds}", file=sys.stderr)
+        print(f"left out as no {'images' if what == 'radiographs' else what} by their names: {kinds}", file=sys.stderr)
     if as_json:
         # Failures are read and written one by one: there may be millions.
         facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
+        if what == "reports":
+            facts["updated"] = summary.updated
+        if ignored is not None:
+            facts["ignored"] = dict(ignored)
         print(json.dumps(facts)[:-1], end=', "failures": [')
         for number, failure in enumerate(summary.failures()):
             print(f"{', ' if number else ''}{failure}", end="")
@@ -116,8 +123,9 @@ def show_summary(
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
         print(f"left out  {summary.left_out.total()} {what}: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
+    updated = f", {summary.updated} updated" if summary.updated else ""
     print(
-        f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "
+        f"{summary.embedded} {what} {verb}{updated}, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
 

@@ -24,7 +24,8 @@ class Outcome:
     """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
 
     path: str
-    status: Literal["embedded", "unchanged", "left_out", "failed"]
+    status: Literal["embedded", "updated", "unchanged", "left_out", "failed"]
+    """`updated` is a report with the words of its row, of which something else was changed, without embedding it again."""
     reason: str | None = None
     error: str | None = None
 
@@ -44,6 +45,7 @@ class Summary:
         """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`."""
         self._naming = naming or Naming()
         self.embedded = 0
+        self.updated = 0
         self.unchanged = 0
         self.left_out: Counter[str] = Counter()
         """Inputs that were understood and not wanted, by reason."""
@@ -68,6 +70,8 @@ class Summary:
         reason = str(outcome.reason)
         if outcome.status == "embedded":
             self.embedded += 1
+        elif outcome.status == "updated":
+            self.updated += 1
         elif outcome.status == "unchanged":
             self.unchanged += 1
         elif outcome.status == "left_out":
