@@ -97,7 +97,7 @@ def show_summary(
 ) -> None:
     """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name.
 
-    `ignored` are entries of folders that were no inputs by their names, by kind; None where no folder can be walked.
+    `ignored` are the entries of folders that were no inputs by their names, by kind.
     """
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
@@ -106,9 +106,7 @@ def show_summary(
         # Failures are read and written one by one: there may be millions.
         facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
         if what == "reports":
-            facts["updated"] = summary.updated
-        if ignored is not None:
-            facts["ignored"] = dict(ignored)
+            facts |= {"updated": summary.updated, "ignored": dict(ignored or {})}
         print(json.dumps(facts)[:-1], end=', "failures": [')
         for number, failure in enumerate(summary.failures()):
             print(f"{', ' if number else ''}{failure}", end="")

@@ -43,7 +43,7 @@ class KnownReports:
 
     def is_placed(self, stamp: FileStamp, id: str) -> bool:
         """True where the index knows already that this place gave this row."""
-        return self._index.file_owner("report", stamp.path) == id
+        return self._owner(stamp) == id
 
     def find(self, record: ReportRecord, digest: str, *, seen: Collection[str]) -> Row | None:
         """Return the row that this report has now, under its id or a former one; None where it has none.
@@ -73,7 +73,7 @@ class KnownReports:
         stamp = self.stamp(record)
         if stamp is None or record.former_id is None:
             return None
-        id = self._index.file_owner("report", stamp.path)
+        id = self._owner(stamp)
         row = None if id in (None, record.id) else self._index.get("report", str(id))
         self._stays |= id == record.id
         self._moves |= row is not None and row.content_digest != digest
@@ -114,6 +114,10 @@ class KnownReports:
         )
         return None if _facts(new) == _facts(row) else new
 
+    def _owner(self, stamp: FileStamp) -> str | None:
+        """Return the id of the row that a place gave in the former run."""
+        return self._index.file_owner("report", stamp.path)
+
     def _of_earlier_version(self, record: ReportRecord, digest: str, seen: Collection[str]) -> Row | None:
         """Return the row that an earlier version made of this report, under the id that it derived."""
         former = record.former_id
@@ -122,7 +126,8 @@ class KnownReports:
         row = self._index.get("report", former)
         if row is None or self._index.files("report", former) or _differ(row.study_uid, record.study_uid):
             return None
-        same_words = row.content_digest == digest
+        # The former id of a row of a table follows from its words.
+        same_words = row.content_digest == digest or not os.path.isfile(record.source)  # noqa: PTH113
         source = self._source(row, record)
         if source == "other" or not (source == "same" or same_words):
             if source == "gone" and self._naming.pseudonymous:

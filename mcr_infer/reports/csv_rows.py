@@ -4,7 +4,7 @@ Python's csv module reads one row; what is added here is where the next row begi
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mcr_infer.errors import ReportError
@@ -15,6 +15,9 @@ _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 _TOO_LONG = "field larger than field limit"
 """How the csv module begins to say that a field has more than `LONGEST` characters."""
+
+_AHEAD = 1_000
+"""Lines in which the end of a broken row is looked for; a report has some ten."""
 
 
 def csv_rows(path: Path) -> Iterator[TableRow | BadRow]:
@@ -85,14 +88,15 @@ def _rows(path: Path, delimiter: str, names: list[str], last: int) -> Iterator[T
                     yield TableRow(number=number, line=first.number, values=dict(zip(names, row, strict=True)))
                     continue
                 error = f"has {len(row)} columns, the header has {len(names)}; put the report in quotes"
+            opened = _line_of_open_quote(held)
             if len(held) > 1:
-                error = f"a quote opens in line {first.number} and is not closed where the row ends ({error})"
+                error = f"a quote opens in line {opened} and is not closed where the row ends ({error})"
             yield BadRow(number=number, line=first.number, reason=reason, error=error)
             lines.put_back(held[1:])
-            if len(held) > 1 or first.quotes % 2:
+            if len(held) > 1 or first.quotes % 2 or _closes_later(lines, delimiter):
                 for lost in _up_to_next_row(lines, delimiter, len(names)):
                     number += 1
-                    error = f"lies behind a quote that opens in line {first.number} and is not closed: close it"
+                    error = f"lies behind a quote that opens in line {opened} and is not closed: close it"
                     yield BadRow(number=number, line=lost.number, reason="format", error=error)
 
 
@@ -114,6 +118,16 @@ def _parse(lines: Lines, held: list[Line], delimiter: str) -> list[str]:
     return next(csv.reader(texts(), delimiter=delimiter, strict=True))
 
 
+def _line_of_open_quote(held: Sequence[Line]) -> int:
+    """Return the number of the line in which the quote opens that held the lines of a row together."""
+    opened, inside = held[0].number, False
+    for line in held[:-1]:
+        if quotes := line.text.replace('""', "").count('"'):
+            inside ^= quotes % 2 == 1
+            opened = line.number if inside else opened
+    return opened
+
+
 def _up_to_next_row(lines: Lines, delimiter: str, width: int) -> Iterator[Line]:
     """Read past the lines that lie behind a quote that was not closed, and yield those that could have been rows.
 
@@ -129,6 +143,17 @@ def _up_to_next_row(lines: Lines, delimiter: str, width: int) -> Iterator[Line]:
             yield line
         if line.quotes % 2:
             return
+
+
+def _closes_later(lines: Lines, delimiter: str) -> bool:
+    """True where the next line with a quote closes one: a row that is broken by a quote within the report goes on there."""
+    ahead: list[Line] = []
+    while len(ahead) < _AHEAD and (line := lines.take()):
+        ahead.append(line)
+        if line.quotes:
+            break
+    lines.put_back(ahead)
+    return bool(ahead) and ahead[-1].quotes % 2 == 1 and not _opens_field(ahead[-1].text, delimiter)
 
 
 def _opens_field(text: str, delimiter: str) -> bool:
