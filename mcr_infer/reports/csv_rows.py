@@ -93,7 +93,7 @@ def _rows(path: Path, delimiter: str, names: list[str], last: int) -> Iterator[T
                 error = f"a quote opens in line {opened} and is not closed where the row ends ({error})"
             yield BadRow(number=number, line=first.number, reason=reason, error=error)
             lines.put_back(held[1:])
-            if len(held) > 1 or first.quotes % 2 or _closes_later(lines, delimiter):
+            if len(held) > 1 or first.quotes % 2 or (first.quotes and _closes_later(lines, delimiter)):
                 for lost in _up_to_next_row(lines, delimiter, len(names)):
                     number += 1
                     error = f"lies behind a quote that opens in line {opened} and is not closed: close it"

@@ -41,10 +41,15 @@ class Line(NamedTuple):
     """From 1."""
     text: str
     """Of a line longer than `LONGEST_LINE` the beginning."""
-    quotes: int
-    """How often `"` stands in it."""
-    cut: bool
+    cut: bool = False
     """True for the beginning of a longer line."""
+    quotes_beyond: int = 0
+    """How often `"` stands in the rest of such a line."""
+
+    @property
+    def quotes(self) -> int:
+        """How often `"` stands in the line."""
+        return self.text.count('"') + self.quotes_beyond
 
 
 class Lines:
@@ -63,11 +68,12 @@ class Lines:
         if not text:
             return None
         self._number += 1
-        quotes, cut, rest = text.count('"'), False, text
-        while len(rest) == LONGEST_LINE and not rest.endswith(("\n", "\r")):
-            cut, rest = True, self._stream.readline(LONGEST_LINE)
+        if len(text) < LONGEST_LINE or text.endswith(("\n", "\r")):
+            return Line(self._number, text)
+        quotes = 0
+        while (rest := self._stream.readline(LONGEST_LINE)) and not rest.endswith(("\n", "\r")):
             quotes += rest.count('"')
-        return Line(self._number, text, quotes, cut)
+        return Line(self._number, text, cut=True, quotes_beyond=quotes + rest.count('"'))
 
     def put_back(self, lines: Sequence[Line]) -> None:
         """Let `take` return these lines again, in their order."""

@@ -77,16 +77,16 @@ class _Table:
             why = f"{' and '.join(PATIENT_COLUMNS)} must be text in UTF-8, or whole numbers"
             return self._failure(row, "patient_id", why)
         key = None if self._patients is None else _patient_key(self._patients, *patient)
-        derived, former = self._ids(text, study, key or "")
+        own, former = (id, None) if id else self._ids(text, study, key or "")
         return ReportRecord(
-            id=id or derived,
+            id=own,
             text=text,
             path=path or self._place(row),
             study_uid=study or None,
             patient_key=key,
             path_given=bool(path),
             source=f"{self._source}/id/{id}" if id else f"{self._source}/{row.number}",
-            former_id=None if id else former,
+            former_id=former,
         )
 
     def _ids(self, text: str, study: str, patient: str) -> tuple[str, str]:
