@@ -50,7 +50,9 @@ def test_texts_of_a_folder_come_in_order(folder: Path):
     (folder / "b" / "1.TXT").write_bytes("Größe.".encode("utf-16"))
     (folder / "b" / "3.txt").write_bytes(b"\xef\xbb\xbfNormal.")
     assert walked(folder) == (["a.txt", "b/1.TXT", "b/2.txt", "b/3.txt"], {}, {".md": 1})
-    assert [one.text for one in read_reports(folder)] == ["Edema.", "Größe.", "Edema.", "Normal."]
+    records = list(read_reports(folder))
+    assert [one.text for one in records] == ["Edema.", "Größe.", "Edema.", "Normal."]
+    assert records[1].id == f"file://{folder.resolve()}/b/1.TXT"
 
 
 def test_texts_that_cannot_be_read_fail_by_name(folder: Path):

@@ -31,7 +31,7 @@ def read_reports(
     is: by comma, semicolon, tab or bar.
 
     An id that is not given is derived: from study, patient and words; without a study from the table, the words and how
-    often they stood in it before; for a file from its real path. It does not depend on the working folder.
+    often they stood in it before; that of a file is its URI. It does not depend on the working folder.
 
     Rows count as in a spreadsheet (the header is row 1), those of .jsonl by lines and those of .parquet from 1. Every row is
     yielded: as a record, or as a failure, and the rest goes on. A folder is walked as one of images is, and what is no .txt

@@ -8,7 +8,7 @@ from stat import S_ISREG
 
 from mcr_infer.folders import Entry, walk_folder
 from mcr_infer.reports.lines import encoding_of
-from mcr_infer.reports.records import LONGEST, ReportFailure, ReportRecord, derived_id
+from mcr_infer.reports.records import LONGEST, ReportFailure, ReportRecord
 
 _LARGEST = 4 * LONGEST + 4
 """Bytes that `LONGEST` characters take at most, with a byte order mark."""
@@ -17,7 +17,7 @@ _LARGEST = 4 * LONGEST + 4
 def read_folder(folder: Path, *, ignored: Counter[str]) -> Iterator[ReportRecord | ReportFailure]:
     """Yield the reports of a folder in the order of their paths, and count in `ignored` by kind what is no .txt file.
 
-    A report is its file: the id follows from its real path, and stays when its words change.
+    A report is its file: the id is the file's URI (RFC 8089), of its real path, and stays when its words change.
     """
     for path, found in walk_folder(str(folder), ignored=ignored):
         if isinstance(found, OSError):
@@ -66,4 +66,4 @@ def _read(path: str, way: str) -> ReportRecord | ReportFailure:
         )
     source = os.path.realpath(path)
     former = Path(way).with_suffix("").as_posix()
-    return ReportRecord(id=derived_id("file", source), text=text, path=path, source=source, former_id=former or None)
+    return ReportRecord(id=Path(source).as_uri(), text=text, path=path, source=source, former_id=former or None)
