@@ -111,6 +111,13 @@ def test_other_delimiters_and_encodings_are_refused_by_name(tmp_path):
         assert caught.value.reason == reason
 
 
+def test_rows_count_as_in_a_spreadsheet(tmp_path):
+    rows = '\n\nid,report\na,"One\nof two lines."\n\nb,Two.\nc,"Three\nof two.",too many\n'
+    path = written(tmp_path / "r.csv", rows)
+    assert read(path) == [("4", "One\nof two lines."), ("6", "Two."), ("7", "[format]"), ("8", "[format]")]
+    assert errors(path)[0].startswith("row 7 (line 8): has 3 columns, the header has 2; ")
+
+
 def test_columns_that_are_not_read_may_be_anything(tmp_path):
     assert read(written(tmp_path / "r.csv", ",x,report,x,\n1,2,Edema.,3,4\n")) == [("2", "Edema.")]
 

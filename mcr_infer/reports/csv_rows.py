@@ -29,13 +29,13 @@ def csv_rows(path: Path) -> Iterator[TableRow | BadRow]:
     return _rows(path, *_header(path))
 
 
-def _header(path: Path) -> tuple[str, list[str], int]:
-    """Return the delimiter, the names of the columns in lower case, and the last line that they take."""
+def _header(path: Path) -> tuple[str, list[str], int, int]:
+    """Return the delimiter, the names of the columns in lower case, and the first and last line that they take."""
     found: dict[str, list[str]] = {}
     error: csv.Error | None = None
     for delimiter in _DELIMITERS:
         try:
-            row, last = _first_row(path, delimiter)
+            row, first, last = _first_row(path, delimiter)
         except csv.Error as exc:
             error = error or exc
             continue
@@ -46,33 +46,35 @@ def _header(path: Path) -> tuple[str, list[str], int]:
             )
         if not set(TEXT_COLUMNS).isdisjoint(names):
             check_columns(path, names)
-            return delimiter, names, last
+            return delimiter, names, first, last
     if error is not None:
         raise ReportError(f"{path}: row 1 is not CSV: {error}", reason="format") from error
     told = ", ".join(_DELIMITERS.values())
     raise no_text_column(path, found[","], f"UTF-8, separated by one of {told}")
 
 
-def _first_row(path: Path, delimiter: str) -> tuple[list[str], int]:
-    """Return the first row that is not blank and the line in which it ends. Raises `csv.Error` and `ReportError`."""
+def _first_row(path: Path, delimiter: str) -> tuple[list[str], int, int]:
+    """Return the first row that is not blank, and the lines in which it begins and ends.
+
+    Raises `csv.Error` and `ReportError`.
+    """
     try:
         with open_text(path) as stream:
             lines = Lines(stream)
             while line := lines.take():
                 held = [line]
                 if row := _parse(lines, held, delimiter):
-                    return row, held[-1].number
+                    return row, line.number, held[-1].number
     except UnicodeError as exc:
         raise ReportError(f"{path} is cut in the middle of a character of its header", reason="encoding") from exc
-    return [], 0
+    return [], 0, 0
 
 
-def _rows(path: Path, delimiter: str, names: list[str], last: int) -> Iterator[TableRow | BadRow]:
+def _rows(path: Path, delimiter: str, names: list[str], number: int, last: int) -> Iterator[TableRow | BadRow]:
     with open_text(path) as stream:
         lines = Lines(stream)
         for _ in range(last):
             lines.take()
-        number = 1
         while first := lines.take():
             number += 1
             held, row, reason = [first], [], "format"
@@ -89,7 +91,9 @@ def _rows(path: Path, delimiter: str, names: list[str], last: int) -> Iterator[T
                     continue
                 error = f"has {len(row)} columns, the header has {len(names)}; put the report in quotes"
             opened = _line_of_open_quote(held)
-            if len(held) > 1:
+            if len(held) > 1 and row:
+                error = f"{error}, or close the quote that opens in line {opened}"
+            elif len(held) > 1:
                 error = f"a quote opens in line {opened} and is not closed where the row ends ({error})"
             yield BadRow(number=number, line=first.number, reason=reason, error=error)
             lines.put_back(held[1:])
