@@ -7,6 +7,7 @@ some inputs failed.
 import gc
 import io
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,10 @@ app.command("embed-images")(embed_images)
 
 @app.command("embed-reports")
 def embed_reports(
-    path: Annotated[str, typer.Argument(help="A .csv or .jsonl file with a column report, or a folder of .txt files.")],
+    path: Annotated[
+        str,
+        typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file with a column report, or a folder of .txt files."),
+    ],
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
@@ -73,7 +77,8 @@ def embed_reports(
     naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
     chosen = workspace.bundle_for(index, bundle, naming)
     names = None if headings is None else read_headings(headings)
-    records = read_reports(Path(path), patients=naming.patients)
+    ignored: Counter[str] = Counter()
+    records = read_reports(Path(path), patients=naming.patients, ignored=ignored)
     encoder = TextEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
         summary = pipeline.Summary.of(index, naming=naming, reports=True)
@@ -88,7 +93,7 @@ def embed_reports(
         )
         run.follow(outcomes, summary)
         store.save_snapshots()
-    console.show_summary(summary, what="reports", as_json=json)
+    console.show_summary(summary, what="reports", ignored=ignored, as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 

@@ -96,13 +96,18 @@ class Run:
 def show_summary(
     summary: "Summary", *, what: str, verb: str = "embedded", ignored: Counter[str] | None = None, as_json: bool
 ) -> None:
-    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
+    """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name.
+
+    `ignored` are the entries of folders that were no inputs by their names, by kind.
+    """
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
-        print(f"left out as no images by their names: {kinds}", file=sys.stderr)
+        print(f"left out as no {'images' if what == 'radiographs' else what} by their names: {kinds}", file=sys.stderr)
     if as_json:
         # Failures are read and written one by one: there may be millions.
         facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
+        if what == "reports":
+            facts |= {"updated": summary.updated, "ignored": dict(ignored or {})}
         print(json.dumps(facts)[:-1], end=', "failures": [')
         for number, failure in enumerate(summary.failures()):
             print(f"{', ' if number else ''}{failure}", end="")
@@ -124,8 +129,9 @@ def show_summary(
         recognized, whole, none = (summary.sections[name] for name in ("recognized", "whole", "none"))
         print(f"sections recognized in {recognized} {what}, {whole} taken whole, {none} without text to embed")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
+    updated = f", {summary.updated} updated" if summary.updated else ""
     print(
-        f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "
+        f"{summary.embedded} {what} {verb}{updated}, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mcr_infer.errors import BrokenImageError
+from mcr_infer.folders import list_sorted
 from mcr_infer.images import read_image
 from mcr_infer.sources import Sources
-from mcr_infer.sources.listing import list_sorted
 
 
 def found(*paths: str | Path) -> list[str]:

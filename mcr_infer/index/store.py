@@ -7,7 +7,7 @@ never given twice: a replaced row gets a new one, so whoever knows a set of labe
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,12 @@ class Store(Connection):
         files: Sequence[tuple[FileStamp, str]],
         file_kind: str,
         locals: Mapping[tuple[str, str], bytes],
+        former_ids: Collection[str] = (),
     ) -> None:
-        """Commit rows, their files and their locals in one transaction; a row of a known id is replaced."""
+        """Commit rows, their files and their locals in one transaction; a row of a known id is replaced.
+
+        Rows of `file_kind` with `former_ids` are removed in the same one, and their files forgotten.
+        """
         last = {(row.kind, row.id): row for row in rows}
         stamps = [(file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id) for stamp, id in files]
         with self._write():
@@ -127,6 +131,8 @@ class Store(Connection):
                 "(SELECT 1 FROM rows WHERE kind = ?1 AND id = ?2 AND content_digest IS NOT ?3)",
                 [(row.kind, row.id, row.content_digest) for row in last.values()],
             )
+            if former_ids:
+                self._remove(file_kind, former_ids)
             for kind in KINDS:
                 chosen = [to_columns(row) for row in last.values() if row.kind == kind]
                 self._change(kind, removed=[columns[1] for columns in chosen], added=chosen)
@@ -152,9 +158,11 @@ class Store(Connection):
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows, and what is known about their files; return how many there were."""
         with self._write():
-            chosen = list(ids)
-            self._connection.executemany("DELETE FROM files WHERE kind = ? AND id = ?", [(kind, id) for id in chosen])
-            return self._change(kind, removed=chosen, added=[])
+            return self._remove(kind, list(ids))
+
+    def _remove(self, kind: str, ids: Collection[str]) -> int:
+        self._connection.executemany("DELETE FROM files WHERE kind = ? AND id = ?", [(kind, id) for id in ids])
+        return self._change(kind, removed=list(ids), added=[])
 
     def _change(self, kind: str, *, removed: Sequence[str], added: Sequence[tuple[Any, ...]]) -> int:
         """Remove and add rows of a kind and count them; return how many were removed."""

@@ -95,9 +95,12 @@ class Naming:
         keys = self._keys
         if keys is None:
             return record
-        study = record.study_uid
+        study, former = record.study_uid, record.former_id
         return replace(
-            record, id=keys.report_key(record.id), study_uid=None if study is None else keys.study_key(study)
+            record,
+            id=keys.report_key(record.id),
+            former_id=None if former is None else keys.report_key(former),
+            study_uid=None if study is None else keys.study_key(study),
         )
 
     def error(self, error: str, path: str) -> str:

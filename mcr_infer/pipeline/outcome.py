@@ -27,7 +27,8 @@ class Outcome:
     """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
 
     path: str
-    status: Literal["embedded", "unchanged", "left_out", "failed"]
+    status: Literal["embedded", "updated", "unchanged", "left_out", "failed"]
+    """`updated` is a report with the words of its row, of which something else was changed, without embedding it again."""
     reason: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Summary:
         """
         self._naming = naming or Naming()
         self.embedded = 0
+        self.updated = 0
         self.unchanged = 0
         self.left_out: Counter[str] = Counter()
         """Inputs that were understood and not wanted, by reason."""
@@ -86,6 +88,8 @@ class Summary:
             self.embedded += 1
             for note in outcome.notes:
                 self.notes[note if note in self.notes or len(self.notes) < NOTE_KINDS else "other notes"] += 1
+        elif outcome.status == "updated":
+            self.updated += 1
         elif outcome.status == "unchanged":
             self.unchanged += 1
         elif outcome.status == "left_out":

@@ -2,15 +2,36 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import ReportError
 from mcr_infer.index import Index, Row
+from mcr_infer.pipeline.known_reports import KnownReports
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.reports import Headings, ReportFailure, ReportRecord, SelectedText, select_text
+from mcr_infer.stamp import FileStamp
+
+_STAMPS = 1_000
+"""Places of unchanged reports that wait for a commit together at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Report:
+    """A report that was checked, as it is kept."""
+
+    record: ReportRecord
+    selected: SelectedText
+    """The words that are embedded."""
+    digest: str
+    """Of these words."""
+
+    @property
+    def sections(self) -> Literal["recognized", "whole"]:
+        """What of the report is embedded."""
+        return "whole" if self.selected.part == "whole" else "recognized"
 
 
 def embed_reports(
@@ -26,70 +47,130 @@ def embed_reports(
     """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`.
 
     `headings` are those by which sections are found, None for ours alone.
-    `naming` is that of the index. Raises `IndexMismatchError` where it is not, and for text in a pseudonymous index, which
-    can name anybody.
+    A report whose words are those of its row is not embedded again: what else has changed is written (`updated`). `naming`
+    is that of the index. Raises `IndexMismatchError` where it is not, and for text in a pseudonymous index, which can name
+    anybody.
     """
     naming = naming or Naming()
     index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
-    waiting: dict[str, tuple[ReportRecord, SelectedText, str]] = {}
-    seen: dict[str, tuple[str, str | None]] = {}
-
-    def commit() -> Iterator[Outcome]:
-        vectors = encoder.encode([selected.text for _, selected, _ in waiting.values()])
-        rows = [
-            Row(
-                id=record.id,
-                kind="report",
-                path=naming.path(record.path),
-                study_uid=record.study_uid,
-                patient_key=record.patient_key,
-                vector=vector,
-                precision=encoder.precision,
-                content_digest=digest,
-                text=record.text if keep_text else None,
-            )
-            for (record, _, digest), vector in zip(waiting.values(), vectors, strict=True)
-        ]
-        index.add(rows)
-        done = [(record.path, _sections(selected)) for record, selected, _ in waiting.values()]
-        waiting.clear()
-        yield from (Outcome(path=path, status="embedded", sections=sections) for path, sections in done)
-
+    run = _Run(index, encoder, naming, batch_size=batch_size, keep_text=keep_text, headings=headings)
     for given in records:
         if isinstance(given, ReportFailure):
             yield Outcome(path=given.path, status="failed", reason=given.reason, error=given.error)
             continue
-        record = naming.report(given)
         try:
-            selected = select_text(record.text, headings=headings)
+            yield from run.take(naming.report(given))
+        except ReportError as error:
+            yield Outcome(path=given.path, status="failed", reason=error.reason, error=str(error))
+    yield from run.finish()
+
+
+class _Run:
+    """The state of one run: what waits for the next commit, and which ids were seen."""
+
+    def __init__(
+        self,
+        index: Index,
+        encoder: TextEncoder,
+        naming: Naming,
+        *,
+        batch_size: int,
+        keep_text: bool,
+        headings: Headings | None,
+    ) -> None:
+        self._index, self._encoder, self._naming = index, encoder, naming
+        self._batch_size, self._keep_text, self._headings = batch_size, keep_text, headings
+        self._known = KnownReports(index, naming)
+        self._seen: dict[str, tuple[str, str | None, str | None]] = {}
+        """Digest of the words, patient and study of each id of this run."""
+        self._fresh: list[_Report] = []
+        self._rows: list[tuple[_Report, Row]] = []
+        """Reports whose rows are written again with the vector that they have."""
+        self._former_ids: list[str] = []
+        self._stamps: list[tuple[FileStamp, str]] = []
+        self._undecided: list[tuple[_Report, Row]] = []
+        """Reports, and a row each that may be theirs or that of a later report of this run."""
+
+    def take(self, record: ReportRecord) -> Iterator[Outcome]:
+        """Take one report, and commit where enough are waiting. Raises `ReportError` for one that cannot be embedded."""
+        try:
+            selected = select_text(record.text, headings=self._headings)
         except ReportError as error:
             yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error), sections="none")
-            continue
-        digest = naming.content(hashlib.sha256(selected.text.encode()).hexdigest())
-        former_digest, former_patient = seen.setdefault(record.id, (digest, record.patient_key))
-        if (former_digest, former_patient) != (digest, record.patient_key):
-            other = "text" if former_digest != digest else "patient"
-            why = f"the id {record.id!r} stands at an earlier report of this run, which has another {other}"
-            yield Outcome(
-                path=record.path, status="failed", reason="id_conflict", error=why, sections=_sections(selected)
+            return
+        digest = self._naming.content(hashlib.sha256(selected.text.encode()).hexdigest())
+        one = _Report(record=record, selected=selected, digest=digest)
+        if record.id in self._seen:
+            self._compare(one)
+            yield Outcome(path=record.path, status="unchanged", sections=one.sections)
+            return
+        row = self._known.find(record, one.digest, seen=self._seen)
+        former = self._known.formerly_here(record, one.digest)
+        self._seen[record.id] = one.digest, record.patient_key, record.study_uid
+        if former and row is None:
+            self._undecided.append((one, former))
+            return
+        yield from self._place(one, row)
+
+    def finish(self) -> Iterator[Outcome]:
+        """Decide what was left open, now that all ids are seen, and commit."""
+        for one, former in self._undecided:
+            yield from self._place(one, former if self._known.take(former, seen=self._seen) else None)
+        yield from self._commit()
+
+    def _compare(self, one: _Report) -> None:
+        """Raise `ReportError` unless a report says the same as an earlier one of its id in this run."""
+        record = one.record
+        told = one.digest, record.patient_key, record.study_uid
+        for former, now, what in zip(self._seen[record.id], told, ("text", "patient", "study"), strict=True):
+            if former != now:
+                why = f"the id {record.id!r} stands at an earlier report of this run, which has another {what}"
+                raise ReportError(why, reason="id_conflict")
+
+    def _place(self, one: _Report, row: Row | None) -> Iterator[Outcome]:
+        """Put a report where it belongs, `row` being the one that it has now."""
+        record = one.record
+        if row is not None:
+            record = self._known.facts_from(record, row, one.digest)
+            if row.id != record.id:
+                self._former_ids.append(row.id)
+        stamp, same_words = self._known.stamp(record), row is not None and row.content_digest == one.digest
+        # The index forgets where a row came from that gets other words.
+        if stamp is not None and not (same_words and self._known.is_placed(stamp, record.id)):
+            self._stamps.append((stamp, record.id))
+        if row is None or not same_words:
+            self._fresh.append(replace(one, record=record))
+        elif (new := self._known.updated(row, record, keep_text=self._keep_text)) is not None:
+            self._rows.append((one, new))
+        else:
+            yield Outcome(path=record.path, status="unchanged", sections=one.sections)
+        if len(self._fresh) + len(self._rows) >= self._batch_size or len(self._stamps) >= _STAMPS:
+            yield from self._commit()
+
+    def _commit(self) -> Iterator[Outcome]:
+        fresh, rows = self._fresh, self._rows
+        vectors = self._encoder.encode([one.selected.text for one in fresh]) if fresh else ()
+        embedded = [
+            Row(
+                id=one.record.id,
+                kind="report",
+                path=self._naming.path(one.record.path),
+                study_uid=one.record.study_uid,
+                patient_key=one.record.patient_key,
+                vector=vector,
+                precision=self._encoder.precision,
+                content_digest=one.digest,
+                text=one.record.text if self._keep_text else None,
             )
-            continue
-        known = index.get("report", record.id)
-        text_kept = not keep_text or (known is not None and known.text is not None)
-        if known is not None and record.patient_key is None:
-            # A table that does not say whose report it is takes nothing back.
-            record = replace(record, patient_key=known.patient_key)
-        same_patient = known is not None and known.patient_key == record.patient_key
-        same = known is not None and known.content_digest == digest and same_patient and text_kept
-        if record.id in waiting or same:
-            yield Outcome(path=record.path, status="unchanged", sections=_sections(selected))
-            continue
-        waiting[record.id] = (record, selected, digest)
-        if len(waiting) >= batch_size:
-            yield from commit()
-    if waiting:
-        yield from commit()
-
-
-def _sections(selected: SelectedText) -> Literal["recognized", "whole"]:
-    return "whole" if selected.part == "whole" else "recognized"
+            for one, vector in zip(fresh, vectors, strict=True)
+        ]
+        if fresh or rows or self._stamps:
+            self._index.add(
+                [*embedded, *(row for _, row in rows)],
+                files=self._stamps,
+                file_kind="report",
+                former_ids=self._former_ids,
+            )
+        self._fresh, self._rows, self._stamps, self._former_ids = [], [], [], []
+        yield from (Outcome(path=one.record.path, status="embedded", sections=one.sections) for one in fresh)
+        yield from (Outcome(path=one.record.path, status="updated", sections=one.sections) for one, _ in rows)

@@ -3,6 +3,7 @@
 file -> ReportRecord -> findings, impression -> text -> tokenizer
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,21 +21,28 @@ __all__ = [
 ]  # fmt: skip
 
 
-def read_reports(path: Path, *, patients: PatientSecret | None = None) -> Iterator[ReportRecord | ReportFailure]:
-    """Read reports from FILE.csv, FILE.jsonl or the .txt files below a folder, in UTF-8.
+def read_reports(
+    path: Path, *, patients: PatientSecret | None = None, ignored: Counter[str] | None = None
+) -> Iterator[ReportRecord | ReportFailure]:
+    """Read reports from a table (.csv, .tsv, .jsonl, .ndjson, .parquet), or from the .txt files below a folder.
 
-    A table has a column `report` or `text`, and may have `id`, `path`, `study_uid` or `study_id`; other columns are not
-    read. With `patients` the columns `patient_id` and `issuer_of_patient_id` become a key, where they are there; else they
-    are not read either. Without an id it is derived from the text, and from the key; in a folder it is the relative path
-    without `.txt`. Rows count as in a spreadsheet (the header is row 1), lines of .jsonl from 1. A bad row is yielded as a
-    failure and the rest goes on; a
-    source that cannot be read as a whole raises `ReportError`.
+    Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. A table has a column `report` or `text`, and may have `id`,
+    `path`, `study_uid` or `study_id`; other columns are not read. With `patients` the columns `patient_id` and
+    `issuer_of_patient_id` become a key, where they are there; else they are not read either. CSV is separated as its header
+    is: by comma, semicolon, tab or bar.
+
+    An id that is not given is derived: from study, patient and words; without a study from the table, the words and how
+    often they stood in it before; that of a file is its URI. It does not depend on the working folder.
+
+    Rows count as in a spreadsheet (the header is row 1), those of .jsonl by lines and those of .parquet from 1. Every row is
+    yielded: as a record, or as a failure, and the rest goes on. A folder is walked as one of images is, and what is no .txt
+    file in it is counted in `ignored` by kind. A source that cannot be read as a whole raises `ReportError`.
     """
     path = Path(path)
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, ignored=Counter() if ignored is None else ignored)
     if not path.is_file():
         raise ReportError(
-            f"{path} is neither a file nor a folder; reports come as .csv, .jsonl or .txt", reason="missing"
+            f"{path} is neither a file nor a folder; reports come as .csv, .jsonl, .parquet or .txt", reason="missing"
         )
     return read_table(path, patients=patients)

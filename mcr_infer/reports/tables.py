@@ -1,131 +1,126 @@
-"""Tables of reports: CSV and JSON lines, one report a row."""
+"""Tables of reports: CSV, JSON lines and Parquet, one report a row."""
 
-import csv
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mcr_infer.errors import ReportError
 from mcr_infer.pseudonyms import PatientSecret
-from mcr_infer.reports.records import ReportFailure, ReportRecord
+from mcr_infer.reports.csv_rows import csv_rows
+from mcr_infer.reports.json_rows import json_rows
+from mcr_infer.reports.parquet_rows import parquet_rows
+from mcr_infer.reports.records import LONGEST, ReportFailure, ReportRecord, derived_id
+from mcr_infer.reports.rows import PATIENT_COLUMNS, STUDY_COLUMNS, TEXT_COLUMNS, BadRow, TableRow, is_text
+
+_READERS = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": json_rows, ".ndjson": json_rows, ".parquet": parquet_rows}
 
 
 def read_table(path: Path, *, patients: PatientSecret | None) -> Iterator[ReportRecord | ReportFailure]:
-    """Read FILE.csv or FILE.jsonl. Raises `ReportError` where it cannot be read as a whole."""
+    """Read a table. Raises `ReportError` where it cannot be read as a whole."""
     kind = path.suffix.lower()
+    if kind not in _READERS:
+        raise ReportError(
+            f"{path}: reports are read from {', '.join(_READERS)} or a folder of .txt, not from {kind!r}",
+            reason="format",
+        )
     try:
-        if kind == ".csv":
-            return _records(path, _csv_rows(path, _header(path)), patients)
-        if kind == ".jsonl":
-            path.open("rb").close()
-            return _records(path, _json_rows(path), patients)
+        rows = _READERS[kind](path)
     except OSError as exc:
         raise ReportError(f"{path} cannot be read: {exc.strerror}", reason="unreadable") from exc
-    raise ReportError(
-        f"{path}: reports are read from .csv, .jsonl or a folder of .txt, not from {kind!r}", reason="format"
-    )
+    return _Table(path, patients).reports(rows)
 
 
-def _header(path: Path) -> list[str]:
-    """Read the column names of a CSV file, in lower case."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        try:
-            names = [name.strip().lower() for name in next(csv.reader(stream, strict=True), [])]
-        except csv.Error as exc:
-            raise ReportError(f"{path}: row 1 is not CSV: {exc}", reason="format") from exc
-    if not _encodable(*names):
-        raise ReportError(f"{path} is not UTF-8: save it so", reason="encoding")
-    if not {"report", "text"} & set(names):
-        raise ReportError(
-            f"{path} needs a column `report` or `text` (UTF-8, separated by commas); its columns are {names}",
-            reason="columns",
-        )
-    return names
+class _Table:
+    """One table while it is read."""
 
+    def __init__(self, path: Path, patients: PatientSecret | None) -> None:
+        self._path, self._patients = path, patients
+        self._source = os.path.realpath(path)
+        self._same: Counter[str] = Counter()
+        """How often the same words of the same patient stood in a row without study and id."""
 
-def _csv_rows(path: Path, names: list[str]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Yield each row with its number, or what is wrong with it."""
-    # Bytes that are not UTF-8 become surrogates, so that only their row is refused.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        rows = csv.reader(stream, strict=True)
+    def reports(self, rows: Iterator[TableRow | BadRow]) -> Iterator[ReportRecord | ReportFailure]:
         number = 0
-        while True:
-            number += 1
-            try:
-                row = next(rows, None)
-            except csv.Error as exc:
-                yield number, f"not CSV: {exc}"
-                continue
-            if row is None:
-                return
-            if number == 1 or not row:
-                continue
-            if len(row) != len(names):
-                yield number, f"has {len(row)} columns, the header has {len(names)}; put the report in quotes"
+        try:
+            for row in rows:
+                number = row.number
+                yield self._failure(row, row.reason, row.error) if isinstance(row, BadRow) else self._report(row)
+        except (OSError, UnicodeError) as exc:
+            if isinstance(exc, OSError):
+                reason, why = "unreadable", f"cannot be read ({exc.strerror})"
             else:
-                yield number, dict(zip(names, row, strict=True))
+                reason, why = "encoding", "cannot be decoded, since the file is cut or damaged there"
+            error = f"what follows row {number} {why}; no later row was read"
+            yield ReportFailure(path=str(self._path), reason=reason, error=error)
+
+    def _report(self, row: TableRow) -> ReportRecord | ReportFailure:
+        text = next(filter(_is_filled, map(row.values.get, TEXT_COLUMNS)), None)
+        study_given = next(filter(_is_filled, map(row.values.get, STUDY_COLUMNS)), None)
+        given = {"id": row.values.get("id"), "path": row.values.get("path"), "the study": study_given}
+        patient = [row.values.get(name) for name in PATIENT_COLUMNS]
+        if not isinstance(text, str):
+            return self._failure(row, "empty", "no text under report or text")
+        if len(text) > LONGEST:
+            return self._failure(row, "too_large", f"the report has more than {LONGEST} characters")
+        for name, value in given.items():
+            if not _is_identifier(value):
+                return self._failure(
+                    row, "format", f"{name} must be text or a whole number, got {type(value).__name__}"
+                )
+        id, path, study = (("" if value is None else str(value)).strip() for value in given.values())
+        if not is_text(text, id, path, study):
+            return self._failure(row, "encoding", "not valid UTF-8, or with NUL in it")
+        if self._patients is not None and not all(_is_identifier(value) and is_text(str(value)) for value in patient):
+            why = f"{' and '.join(PATIENT_COLUMNS)} must be text in UTF-8, or whole numbers"
+            return self._failure(row, "patient_id", why)
+        key = None if self._patients is None else _patient_key(self._patients, *patient)
+        own, former = (id, None) if id else self._ids(text, study, key or "")
+        return ReportRecord(
+            id=own,
+            text=text,
+            path=path or self._place(row),
+            study_uid=study or None,
+            patient_key=key,
+            path_given=bool(path),
+            source=f"{self._source}/id/{id}" if id else f"{self._source}/{row.number}",
+            former_id=former,
+        )
+
+    def _ids(self, text: str, study: str, patient: str) -> tuple[str, str]:
+        """Return the id of a row without one, and the one that it had in former versions.
+
+        Where the study is told, it is the same report wherever the table lies. Else the table counts, and which of the rows
+        with these words it is: two reports that nothing tells apart are two reports.
+        """
+        former = f"sha256:{hashlib.sha256((text + patient).encode()).hexdigest()[:32]}"
+        if study:
+            return derived_id("study", study, patient, text), former
+        number = self._same[former]
+        self._same[former] += 1
+        return derived_id("table", self._source, patient, text, str(number)), former
+
+    def _place(self, row: TableRow | BadRow) -> str:
+        return f"{self._path}:{row.number}"
+
+    def _failure(self, row: TableRow | BadRow, reason: str, error: str) -> ReportFailure:
+        line = "" if row.line == row.number else f" (line {row.line})"
+        return ReportFailure(path=self._place(row), reason=reason, error=f"row {row.number}{line}: {error}")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, "not JSON"
-                continue
-            yield number, row if isinstance(row, dict) else f"a JSON {type(row).__name__}, expected an object"
-
-
-def _records(
-    path: Path, rows: Iterator[tuple[int, Mapping[str, Any] | str]], patients: PatientSecret | None
-) -> Iterator[ReportRecord | ReportFailure]:
-    for number, row in rows:
-        place = f"{path}:{number}"
-        if isinstance(row, str):
-            yield ReportFailure(path=place, reason="format", error=f"row {number}: {row}")
-            continue
-        text = row.get("report") or row.get("text")
-        study = row.get("study_uid") or row.get("study_id")
-        given = [str(value or "").strip() for value in (row.get("id"), row.get("path"), study)]
-        patient = [row.get(name) for name in _PATIENT_COLUMNS]
-        if not isinstance(text, str) or not text.strip():
-            yield ReportFailure(path=place, reason="empty", error=f"row {number}: no text under report or text")
-        elif not _encodable(text, *given):
-            yield ReportFailure(path=place, reason="encoding", error=f"row {number}: not valid UTF-8")
-        elif patients is not None and not all(map(_is_identifier, patient)):
-            why = f"row {number}: {' and '.join(_PATIENT_COLUMNS)} must be text in UTF-8, or whole numbers"
-            yield ReportFailure(path=place, reason="patient_id", error=why)
-        else:
-            key = None if patients is None else _patient_key(patients, *patient)
-            # Two patients can have the same words said of them.
-            derived = f"sha256:{hashlib.sha256((text + (key or '')).encode()).hexdigest()[:32]}"
-            yield ReportRecord(
-                id=given[0] or derived, text=text, path=given[1] or place, study_uid=given[2] or None, patient_key=key
-            )
-
-
-_PATIENT_COLUMNS = ("patient_id", "issuer_of_patient_id")
+def _is_filled(value: object) -> bool:
+    """True for a cell with something in it."""
+    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 def _is_identifier(value: object) -> bool:
     """True for what can be an identifier in a table, or for none: 12.0 may have been 12, or 012."""
-    return value is None or type(value) is int or (isinstance(value, str) and _encodable(value))
+    return value is None or type(value) is int or isinstance(value, str)
 
 
-def _patient_key(patients: PatientSecret, id: str | int | None, issuer: str | int | None) -> str | None:
+def _patient_key(patients: PatientSecret, id: Any, issuer: Any) -> str | None:
     """Return the key of a patient, None where the column is empty."""
     told = "" if id is None else str(id).strip()
     return patients.key(told, "" if issuer is None else str(issuer).strip()) if told else None
-
-
-def _encodable(*texts: str) -> bool:
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

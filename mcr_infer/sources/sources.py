@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mcr_infer.errors import BrokenImageError
-from mcr_infer.sources.listing import LISTED
+from mcr_infer.folders import LISTED
 from mcr_infer.sources.name_list import NameList
 from mcr_infer.sources.pacs.access import PacsAccess
 from mcr_infer.sources.pacs.address import PacsAddress, is_pacs

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
+from mcr_infer.folders import Entry, walk_folder
 from mcr_infer.sources.dicomdir import read_dicomdir
-from mcr_infer.sources.listing import Entry, list_sorted
 from mcr_infer.sources.name_list import NameList
 from mcr_infer.sources.names import is_archive, is_dicomdir, is_zip, kind_of_no_image
 from mcr_infer.sources.pacs.access import PacsAccess
@@ -83,40 +83,15 @@ class Walk:
             yield from _up_to_failure(path, read_tar(path, largest=self.largest, ignored=self.ignored))
 
     def _folder(self, top: str) -> Iterator[Source]:
-        """Yield the candidates below a folder, depth first; one listing a level is held, and what was seen is let go."""
-        try:
-            levels = [_Level(top, self.listed)]
-        except OSError as error:
-            yield _not_listed(top, error)
-            return
-        linked: set[tuple[int, int]] = set()
-        while levels:
-            try:
-                entry = next(levels[-1].entries, None)
-            except OSError as error:  # of the disk that holds the names of a folder of millions
-                yield _not_listed(levels[-1].path, error)
-                entry = None
-            if entry is None:
-                levels.pop()
+        """Yield the candidates below a folder, depth first."""
+        for path, found in walk_folder(top, listed=self.listed, ignored=self.ignored):
+            if isinstance(found, OSError):
+                yield _not_listed(path, found)
                 continue
-            if entry.name.startswith("."):
-                self.ignored["hidden"] += 1
-                continue
-            path = os.path.join(levels[-1].path, entry.name)  # noqa: PTH118 - Path would change the spelling
             try:
-                if not (entry.is_folder or (entry.is_link and os.path.isdir(path))):  # noqa: PTH112
-                    yield from self._file(path, entry)
-                    continue
-                level = _Level(path, self.listed)
+                yield from self._file(path, found)
             except OSError as error:
                 yield _not_listed(path, error)
-                continue
-            if entry.is_link:
-                if level.identity in linked or any(level.identity == above.identity for above in levels):
-                    self.ignored["linked again"] += 1
-                    continue
-                linked.add(level.identity)
-            levels.append(level)
 
     def _file(self, path: str, entry: Entry) -> Iterator[Source]:
         if is_archive(entry.name) and os.path.isfile(path):  # noqa: PTH113
@@ -159,15 +134,3 @@ def _up_to_failure(path: str, found: Iterator[Source]) -> Iterator[Source]:
 def _not_listed(path: str, error: OSError) -> Failed:
     why = error.strerror or type(error).__name__
     return Failed(path=path, error=BrokenImageError(f"the folder cannot be listed: {why}", reason="unreadable"))
-
-
-class _Level:
-    """A folder on the way down, with the entries that are still to be looked at."""
-
-    __slots__ = ("entries", "identity", "path")
-
-    def __init__(self, path: str, listed: int) -> None:
-        status = Path(path).stat()
-        self.path = path
-        self.identity = (status.st_dev, status.st_ino)
-        self.entries: Iterator[Entry] = list_sorted(path, listed=listed)

@@ -1,4 +1,4 @@
-"""The entries of a folder in the order of their names, whatever their number, in bounded memory.
+"""Folders, walked downwards: the entries of each in the order of their names, whatever their number, in bounded memory.
 
 A folder of millions is sorted as tapes were: runs of as many names as may be held are sorted and laid down in a temporary
 file without a name, then merged. Its listing is therefore a picture of one moment, in the same order on every machine; the
@@ -8,7 +8,9 @@ order of the file system itself is neither, and takes names in or leaves them ou
 import heapq
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, NamedTuple
 
 LISTED = 10_000
@@ -53,6 +55,60 @@ class Entry(NamedTuple):
     def is_file(self) -> bool:
         """True for a regular file itself."""
         return self.type == _FILE
+
+
+def walk_folder(top: str, *, listed: int = LISTED, ignored: Counter[str]) -> Iterator[tuple[str, Entry | OSError]]:
+    """Yield what lies below a folder, depth first, without the folders: each path with its entry.
+
+    Hidden entries are left out and counted in `ignored`. A linked folder is entered once, and never one that is being
+    walked: no loop is followed, and `linked again` counts the others. A folder that cannot be listed is yielded with the
+    `OSError` that says why. One listing a level is held.
+    """
+    try:
+        levels = [_Level(top, listed)]
+    except OSError as error:
+        yield top, error
+        return
+    linked: set[tuple[int, int]] = set()
+    while levels:
+        try:
+            entry = next(levels[-1].entries, None)
+        except OSError as error:  # of the disk that holds the names of a folder of millions
+            yield levels[-1].path, error
+            entry = None
+        if entry is None:
+            levels.pop()
+            continue
+        if entry.name.startswith("."):
+            ignored["hidden"] += 1
+            continue
+        path = os.path.join(levels[-1].path, entry.name)  # noqa: PTH118 - Path would change the spelling
+        if not (entry.is_folder or (entry.is_link and os.path.isdir(path))):  # noqa: PTH112
+            yield path, entry
+            continue
+        try:
+            level = _Level(path, listed)
+        except OSError as error:
+            yield path, error
+            continue
+        if entry.is_link:
+            if level.identity in linked or any(level.identity == above.identity for above in levels):
+                ignored["linked again"] += 1
+                continue
+            linked.add(level.identity)
+        levels.append(level)
+
+
+class _Level:
+    """A folder on the way down, with the entries that are still to be looked at."""
+
+    __slots__ = ("entries", "identity", "path")
+
+    def __init__(self, path: str, listed: int) -> None:
+        status = Path(path).stat()
+        self.path = path
+        self.identity = (status.st_dev, status.st_ino)
+        self.entries: Iterator[Entry] = list_sorted(path, listed=listed)
 
 
 def list_sorted(folder: str, *, listed: int = LISTED) -> Iterator[Entry]:
