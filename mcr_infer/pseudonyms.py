@@ -160,9 +160,9 @@ class SiteSecret:
         """
         return self._of("path", path if _ADDRESS.match(path) else os.path.abspath(path))  # noqa: PTH100 - the spelling
 
-    def stamp_key(self, path: str, size: int, mtime_ns: int) -> str:
+    def stamp_key(self, path: str, *looks: int) -> str:
         """Return the key of how a file looked: when it was written is often when the study was made."""
-        return self._of("stamp", self.path_key(path), str(size), str(mtime_ns))
+        return self._of("stamp", self.path_key(path), *map(str, looks))
 
     def content_key(self, digest: str) -> str:
         """Return the key of a digest of pixels or of a report's words, which can be tried one after the other."""

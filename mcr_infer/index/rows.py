@@ -22,7 +22,7 @@ Scalar = str | int | float | bool | None
 
 COLUMNS = (
     "kind", "id", "path", "study_uid", "series_uid", "metadata", "precision", "patch_budget", "content_digest", "text",
-    "vector", "patient_key", "digest",
+    "vector", "patient_key", "text_strategy", "digest",
 )  # fmt: skip
 """The order in which rows travel to and from SQLite; `digest` is the last and covers the others."""
 
@@ -65,6 +65,9 @@ class Row:
     content_digest: str | None = None
     """Hex SHA-256 of what was embedded: pixels or text. Tells a twin from another image under the same id."""
 
+    text_strategy: str | None = None
+    """How a text beyond the limit of the tower was embedded; None for an image, and for a text that fitted."""
+
     text: str | None = field(default=None, repr=False)
     """The report, only where its owner asked to keep it."""
 
@@ -91,7 +94,8 @@ class Row:
 
     def _check_encodable(self) -> None:
         texts = (
-            self.id, self.study_uid, self.series_uid, self.patient_key, self.precision, self.content_digest, self.text
+            self.id, self.study_uid, self.series_uid, self.patient_key, self.precision, self.content_digest, self.text,
+            self.text_strategy,
         )  # fmt: skip
         try:
             stored_path(self.path)
@@ -147,6 +151,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.text,
         np.asarray(row.vector, dtype="<f4").tobytes(),
         row.patient_key,
+        row.text_strategy,
     )
     return (*values, _digest(values))
 
@@ -167,6 +172,7 @@ def from_columns(values: Sequence[Any]) -> Row:
         text=values[9],
         vector=vector,
         patient_key=values[11],
+        text_strategy=values[12],
     )
 
 
