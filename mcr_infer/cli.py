@@ -1,12 +1,10 @@
 """The command line: parse, call, print. What a command does lives in the modules that it imports when it runs.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 3 done but
-some inputs failed.
+some inputs failed, 128 + N ended by signal N; `mcr_infer.output` says what a stream that cannot be written costs.
 """
 
 import gc
-import io
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +12,6 @@ import typer
 
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
-from mcr_infer.errors import McrError
 from mcr_infer.index_command import compact, delete, migrate, rebuild
 from mcr_infer.options import (
     SOME_FAILED,
@@ -29,6 +26,7 @@ from mcr_infer.options import (
     PseudonymiseOption,
     SecretOption,
 )  # fmt: skip
+from mcr_infer.output import run
 from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
@@ -68,12 +66,12 @@ def embed_reports(
     chosen = workspace.bundle_for(index, bundle, naming)
     records = read_reports(Path(path), patients=naming.patients)
     encoder = TextEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
+    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as progress:
         summary = pipeline.Summary.of(index, naming=naming)
         outcomes = pipeline.embed_reports(
             records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
         )
-        run.follow(outcomes, summary)
+        progress.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
@@ -103,9 +101,9 @@ def demo(
     from mcr_infer import console
     from mcr_infer.phantom.demo import write_demo
 
-    with console.Run("phantoms", lambda: count) as run:
+    with console.Run("phantoms", lambda: count) as progress:
         for _ in write_demo(folder, count=count, seed=seed):
-            run.advance()
+            progress.advance()
     console.show_demo(folder, count=count, as_json=json)
 
 
@@ -150,17 +148,10 @@ app.command()(pseudonym)
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one line on stderr and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # File names of old archives are not always UTF-8: they are printed as the bytes that they are.
-            stream.reconfigure(errors="surrogateescape")
+    """Run the command line and end the process; see `mcr_infer.output.run`."""
     # Imports make many objects and no garbage: looking for it, then and at the end, takes a tenth of a query.
     gc.set_threshold(100_000, 20, 20)
     try:
-        app()
-    except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        run(app)
     finally:
         gc.freeze()

@@ -7,6 +7,7 @@ BLAKE2b digest of all its other columns, and no column is believed before the di
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -205,16 +206,23 @@ def _digest(values: Sequence[Any]) -> bytes:
 
 
 def stored_path(path: str | None) -> str | bytes | None:
-    """Return a path for SQLite: text, or bytes where the file name is not UTF-8 (old archives have such names)."""
+    """Return a path for SQLite: text, or bytes where the file name is not UTF-8 (old archives have such names).
+
+    What is stored are the bytes that the file system knows, the same under every locale; names inside an archive have none
+    in some locales, and are UTF-8. Raises `UnicodeEncodeError` for what is neither.
+    """
     if path is None:
         return None
     try:
-        path.encode()
+        name = os.fsencode(path)
     except UnicodeEncodeError:
-        return path.encode("utf-8", "surrogateescape")
-    return path
+        name = path.encode("utf-8", "surrogateescape")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name
 
 
 def loaded_path(path: str | bytes | None) -> str | None:
-    """Return a path as it was given, from SQLite."""
-    return path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
+    """Return a path from SQLite, as this process opens it: as it was given, as long as the locale is the same."""
+    return None if path is None else os.fsdecode(path.encode() if isinstance(path, str) else path)

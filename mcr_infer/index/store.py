@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class Store(Connection):
         if self.version < 1:  # a store without a version has no tables either
             raise IndexCorruptError(f"{self._folder / FILE_NAME} has format_version {self.version}; {RESTORE}")
         try:
-            return identity_of(dict(self._rows("SELECT name, value FROM identity")))
+            found = self._rows("SELECT name, value FROM identity")
+            return identity_of({name: loaded_path(one) if isinstance(one, bytes) else one for name, one in found})
         except KeyError as exc:
             raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {RESTORE}") from exc
 
@@ -100,7 +101,10 @@ class Store(Connection):
             self._set_identity(identity)
 
     def _set_identity(self, identity: Identity) -> None:
-        values = [(name, getattr(identity, name)) for name in Identity.__dataclass_fields__]
+        # The folder of the bundle may have a name that is not UTF-8.
+        values = [
+            (name, stored_path(value) if isinstance(value, str) else value) for name, value in asdict(identity).items()
+        ]
         self._connection.executemany("INSERT OR REPLACE INTO identity VALUES(?, ?)", values)
 
     def state(self, kind: str) -> tuple[int, int]:
