@@ -24,6 +24,7 @@ from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
+from mcr_infer.index.rows import is_unicode
 from mcr_infer.local import Local
 
 NOT_WEIGHT = 0.5
@@ -97,15 +98,6 @@ def argument_text(argument: str) -> str:
         return os.fsencode(argument).decode()
     except UnicodeError:
         return argument
-
-
-def is_unicode(text: str) -> bool:
-    """True unless a text holds bytes that are not of its encoding, or halves of a character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _part(text: str, weight: float) -> Part:

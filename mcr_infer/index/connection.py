@@ -162,11 +162,6 @@ class Connection:
             yield
         except sqlite3.ProgrammingError:
             raise  # a mistake in this program, not in the data
-        except UnicodeEncodeError as exc:
-            raise EmbeddingIndexError(
-                f"index {self._folder}: an id or another text that was asked for is not valid Unicode, and no row has such "
-                "a one: ids are what `mcr-infer query --json` prints"
-            ) from exc
         except sqlite3.DatabaseError as exc:
             raise _mapped(exc, self._folder) from exc
 

@@ -14,7 +14,7 @@ from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.manifest import Identity, KindState, Manifest
-from mcr_infer.index.rows import Row, check_kind, from_columns
+from mcr_infer.index.rows import Row, check_kind, from_columns, is_unicode
 from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
@@ -101,6 +101,8 @@ class Reader:
         A writer, which asks for many new ids, is not told the latter.
         """
         check_kind(kind)
+        if not is_unicode(id):
+            return None  # as no row is named
         with self.snapshot():
             row = self._store.get(kind, id)
             if row is None and not self._writes and self.facts(kind).knows([id]):

@@ -205,6 +205,15 @@ def _digest(values: Sequence[Any]) -> bytes:
     return hashlib.blake2b(json.dumps(plain).encode("ascii") + vector, digest_size=16).digest()
 
 
+def is_unicode(text: str) -> bool:
+    """True unless a text holds bytes that are not of its encoding, or halves of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def stored_path(path: str | None) -> str | bytes | None:
     """Return a path for SQLite: text, or bytes where the file name is not UTF-8 (old archives have such names).
 
