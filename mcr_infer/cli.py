@@ -5,10 +5,14 @@ some inputs failed, 128 + N ended by signal N; `mcr_infer.output` says what a st
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
@@ -26,13 +30,36 @@ from mcr_infer.options import (
     PseudonymiseOption,
     SecretOption,
 )  # fmt: skip
-from mcr_infer.output import run
+from mcr_infer.output import printable, run
 from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
 from mcr_infer.verify_command import verify
 
+
+class _Group(TyperGroup):
+    """Shows arguments escaped where they are quoted as wrong usage: they may be names of files."""
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _escaped_usage():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
+
+
 app = typer.Typer(
+    cls=_Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -255,6 +255,23 @@ def test_an_argument_that_is_not_utf8_costs_one_line(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"\x1b[31m\xff",),
+        (b"--\x1b[31m",),
+        ("info", b"\x1b]0;x\x07"),
+        ("query", "-k", b"\x1b[31m"),
+        ("query", "x", "--kind", b"\xff\x9b"),
+    ],
+    ids=["command", "option", "extra", "number", "choice"],
+)
+def test_wrong_usage_quotes_arguments_escaped(arguments: tuple[str | bytes, ...], tmp_path: Path) -> None:
+    done = command(tmp_path, *arguments)
+    assert done.returncode == 2
+    check_lines(done)
+
+
+@pytest.mark.parametrize(
     "line", [b"\xff", b'{"query": "\\ud800"}', b'{"like": "\\udcff"}', b'{"query": "a", "not": ["\\ud83d"]}']
 )
 def test_queries_that_are_not_unicode_are_refused(line: bytes, place: Path, index: bytes) -> None:
