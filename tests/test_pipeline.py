@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Outcome, Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
-from mcr_infer.sources import PlainFile, Source
+from mcr_infer.sources import NameList, PlainFile, Source, Sources
 from tiny import tiny_bundle
 
 
@@ -134,6 +136,52 @@ def test_a_replaced_file_of_equal_size_and_time_is_seen(index: Index, bundle: Bu
     assert count(embed(index, bundle, *files)) == {"unchanged": 2, "embedded": 1}
     assert not np.array_equal(index.vector("image", id), before)
     assert count(embed(index, bundle, *files)) == {"unchanged": 3}
+
+
+def pack_tar(folder: Path, path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for one in sorted(folder.iterdir()):
+            archive.add(one, one.name)
+
+
+def pack_zip(folder: Path, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", strict_timestamps=False) as archive:
+        for one in sorted(folder.iterdir()):
+            archive.write(one, one.name)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.tar", pack_tar), ("a.zip", pack_zip)])
+def test_a_replaced_archive_of_equal_size_and_time_is_seen(
+    index: Index, bundle: Bundle, folder: Path, tmp_path: Path, name: str, pack: Callable[[Path, Path], None]
+):
+    path = tmp_path / name
+    encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=2, call_size=2)
+
+    def run() -> Counter[str]:
+        return count(list(pipeline.embed_images(Sources([str(path)]), index=index, encoder=encoder, plan=plan)))
+
+    pack(folder, path)
+    assert run() == {"embedded": 3}
+    assert run() == {"unchanged": 3}
+    paint(folder / "1.dcm")
+    stealthily(path, lambda path: pack(folder, path))
+    # The members that are as they were are decoded, and nothing more.
+    assert run() == {"unchanged": 2, "embedded": 1}
+    assert run() == {"unchanged": 3}
+
+
+def test_a_replaced_file_of_a_list_of_names_is_seen(index: Index, bundle: Bundle, folder: Path, tmp_path: Path):
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{path}\n" for path in sorted(folder.iterdir())))
+    encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=2, call_size=2)
+
+    def run() -> Counter[str]:
+        sources = Sources((), names=NameList(path=str(names)))
+        return count(list(pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan)))
+
+    assert run() == {"embedded": 3}
+    stealthily(folder / "2.dcm", paint)
+    assert run() == {"unchanged": 2, "embedded": 1}
 
 
 @pytest.mark.parametrize(
