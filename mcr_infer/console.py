@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mcr_infer.output import say
+from mcr_infer.output import say, say_table
 
 if TYPE_CHECKING:
     from mcr_infer.check import Check
@@ -143,7 +143,7 @@ def show_plan(rows: Sequence[tuple[str, str, str]], facts: Mapping[str, object],
     if as_json:
         print(json.dumps(facts))
     else:
-        _print_table(("plan", "", "why"), rows)
+        say_table(("plan", "", "why"), rows)
 
 
 def note(sentence: str) -> None:
@@ -212,7 +212,7 @@ def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool
          _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")), hit.path or hit.id)
         for hit in hits
     ]  # fmt: skip
-    _print_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
+    say_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
 
 
 def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:
@@ -233,7 +233,7 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         return
     rows = [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
     rows += [(f"search of {kind}s", _told_tuning(tuning)) for kind, tuning in tuned.items() if tuning]
-    _print_table(("", str(index.folder)), rows)
+    say_table(("", str(index.folder)), rows)
 
 
 def show_doomed(found: "Doomed", place: Path, *, to_stderr: bool) -> None:
@@ -326,7 +326,7 @@ def show_conflicts(found: "Sequence[Conflict]", *, as_json: bool) -> None:
         print(json.dumps({"conflicts": [one.to_dict() for one in found]}))
     else:
         rows = [(one.kind, one.id, _word(one.here), _word(one.there)) for one in found[:_SHOWN_CONFLICTS]]
-        _print_table(("kind", "id", "path", "path of the other"), rows)
+        say_table(("kind", "id", "path", "path of the other"), rows)
         if len(found) > _SHOWN_CONFLICTS:
             say(f"and {len(found) - _SHOWN_CONFLICTS} more; --json lists all")
     note(
@@ -376,7 +376,7 @@ def show_checks(checks: "Sequence[Check]", *, as_json: bool) -> None:
         told = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
         print(json.dumps({"ok": all(check.ok for check in checks), "checks": told}))
         return
-    _print_table(("", "check", ""), [("ok" if check.ok else "FAILED", check.name, check.detail) for check in checks])
+    say_table(("", "check", ""), [("ok" if check.ok else "FAILED", check.name, check.detail) for check in checks])
 
 
 def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
@@ -390,10 +390,3 @@ def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
 
 def _word(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns that are as wide as their widest cell; nothing is ever cut, so that paths can be copied."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from mcr_infer.errors import McrError
@@ -51,6 +51,14 @@ def _escaped(character: str) -> str:
 def say(line: str, *, to_stderr: bool = False) -> None:
     """Print one line for people, escaped."""
     print(printable(line), file=sys.stderr if to_stderr else sys.stdout)
+
+
+def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns that are as wide as their widest cell; nothing is ever cut, so that paths can be copied."""
+    table = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def run(command: Callable[[], object]) -> NoReturn:

@@ -12,7 +12,7 @@ import pytest
 from conftest import invoke
 from mcr_infer import Index
 from mcr_infer.index.audit import audit
-from mcr_infer.output import CLOSED_PIPE, OutputError, printable, run
+from mcr_infer.output import CLOSED_PIPE, OutputError, printable, run, say_table
 
 ROOT = Path(__file__).parents[1]
 ROWS = 2
@@ -217,3 +217,8 @@ def test_a_command_ends_with_what_it_returns(returned: int | None, code: int, mo
 
 def test_a_lost_result_says_why() -> None:
     assert str(OutputError(OSError(28, "No space left on device"))) == "No space left on device"
+
+
+def test_a_table_is_aligned_by_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("name", "n"), [("a\tb", "1"), ("\x1b[2J", "2")])
+    assert capsys.readouterr().out == "name     n\na\\tb     1\n\\x1b[2J  2\n"
