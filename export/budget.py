@@ -8,7 +8,6 @@ know no real finding, which is why it is never the default. The fingerprint stay
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.folder import changed_bundle, write_patch_budget
 from export.retrieval import FIRST_SEED, HeldOut, Vectors, agreement, embed_images, embed_reports, held_out, recalls
-from mcr_infer import metrics
+from mcr_infer import metrics, output
 from mcr_infer.backends import Tower, open_tower
 from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.bundle import FULL, Bundle
@@ -196,10 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = add_budget(options.bundle, phantoms=options.phantoms)
     except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.say(f"error: {error}", to_stderr=True)
         return 1
     table: Any = bundle.manifest["patch_budget"]
-    print(f"{bundle.path}: {bundle.name} recommends {bundle.recommended_budget}, fingerprint {bundle.fingerprint}")
+    output.say(f"{bundle.path}: {bundle.name} recommends {bundle.recommended_budget}, fingerprint {bundle.fingerprint}")
     print("\n".join(table_lines(table["table"])))
     for row in table["table"]:
         if row["broken_limits"]:
@@ -208,4 +207,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    output.run(main)

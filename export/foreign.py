@@ -9,7 +9,6 @@ Nothing here knows open_clip or which classes transformers has.
 import argparse
 import contextlib
 import json
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from export.parity import Origin
 from export.patch_towers import PatchTower, PixelTower
 from export.text_towers import TextTower
 from export.to_onnx import export_bundle, report, today
+from mcr_infer import output
 from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.images.presets import PRESETS
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, load: Callable[[argparse.Namespace], Foreig
             foreign = load(options)
         bundle = export_foreign(foreign, options)
     except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.say(f"error: {error}", to_stderr=True)
         return 1
     report(bundle)
     for side, found in dict(bundle.manifest["origin_parity"]).items():  # type: ignore[call-overload]

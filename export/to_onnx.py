@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ from torch.export import Dim
 
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
 from export.parity import DualEncoder, Origin, gate, gate_origin, reference
-from mcr_infer import phantom
+from mcr_infer import output, phantom
 from mcr_infer.backends import Side
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, Bundle
@@ -264,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = _export_run(options)
     except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.say(f"error: {error}", to_stderr=True)
         return 1
     report(bundle)
     return 0
@@ -282,7 +281,7 @@ def today() -> str:
 def report(bundle: Bundle) -> None:
     """Print what was written and how equal it is to the model."""
     size = sum(record.bytes for record in bundle.files.values())
-    print(f"{bundle.path}: {bundle.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
+    output.say(f"{bundle.path}: {bundle.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
     for side in ("image", "text"):
         rows = [row for row in bundle.manifest["parity"] if row["tower"] == side]
         worst, cosine = max(row["max_abs"] for row in rows), min(row["min_cosine"] for row in rows)
@@ -317,4 +316,4 @@ def _export_run(options: argparse.Namespace) -> Bundle:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    output.run(main)

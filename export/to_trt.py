@@ -4,10 +4,9 @@ The building lives in the wheel (`mcr-infer build-engine`), since engines are bu
 front for those who work in a checkout.
 """
 
-import sys
-
 import typer
 
+from mcr_infer import output
 from mcr_infer.engine_command import build_engine
 from mcr_infer.errors import McrError
 
@@ -17,10 +16,10 @@ def main() -> int:
     try:
         typer.run(build_engine)
     except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.say(f"error: {error}", to_stderr=True)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    output.run(main)

@@ -16,6 +16,7 @@ the preprocessing are not, because an unknown one would change what the tower se
 
 import hashlib
 import json
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -252,8 +253,21 @@ def fingerprint_of(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _read_manifest(folder: Path) -> dict[str, object]:
     path = folder / MANIFEST
+    if not _is_utf8(folder):
+        raise BundleError(
+            f"the bundle {folder} lies in a folder whose name is not UTF-8, and runtimes open no other: move or link it to "
+            "another place"
+        )
     if not path.is_file():
         what = "has no manifest.json" if folder.is_dir() else "is not a folder"
         raise BundleError(f"{folder} is not a bundle: it {what}; python -m export.to_onnx writes one")

@@ -1,21 +1,22 @@
 """The command line: parse, call, print. What a command does lives in the modules that it imports when it runs.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 3 done but
-some inputs failed.
+some inputs failed, 128 + N ended by signal N; `mcr_infer.output` says what a stream that cannot be written costs.
 """
 
 import gc
-import io
-import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
-from mcr_infer.errors import McrError
 from mcr_infer.index_command import compact, delete, migrate, rebuild
 from mcr_infer.options import (
     SOME_FAILED,
@@ -30,12 +31,36 @@ from mcr_infer.options import (
     PseudonymiseOption,
     SecretOption,
 )  # fmt: skip
+from mcr_infer.output import printable, run
 from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
 from mcr_infer.verify_command import verify
 
+
+class _Group(TyperGroup):
+    """Shows arguments escaped where they are quoted as wrong usage: they may be names of files."""
+
+    def make_context(self, *given: Any, **named: Any) -> click.Context:
+        with _escaped_usage():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _escaped_usage():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _escaped_usage() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
+
+
 app = typer.Typer(
+    cls=_Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,7 +105,7 @@ def embed_reports(
     ignored: Counter[str] = Counter()
     records = read_reports(Path(path), patients=naming.patients, ignored=ignored)
     encoder = TextEncoder(chosen, device=device, precision=precision)
-    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
+    with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as progress:
         summary = pipeline.Summary.of(index, naming=naming, reports=True)
         outcomes = pipeline.embed_reports(
             records,
@@ -91,7 +116,7 @@ def embed_reports(
             naming=naming,
             headings=names,
         )
-        run.follow(outcomes, summary)
+        progress.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", ignored=ignored, as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
@@ -121,9 +146,9 @@ def demo(
     from mcr_infer import console
     from mcr_infer.phantom.demo import write_demo
 
-    with console.Run("phantoms", lambda: count) as run:
+    with console.Run("phantoms", lambda: count) as progress:
         for _ in write_demo(folder, count=count, seed=seed):
-            run.advance()
+            progress.advance()
     console.show_demo(folder, count=count, as_json=json)
 
 
@@ -168,17 +193,10 @@ app.command()(pseudonym)
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one line on stderr and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # File names of old archives are not always UTF-8: they are printed as the bytes that they are.
-            stream.reconfigure(errors="surrogateescape")
+    """Run the command line and end the process; see `mcr_infer.output.run`."""
     # Imports make many objects and no garbage: looking for it, then and at the end, takes a tenth of a query.
     gc.set_threshold(100_000, 20, 20)
     try:
-        app()
-    except McrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        run(app)
     finally:
         gc.freeze()

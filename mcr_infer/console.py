@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from mcr_infer.output import say, say_table
+
 if TYPE_CHECKING:
     from mcr_infer.check import Check
     from mcr_infer.evaluate import Evaluation
@@ -102,7 +104,7 @@ def show_summary(
     """
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
-        print(f"left out as no {'images' if what == 'radiographs' else what} by their names: {kinds}", file=sys.stderr)
+        say(f"skipped by file name: {kinds}", to_stderr=True)
     if as_json:
         # Failures are read and written one by one: there may be millions.
         facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
@@ -119,18 +121,19 @@ def show_summary(
         note(f"{rest} more kinds of notes; --json and run.json count each")
     for reason, failures in summary.shown.items():
         for one in failures:
-            print(f"failed  {one.path}: {one.error} [{reason}]")
+            say(f"failed  {one.path}: {one.error} [{reason}]")
         if (rest := summary.failed[reason] - len(failures)) > 0:
-            print(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
+            say(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
     if summary.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
-        print(f"left out  {summary.left_out.total()} {what}: {reasons}")
+        # Not all of them are radiographs: some are left out because they are none.
+        say(f"{summary.left_out.total()} {'files' if what == 'radiographs' else what} left out: {reasons}")
     if summary.sections is not None and summary.sections.total():
         recognized, whole, none = (summary.sections[name] for name in ("recognized", "whole", "none"))
-        print(f"sections recognized in {recognized} {what}, {whole} taken whole, {none} without text to embed")
+        say(f"sections recognized in {recognized} {what}, {whole} taken whole, {none} without text to embed")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     updated = f", {summary.updated} updated" if summary.updated else ""
-    print(
+    say(
         f"{summary.embedded} {what} {verb}{updated}, {summary.unchanged} unchanged, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
@@ -142,12 +145,12 @@ def show_stages(report: "RunReport", place: Path) -> None:
     if report.summary.embedded:
         told = ", ".join(f"{stage} {part:.0%}" for stage, part in report.meter.shares().items())
         behind = "decoding" if waiting["decode"] > waiting["tower"] else "the tower"
-        print(f"processor time: {told}; the run waited most for {behind}")
-        print(
+        say(f"processor time: {told}; the run waited most for {behind}")
+        say(
             f"{report.meter.mean_depth:.1f} decoded files were waiting on average; peak memory {memory['run']} MiB, largest "
             f"worker {memory['largest_worker']} MiB"
         )
-    print(f"report in {place}")
+    say(f"report in {place}")
 
 
 def show_plan(rows: Sequence[tuple[str, str, str]], facts: Mapping[str, object], *, as_json: bool) -> None:
@@ -155,12 +158,12 @@ def show_plan(rows: Sequence[tuple[str, str, str]], facts: Mapping[str, object],
     if as_json:
         print(json.dumps(facts))
     else:
-        _print_table(("plan", "", "why"), rows)
+        say_table(("plan", "", "why"), rows)
 
 
 def note(sentence: str) -> None:
     """Tell the user something beside the results, on stderr."""
-    print(f"note: {sentence}", file=sys.stderr)
+    say(f"note: {sentence}", to_stderr=True)
 
 
 def warn_of_mixture(
@@ -217,14 +220,14 @@ def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool
             }))  # fmt: skip
         return
     if query is not None:
-        print(f"query {query}")
+        say(f"query {query}")
     rows = [
         (str(hit.rank), f"{hit.score:.3f}",
          *((("" if hit.rerank_score is None else f"{hit.rerank_score:.3f}"),) if reranked else ()),
          _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")), hit.path or hit.id)
         for hit in hits
     ]  # fmt: skip
-    _print_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
+    say_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
 
 
 def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:
@@ -245,17 +248,16 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         return
     rows = [(name.replace("_", " "), _word(value) or "none") for name, value in facts.items()]
     rows += [(f"search of {kind}s", _told_tuning(tuning)) for kind, tuning in tuned.items() if tuning]
-    _print_table(("", str(index.folder)), rows)
+    say_table(("", str(index.folder)), rows)
 
 
 def show_doomed(found: "Doomed", place: Path, *, to_stderr: bool) -> None:
     """Print what a deletion is about: how many rows of which studies, and the first ids."""
-    out = sys.stderr if to_stderr else sys.stdout
-    print(f"{_counted(found.counts)} of {place} match, of {found.studies} studies", file=out)
+    say(f"{_counted(found.counts)} of {place} match, of {found.studies} studies", to_stderr=to_stderr)
     for kind, ids in found.shown.items():
         if ids:
             more = found.counts[kind] - len(ids)
-            print(f"  {kind}s: {', '.join(ids)}{f' and {more} more' if more else ''}", file=out)
+            say(f"  {kind}s: {', '.join(ids)}{f' and {more} more' if more else ''}", to_stderr=to_stderr)
 
 
 def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, as_json: bool) -> None:
@@ -264,9 +266,9 @@ def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_
         facts = {"deleted": dict(found.counts), "dry_run": dry_run, "left_in_graphs": dict(left)}
         print(json.dumps(facts))
     elif dry_run:
-        print("nothing was deleted: --dry-run")
+        say("nothing was deleted: --dry-run")
     elif any(found.counts.values()):
-        print(f"{_counted(found.counts)} deleted")
+        say(f"{_counted(found.counts)} deleted")
     if not any(found.counts.values()):
         note("nothing matched, and nothing was deleted; --kind says whether images, reports or both are meant")
     if any(left.values()):
@@ -287,7 +289,11 @@ def show_snapshots(index: "Index", *, as_json: bool) -> None:
         facts[kind] = {"rows": state.rows, "graph": shape, "tuning": None if tuning is None else asdict(tuning)}
         way = f"graph of M {graph.m}, ef_construction {graph.ef_construction}" if graph else "exact search"
         told.append(f"{state.rows} {kind}s: {way}{f'; {_told_tuning(tuning)}' if tuning else ''}")
-    print(json.dumps(facts) if as_json else "\n".join(told))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for line in told:
+        say(line)
 
 
 def _told_tuning(tuning: "Tuning") -> str:
@@ -302,7 +308,7 @@ def show_sizes(place: Path, *, before: int, after: int, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"bytes_before": before, "bytes_after": after}))
     else:
-        print(f"{place}: {before} bytes before, {after} bytes after")
+        say(f"{place}: {before} bytes before, {after} bytes after")
 
 
 def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None:
@@ -310,9 +316,9 @@ def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None
     if as_json:
         print(json.dumps({"from": former, "to": now}))
     elif former == now:
-        print(f"{place} has format version {now}, that of this release")
+        say(f"{place} has format version {now}, that of this release")
     else:
-        print(f"{place} is brought from format version {former} to {now}")
+        say(f"{place} is brought from format version {former} to {now}")
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -324,7 +330,7 @@ def show_export(told: "Exported", out: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"out": str(out), "rows": dict(told.rows), "texts_left_out": told.texts_left_out}))
     else:
-        print(f"{_counted(told.rows)} in {out}")
+        say(f"{_counted(told.rows)} in {out}")
     if told.texts_left_out:
         note(f"the text of {told.texts_left_out} rows stayed behind; --keep-text takes it along")
 
@@ -335,9 +341,9 @@ def show_conflicts(found: "Sequence[Conflict]", *, as_json: bool) -> None:
         print(json.dumps({"conflicts": [one.to_dict() for one in found]}))
     else:
         rows = [(one.kind, one.id, _word(one.here), _word(one.there)) for one in found[:_SHOWN_CONFLICTS]]
-        _print_table(("kind", "id", "path", "path of the other"), rows)
+        say_table(("kind", "id", "path", "path of the other"), rows)
         if len(found) > _SHOWN_CONFLICTS:
-            print(f"and {len(found) - _SHOWN_CONFLICTS} more; --json lists all")
+            say(f"and {len(found) - _SHOWN_CONFLICTS} more; --json lists all")
     note(
         f"{len(found)} ids stand for different pictures or reports, and nothing was merged: --on-conflict skip keeps the "
         "one that comes first, --on-conflict replace the one that comes last"
@@ -350,7 +356,7 @@ def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**asdict(told), "conflicts": [], "rows": counts}))
     else:
-        print(
+        say(
             f"{told.added} rows added, {told.known} were there, {told.replaced} replaced, {told.skipped} skipped; "
             f"{index.folder} holds {_counted(counts)}"
         )
@@ -364,13 +370,19 @@ def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
 def show_keys(kind: str, keys: Iterable[str], *, as_json: bool) -> None:
     """Print keys, one a line."""
     for key in keys:
-        print(json.dumps({"kind": kind, "key": key}) if as_json else key)
+        if as_json:
+            print(json.dumps({"kind": kind, "key": key}))
+        else:
+            say(key)
 
 
 def show_demo(folder: Path, *, count: int, as_json: bool) -> None:
     """Print where the phantoms lie."""
     facts = {"phantoms": count, "folder": str(folder), "truth": str(folder / "truth.csv")}
-    print(json.dumps(facts) if as_json else f"{count} phantoms and truth.csv in {folder}")
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        say(f"{count} phantoms and truth.csv in {folder}")
 
 
 def show_checks(checks: "Sequence[Check]", *, as_json: bool) -> None:
@@ -379,20 +391,17 @@ def show_checks(checks: "Sequence[Check]", *, as_json: bool) -> None:
         told = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks]
         print(json.dumps({"ok": all(check.ok for check in checks), "checks": told}))
         return
-    _print_table(("", "check", ""), [("ok" if check.ok else "FAILED", check.name, check.detail) for check in checks])
+    say_table(("", "check", ""), [("ok" if check.ok else "FAILED", check.name, check.detail) for check in checks])
 
 
 def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
     """Print an evaluation: one JSON object, or its Markdown tables."""
-    print(json.dumps(evaluation.to_dict()) if as_json else evaluation.markdown())
+    if as_json:
+        print(json.dumps(evaluation.to_dict()))
+        return
+    for line in evaluation.markdown().split("\n"):
+        say(line)
 
 
 def _word(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns that are as wide as their widest cell; nothing is ever cut, so that paths can be copied."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -67,15 +67,21 @@ class _Encoder:
         return self._checked(self._tower.run(inputs, ("embedding",))["embedding"], inputs)
 
     def _embed_with_locals(
-        self, inputs: Mapping[str, NDArray[Any]], lengths: Sequence[int]
+        self, inputs: Mapping[str, NDArray[Any]], lengths: Sequence[int], positions: Sequence[NDArray[np.int64] | None]
     ) -> tuple[NDArray[np.float32], list[Local]]:
-        """Run one batch once: its embeddings [N, D], and the mapped parts of each row, the first `lengths[row]` of them."""
+        """Run one batch once: its embeddings [N, D], and the mapped parts of each row, the first `lengths[row]` of them.
+
+        `positions` are those of the patches of each row [K], None for words and for pixels.
+        """
         outputs = self._tower.run(inputs, TOWER_OUTPUTS)
         vectors = self._checked(outputs["embedding"], inputs)
-        parts = zip(outputs["local"], outputs["weights"], lengths, strict=True)
+        parts = zip(outputs["local"], outputs["weights"], lengths, positions, strict=True)
         try:
             # Copies: a row of a batch would keep the whole batch in memory.
-            locals = [Local(vectors=one[:n].copy(), weights=weights[:n].copy()) for one, weights, n in parts]
+            locals = [
+                Local(vectors=one[:n].copy(), weights=weights[:n].copy(), positions=None if at is None else at.copy())
+                for one, weights, n, at in parts
+            ]
         except EmbeddingIndexError as exc:
             raise BackendError(f"the tower on {self.device} gave no mapped parts that can be used: {exc}") from exc
         return vectors, locals
@@ -125,8 +131,9 @@ class ImageEncoder(_Encoder):
         if not batch:
             return np.empty((0, self.embedding_dim), dtype=np.float32), []
         inputs = self._inputs(batch)
-        parts = 1 if self.preprocess.input == "pixels" else len(batch[0][1])
-        return self._embed_with_locals(inputs, [parts] * len(batch))
+        if self.preprocess.input == "pixels":
+            return self._embed_with_locals(inputs, [1] * len(batch), [None] * len(batch))
+        return self._embed_with_locals(inputs, [len(at) for _, at in batch], [at for _, at in batch])
 
     def _inputs(self, batch: Sequence[Patches]) -> dict[str, NDArray[Any]]:
         """Stack a batch to what the tower takes."""
@@ -199,4 +206,4 @@ class TextEncoder(_Encoder):
         lengths = attention_mask.sum(axis=1)
         longest = int(lengths.max())
         inputs = {"input_ids": input_ids[:, :longest], "attention_mask": attention_mask[:, :longest]}
-        return self._embed_with_locals(inputs, lengths.tolist())
+        return self._embed_with_locals(inputs, lengths.tolist(), [None] * len(texts))

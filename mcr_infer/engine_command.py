@@ -126,11 +126,12 @@ def _show(bundle: "Bundle", record: "EngineRecord", state: str, *, as_json: bool
     from mcr_infer.backends.engines import FOLDER
     from mcr_infer.backends.flavor import DEVICES
     from mcr_infer.console import note
+    from mcr_infer.output import say
 
     if as_json:
         print(codec.dumps(record.to_dict()))
     else:
-        print(f"{bundle.path / FOLDER / record.file}  {record.bytes / _MEBIBYTE:.1f} MiB  {state}")
+        say(f"{bundle.path / FOLDER / record.file}  {record.bytes / _MEBIBYTE:.1f} MiB  {state}")
     if not record.parity:
         options = f"--device {DEVICES[record.flavor]} --precision {record.precision}"
         note(f"before {record.file} serves: mcr-infer verify {shlex.quote(str(bundle.path))} {options}")

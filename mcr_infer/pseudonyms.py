@@ -12,6 +12,7 @@ are pseudonyms and not anonymity: rows of one patient stay recognisable as rows 
 whatever its row is called: who has a radiograph can embed it and look for its neighbour.
 """
 
+import contextlib
 import hmac
 import os
 import re
@@ -156,13 +157,17 @@ class SiteSecret:
     def path_key(self, path: str) -> str:
         """Return the key of a path, made absolute first, so that it does not depend on where a run is started.
 
-        Links are not followed. The address of an instance of a PACS is taken as it stands.
+        Links are not followed. The address of an instance of a PACS is taken as it stands. What counts are the bytes that
+        the file system knows, so that it does not depend on the locale either.
         """
-        return self._of("path", path if _ADDRESS.match(path) else os.path.abspath(path))  # noqa: PTH100 - the spelling
+        whole = path if _ADDRESS.match(path) else os.path.abspath(path)  # noqa: PTH100 - the spelling
+        with contextlib.suppress(UnicodeEncodeError):  # of a name inside an archive, which is UTF-8 everywhere
+            whole = os.fsencode(whole).decode("utf-8", "surrogateescape")
+        return self._of("path", whole)
 
-    def stamp_key(self, path: str, size: int, mtime_ns: int) -> str:
+    def stamp_key(self, path: str, *looks: int) -> str:
         """Return the key of how a file looked: when it was written is often when the study was made."""
-        return self._of("stamp", self.path_key(path), str(size), str(mtime_ns))
+        return self._of("stamp", self.path_key(path), *map(str, looks))
 
     def content_key(self, digest: str) -> str:
         """Return the key of a digest of pixels or of a report's words, which can be tried one after the other."""

@@ -9,6 +9,7 @@ see `python -m benchmarks.combined`).
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
+from mcr_infer.index.rows import is_unicode
 from mcr_infer.local import Local
 
 NOT_WEIGHT = 0.5
@@ -56,6 +58,10 @@ class Question:
         if not any(part.weight > 0 for part in (*self.sentences, *self.images, *self.likes)):
             raise QueryError("a query needs a sentence, a radiograph or an id that is wanted, with a weight above 0")
         for part in self.sentences:
+            if not is_unicode(part.what):
+                raise QueryError(
+                    "the query is not valid Unicode: give it in UTF-8, or in the encoding of the locale that is set"
+                )
             if not part.what.strip():
                 raise QueryError("the query is empty: ask in report language, such as 'bilateral pleural effusion'")
 
@@ -84,6 +90,14 @@ class Question:
             likes=tuple(_part(id, 1.0) for id in likes),
             name=name,
         )
+
+
+def argument_text(argument: str) -> str:
+    """Return an argument of the command line as the UTF-8 that it is, whatever the locale says; else as it is."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
 
 
 def _part(text: str, weight: float) -> Part:

@@ -4,6 +4,7 @@ Light to import: the command line registers it at every start.
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,19 +132,17 @@ def _questions(
 ) -> "list[Question]":
     """Return the one question of the command line, or those of a file."""
     from mcr_infer.errors import QueryError
-    from mcr_infer.queries import Question, read_questions
+    from mcr_infer.queries import Question, argument_text, read_questions
 
     given = bool(sentences or unwanted or image or like)
     if given == (queries_from is not None) or not (given or queries_from):
         raise typer.BadParameter("give one of: what to search with (sentences, --image, --like), --queries-from FILE")
     if queries_from is None:
-        return [Question.of(sentences=sentences or (), unwanted=unwanted or (), images=image or (), likes=like or ())]
-    if queries_from == "-":
-        return read_questions(sys.stdin, source="standard input")
+        wanted, denied = map(argument_text, sentences or ()), map(argument_text, unwanted or ())
+        return [Question.of(sentences=wanted, unwanted=denied, images=image or (), likes=like or ())]
+    source = "standard input" if queries_from == "-" else queries_from
     try:
-        with Path(queries_from).open(encoding="utf-8") as lines:
-            return read_questions(lines, source=queries_from)
+        with nullcontext(sys.stdin.buffer) if queries_from == "-" else Path(queries_from).open("rb") as lines:
+            return read_questions((line.decode() for line in lines), source=source)
     except (OSError, UnicodeDecodeError) as exc:
-        raise QueryError(
-            f"{queries_from} cannot be read as text: {getattr(exc, 'strerror', 'it is not UTF-8')}"
-        ) from exc
+        raise QueryError(f"{source} cannot be read as text: {getattr(exc, 'strerror', 'it is not UTF-8')}") from exc

@@ -1,5 +1,6 @@
 """The tokenizer of reports: texts become token ids [N, T] for the text tower."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class ReportTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_file(os.fsencode(path).decode())
         except Exception as exc:  # the library raises nothing narrower
             raise BundleError(f"{path} cannot be read as a tokenizer.json: {exc}") from exc
         return cls(tokenizer, max_tokens, padding=padding)

@@ -28,7 +28,10 @@ def test_members_of_a_zip_archive_are_candidates(tmp_path: Path, method: int):
     assert sources.count() == 3
     assert {source.opened_by for source in sources} == {"worker"}
     stamps = [source.stamp() for source in sources]
-    assert stamps[0] == FileStamp(path=f"{path}/study/1.dcm", size=5000, mtime_ns=path.stat().st_mtime_ns)
+    seen = path.stat()
+    assert stamps[0] == FileStamp(
+        path=f"{path}/study/1.dcm", size=5000, mtime_ns=seen.st_mtime_ns, ctime_ns=seen.st_ctime_ns
+    )
 
 
 @pytest.mark.parametrize(("name", "mode"), TARS.items())

@@ -152,3 +152,78 @@ def test_members_of_a_large_tar_archive_are_not_held(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_500_000
+
+
+@pytest.mark.parametrize("mtime", ["-1e18", "1e19", "nan", "1e400", "-62135596800.5", "x"])
+def test_odd_times_of_tar_members_do_not_matter(tmp_path: Path, mtime: str):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("1.dcm")
+        member.size, member.pax_headers = 3, {"mtime": mtime}
+        archive.addfile(member, io.BytesIO(b"abc"))
+    (source,) = list(Sources([str(path)]))
+    assert source.open().read() == b"abc"
+    stamp = source.stamp()
+    assert stamp is not None
+    assert (stamp.mtime_ns, stamp.ctime_ns) == (path.stat().st_mtime_ns, path.stat().st_ctime_ns)
+
+
+@pytest.mark.parametrize("seconds", [-(2**40), -1, 2**33, 2**40])
+def test_odd_times_of_old_tar_headers_do_not_matter(tmp_path: Path, seconds: int):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("1.dcm")
+        member.size, member.mtime = 3, seconds
+        archive.addfile(member, io.BytesIO(b"abc"))
+    assert [source.open().read() for source in Sources([str(path)])] == [b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("date", "time"), [(0, 0), (0xFFFF, 0xFFFF), (0b0000000_0001_00001, 0), (0b1111111_1100_11111, 0)]
+)
+def test_odd_times_of_zip_members_do_not_matter(tmp_path: Path, date: int, time: int):
+    """No date at all, month 15 and day 31, the first day of 1980 and the last of 2107."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.dcm", b"abc")
+    content = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 10), (b"PK\x01\x02", 12)):
+        struct.pack_into("<2H", content, content.index(signature) + at, time, date)
+    path.write_bytes(content)
+    assert [source.open().read() for source in Sources([str(path)])] == [b"abc"]
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1])
+def test_a_zip_member_of_any_claimed_size_is_one_failure(tmp_path: Path, size: int):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.dcm", b"abc")
+        archive.writestr("2.dcm", b"def")
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    entry = bytearray(content[at : at + 46])
+    struct.pack_into("<L", entry, 24, 0xFFFFFFFF)
+    struct.pack_into("<H", entry, 30, 12)
+    extra = struct.pack("<2HQ", 1, 8, size)
+    name_end = at + 46 + len("1.dcm")
+    changed = content[:at] + entry + content[at + 46 : name_end] + extra + content[name_end:]
+    end = bytearray(changed[-22:])
+    struct.pack_into("<L", end, 12, struct.unpack_from("<L", end, 12)[0] + len(extra))
+    path.write_bytes(changed[:-22] + end)
+    first, second = list(Sources([str(path)]))
+    stamp = first.stamp()
+    assert stamp is not None
+    assert -(2**63) <= stamp.size < 2**63
+    with pytest.raises(ImageError, match=f"{size} bytes once unpacked"):
+        first.open()
+    assert second.open().read() == b"def"
+
+
+@pytest.mark.parametrize("name", ["a\0b.dcm", "a\x1b[2J.dcm", "a\nb.dcm", "\u202ea.dcm"])
+def test_odd_names_of_members_are_kept(tmp_path: Path, name: str):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("1.dcm")
+        member.size, member.pax_headers = 3, {"path": name}
+        archive.addfile(member, io.BytesIO(b"abc"))
+    assert [source.path for source in Sources([str(path)])] == [f"{path}/{name.replace(chr(0), '%00')}"]

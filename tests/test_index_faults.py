@@ -17,6 +17,7 @@ from test_index_store import DIM, FINGERPRINT, ROOT, opened, row, unit
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError, IndexNotFoundError
 from mcr_infer.index import FileStamp, Index
+from mcr_infer.index.manifest import FORMAT_VERSION
 
 WRITER = f"""
 import sys
@@ -224,15 +225,19 @@ def test_files_of_two_indexes_are_not_mixed_up(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     opened(folder).close()
+    newer = FORMAT_VERSION + 1
+    refusal = f"format_version {newer}, this mcr-infer reads up to {FORMAT_VERSION}"
     manifest = (folder / "index.json").read_text()
-    (folder / "index.json").write_text(manifest.replace('"format_version": 2', '"format_version": 3'))
-    with pytest.raises(EmbeddingIndexError, match="format_version 3, this mcr-infer reads up to 2"):
+    (folder / "index.json").write_text(
+        manifest.replace(f'"format_version": {FORMAT_VERSION}', f'"format_version": {newer}')
+    )
+    with pytest.raises(EmbeddingIndexError, match=refusal):
         Index.open(folder)
     (folder / "index.json").unlink()
     with sqlite3.connect(folder / "store.sqlite") as raw:
-        raw.execute("PRAGMA user_version = 3")
+        raw.execute(f"PRAGMA user_version = {newer}")
     raw.close()
-    with pytest.raises(EmbeddingIndexError, match="format_version 3, this mcr-infer reads up to 2"):
+    with pytest.raises(EmbeddingIndexError, match=refusal):
         Index.open(folder)
 
 

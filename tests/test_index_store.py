@@ -61,7 +61,7 @@ def test_a_row_comes_back_as_it_was_added(tmp_path: Path) -> None:
         content_digest="0f" * 32,
         text="No pneumothorax. Größe unverändert.",
     )
-    report = row(1, kind="report", path=None)
+    report = row(1, kind="report", path=None, text_strategy="impression-first")
     latin_1 = row(2, path=b"archive/M\xfcller.dcm".decode("utf-8", "surrogateescape"))
     with opened(tmp_path / "index") as index:
         index.add([full, report, latin_1], files=[(replace(stamp(2), path=str(latin_1.path)), latin_1.id)])
@@ -93,6 +93,45 @@ def test_unchanged_files_are_known_and_twins_share_a_row(tmp_path: Path) -> None
         assert index.count("image") == 0
         # The row is gone: the file must be embedded again when it is met again.
         assert index.known_file(stamp(77), kind="image") is None
+
+
+def test_a_changed_ctime_makes_a_file_unknown(tmp_path: Path) -> None:
+    seen = replace(stamp(1), ctime_ns=50)
+    with opened(tmp_path / "index") as index:
+        index.add([row(1), row(2)], files=[(seen, "1.2.1"), (stamp(2), "1.2.2")])
+        assert index.seen_file("image", seen.path) == (seen, "1.2.1")
+        assert index.known_file(seen, kind="image") == "1.2.1"
+        assert index.known_file(replace(seen, ctime_ns=51), kind="image") is None
+        # Neither a source without a ctime nor a row that was written without one can differ in it.
+        assert index.known_file(stamp(1), kind="image") == "1.2.1"
+        assert index.known_file(replace(stamp(2), ctime_ns=51), kind="image") == "1.2.2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mtime_ns": -(10**18)},
+        {"mtime_ns": 2**63},
+        {"mtime_ns": 15_032_385_536 * 10**9, "ctime_ns": 2**63 + 5},
+        {"mtime_ns": -(2**63) - 1},
+        {"size": 2**64 - 1},
+        {"size": 2**63, "mtime_ns": 2**64},
+    ],
+)
+def test_times_and_sizes_beyond_64_bits_are_kept(changes: dict[str, int], tmp_path: Path) -> None:
+    seen = replace(stamp(1), **changes)
+    with opened(tmp_path / "index") as index:
+        index.add([row(1)], files=[(seen, "1.2.1")])
+        assert index.known_file(seen, kind="image") == "1.2.1"
+        for name, value in changes.items():
+            assert index.known_file(replace(seen, **{name: value + 1}), kind="image") is None
+
+
+def test_a_replaced_image_is_not_known_by_what_was_learned(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add([row(1, content_digest="a")], files=[(stamp(1), "1.2.1"), (stamp(77), "1.2.1")])
+        index.add([row(1, content_digest="b")], files=[(stamp(1), "1.2.1")], learned=[replace(stamp(77), ctime_ns=5)])
+        assert index.seen_file("image", stamp(77).path) is None
 
 
 def test_a_row_does_not_point_to_a_file_that_now_holds_another_image(tmp_path: Path) -> None:

@@ -52,7 +52,14 @@ def folder(tmp_path: Path) -> Path:
                     metadata={"view": "AP", "study_year": 2020, "spacing": 1, "odd": "x\udc80", "big": 1 << 70},
                 ),
                 row(3, path=None, metadata={"view": "PA", "odd": 3}),
-                row(4, kind="report", id="r-4", path="reports.csv:5", text="No pneumothorax. Größe unverändert."),
+                row(
+                    4,
+                    kind="report",
+                    id="r-4",
+                    path="reports.csv:5",
+                    text="No pneumothorax. Größe unverändert.",
+                    text_strategy="impression-first",
+                ),
             ]
         )
     return tmp_path / "index"

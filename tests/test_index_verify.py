@@ -94,7 +94,7 @@ def test_a_snapshot_may_be_behind_the_store_and_says_so(folder: Path) -> None:
         ("DELETE FROM rows WHERE id = '1.2.5'", (), "count image", "399 rows, the store counted 400"),
         ("UPDATE locals SET content = x'00' WHERE label = 6", (), "locals", "1 do not match their digest (of rows 6)"),
         ("INSERT INTO locals VALUES (9999, x'00', x'00')", (), "locals", "1 belong to rows that are gone"),
-        ("INSERT INTO files VALUES ('image', 'a', 1, 1, 'gone')", (), "files", "1 refer to rows that are gone"),
+        ("INSERT INTO files VALUES ('image', 'a', 1, 1, 'gone', NULL)", (), "files", "1 refer to rows that are gone"),
         ("UPDATE kinds SET generation = 0 WHERE kind = 'image'", (), "count image", "the store is older"),
         ("UPDATE identity SET value = 'other' WHERE name = 'bundle'", (), "identity", "belong to different indexes"),
     ],

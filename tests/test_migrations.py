@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from conftest import invoke, json_lines
 from mcr_infer.index import FileStamp, Index, parse_filter, search
 from mcr_infer.index.audit import audit
 from mcr_infer.index.manifest import FORMAT_VERSION
+from mcr_infer.local import Local
 
 GOLDEN = Path(__file__).parent / "golden"
 KEPT = sorted(path.name for path in GOLDEN.glob("index-v*") if path.is_dir())
@@ -129,6 +131,38 @@ def test_what_version_2_brought(tmp_path: Path) -> None:
         assert state.vectors is not None
 
 
+def test_what_version_3_brought(tmp_path: Path) -> None:
+    with Index.open(copied("index-v3", tmp_path / "index"), exact_limit=EXACT_LIMIT) as index, index.snapshot():
+        first = FileStamp(path=MULLER, size=7, mtime_ns=9, ctime_ns=1000)
+        assert list(index.files("image", "1.2.826.0.1.0")) == [first]
+        assert index.known_file(replace(first, ctime_ns=1001), kind="image") is None
+        unknown = FileStamp(path="archive/002.dcm", size=7, mtime_ns=9, ctime_ns=5)
+        assert list(index.files("image", "1.2.826.0.1.2")) == [replace(unknown, ctime_ns=None)]
+        assert index.known_file(unknown, kind="image") == "1.2.826.0.1.2"
+        strategies = [row and row.text_strategy for row in (index.get("report", f"report-{n}") for n in (0, 1, 7, 8))]
+        assert strategies == ["impression-first", None, "impression-first", None]
+        kept = index.locals("image", index.labels("image").tolist())
+        locals = [Local.from_bytes(content) for content in kept.values()]
+        assert sorted(local.vectors.max() for local in locals) == [2.0**n for n in range(10)]
+        assert sorted(local.positions.tolist() for local in locals if local.positions is not None) == [
+            [n, n + 1, n + 2] for n in range(10)
+        ]
+
+
+@pytest.mark.parametrize("name", ["index-v1", "index-v2"])
+def test_old_stamps_are_accepted_and_learn_their_ctime(name: str, tmp_path: Path) -> None:
+    folder = copied(name, tmp_path / "index")
+    stamp = FileStamp(path=MULLER, size=7, mtime_ns=9, ctime_ns=77)
+    with Index.open(folder) as index:
+        assert index.known_file(stamp, kind="image") == "1.2.826.0.1.0"
+    with Index.open(folder, writable=True) as index:
+        assert index.known_file(stamp, kind="image") == "1.2.826.0.1.0"
+        index.add([], learned=[stamp])
+        assert list(index.files("image", "1.2.826.0.1.0")) == [stamp]
+        index.add([], learned=[replace(stamp, ctime_ns=78)])
+        assert index.known_file(replace(stamp, ctime_ns=78), kind="image") is None
+
+
 def test_migrate_says_from_where_to_where(tmp_path: Path) -> None:
     folder = copied("index-v1", tmp_path / "index")
     done = invoke("migrate", "--index", folder)
@@ -160,8 +194,9 @@ for line in sys.stdin:
 """
 
 
-def test_a_kill_in_the_midst_leaves_one_or_the_other(tmp_path: Path) -> None:
-    told = told_of("index-v1")
+@pytest.mark.parametrize("kept", KEPT[:-1])
+def test_a_kill_in_the_midst_leaves_one_or_the_other(kept: str, tmp_path: Path) -> None:
+    told = told_of(kept)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as killer:
@@ -169,14 +204,14 @@ def test_a_kill_in_the_midst_leaves_one_or_the_other(tmp_path: Path) -> None:
         assert killer.stdout is not None
 
         def run(name: str, delay: float) -> float:
-            killer.stdin.write(f"{delay} {copied('index-v1', tmp_path / name)}\n")  # type: ignore[union-attr]
+            killer.stdin.write(f"{delay} {copied(kept, tmp_path / name)}\n")  # type: ignore[union-attr]
             killer.stdin.flush()  # type: ignore[union-attr]
             return float(killer.stdout.readline())  # type: ignore[union-attr]
 
         whole = max(run("first", -1), run("second", -1))
         left = []
-        for number in range(40):
-            run(str(number), whole * number / 30 if number else 0)
+        for number in range(24):
+            run(str(number), whole * number / 18 if number else 0)
             folder = tmp_path / str(number)
             left.append(stored_version(folder))
             with Index.open(folder, exact_limit=EXACT_LIMIT) as index:
@@ -187,6 +222,6 @@ def test_a_kill_in_the_midst_leaves_one_or_the_other(tmp_path: Path) -> None:
             assert stored_version(folder) == FORMAT_VERSION
             assert all(check.ok for check in audit(folder)), audit(folder)
         killer.stdin.close()
-    assert left[0] == 1
-    assert set(left) <= {1, FORMAT_VERSION}
+    assert left[0] == version_of(kept)
+    assert set(left) <= {version_of(kept), FORMAT_VERSION}
     assert stored_version(tmp_path / "first") == FORMAT_VERSION

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import tarfile
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,13 +15,14 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
+from mcr_infer.decoding import DecodePool
 from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.images.selection import Selection
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Outcome, Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
-from mcr_infer.sources import PlainFile
+from mcr_infer.sources import NameList, PlainFile, Source, Sources
 from tiny import tiny_bundle
 
 
@@ -100,6 +104,131 @@ def test_another_spelling_of_a_path_is_the_same_file(
     monkeypatch.chdir(folder.parent)
     assert count(embed(index, bundle, "./dicoms/0.dcm")) == {"embedded": 1}
     assert paths_of(index) == {"./dicoms/0.dcm"}
+
+
+def stealthily(path: Path, change: Callable[[Path], object]) -> None:
+    """Change a file and put its modification time back, as rsync and backups do."""
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the files that are opened from now on."""
+    opened: list[str] = []
+    submit = DecodePool.submit
+
+    def counted(self: DecodePool, source: Source, **how: Any) -> Any:
+        opened.append(Path(source.path).name)
+        return submit(self, source, **how)
+
+    monkeypatch.setattr(DecodePool, "submit", counted)
+    return opened
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_seen(index: Index, bundle: Bundle, folder: Path):
+    files = sorted(folder.iterdir())
+    embed(index, bundle, *files)
+    id = str(pydicom.dcmread(files[1]).SOPInstanceUID)
+    before = index.vector("image", id)
+    stealthily(files[1], paint)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 2, "embedded": 1}
+    assert not np.array_equal(index.vector("image", id), before)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 3}
+
+
+def pack_tar(folder: Path, path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for one in sorted(folder.iterdir()):
+            archive.add(one, one.name)
+
+
+def pack_zip(folder: Path, path: Path) -> None:
+    with zipfile.ZipFile(path, "w", strict_timestamps=False) as archive:
+        for one in sorted(folder.iterdir()):
+            archive.write(one, one.name)
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.tar", pack_tar), ("a.zip", pack_zip)])
+def test_a_replaced_archive_of_equal_size_and_time_is_seen(
+    index: Index, bundle: Bundle, folder: Path, tmp_path: Path, name: str, pack: Callable[[Path, Path], None]
+):
+    path = tmp_path / name
+    encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=2, call_size=2)
+
+    def run() -> Counter[str]:
+        return count(list(pipeline.embed_images(Sources([str(path)]), index=index, encoder=encoder, plan=plan)))
+
+    pack(folder, path)
+    assert run() == {"embedded": 3}
+    assert run() == {"unchanged": 3}
+    paint(folder / "1.dcm")
+    stealthily(path, lambda path: pack(folder, path))
+    # The members that are as they were are decoded, and nothing more.
+    assert run() == {"unchanged": 2, "embedded": 1}
+    assert run() == {"unchanged": 3}
+
+
+def test_a_replaced_file_of_a_list_of_names_is_seen(index: Index, bundle: Bundle, folder: Path, tmp_path: Path):
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{path}\n" for path in sorted(folder.iterdir())))
+    encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=2, call_size=2)
+
+    def run() -> Counter[str]:
+        sources = Sources((), names=NameList(path=str(names)))
+        return count(list(pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan)))
+
+    assert run() == {"embedded": 3}
+    stealthily(folder / "2.dcm", paint)
+    assert run() == {"unchanged": 2, "embedded": 1}
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        lambda path: path.chmod(0o600),
+        lambda path: path.with_suffix(".hard").hardlink_to(path),
+        lambda path: path.rename(path.with_suffix(".away")).rename(path),
+        lambda path: path.write_bytes(path.read_bytes()),
+    ],
+    ids=["chmod", "hard link", "rename", "same bytes"],
+)
+def test_a_new_ctime_alone_costs_one_decode(
+    index: Index, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch, touch: Callable[[Path], object]
+):
+    files = sorted(folder.iterdir())
+    embed(index, bundle, *files)
+    vector = index.vector("image", index.ids("image")[1])
+    stealthily(files[1], touch)
+    opened = decoded(monkeypatch)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 3}
+    assert opened == ["1.dcm"]
+    assert np.array_equal(index.vector("image", index.ids("image")[1]), vector)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 3}
+    assert opened == ["1.dcm"]
+
+
+def test_old_stamps_learn_their_ctime_without_opening(
+    index: Index, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = sorted(folder.iterdir())
+    embed(index, bundle, *files)
+    index._store._connection.execute("UPDATE files SET ctime_ns = NULL")  # as migration leaves them
+    opened = decoded(monkeypatch)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 3}
+    assert opened == []
+    stealthily(files[0], paint)
+    assert count(embed(index, bundle, *files)) == {"unchanged": 2, "embedded": 1}
+    assert opened == ["0.dcm"]
+
+
+def test_files_of_odd_times_are_embedded_once(index: Index, bundle: Bundle, folder: Path):
+    files = sorted(folder.iterdir())
+    for path, seconds in zip(files, (-(2**31), -1, 15_032_385_535), strict=True):
+        os.utime(path, (seconds, seconds))  # 1901, 1969, and 2446, which is the last year that ext4 has
+    assert count(embed(index, bundle, *files)) == {"embedded": 3}
+    assert count(embed(index, bundle, *files)) == {"unchanged": 3}
 
 
 def test_a_corrected_header_corrects_the_row(index: Index, bundle: Bundle, folder: Path):

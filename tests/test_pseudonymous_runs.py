@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from test_pipeline import compress, count, paint
+from test_pipeline import compress, count, paint, stealthily
 from test_pseudonyms import KEYS, OTHER, SECRET, change
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
@@ -106,6 +106,9 @@ def test_rows_of_a_pseudonymous_index_hold_keys(bundle: Bundle, folder: Path, tm
     assert (stamp.size, stamp.mtime_ns) != (status.st_size, status.st_mtime_ns)
     assert 0 <= stamp.size < 2**60
     assert 0 <= stamp.mtime_ns < 2**60
+    assert stamp.ctime_ns is not None
+    assert 0 <= stamp.ctime_ns < 2**60
+    assert stamp.ctime_ns not in (status.st_ctime_ns, stamp.mtime_ns, stamp.size)
 
 
 def test_vectors_and_counts_are_those_of_a_plain_index(bundle: Bundle, folder: Path, tmp_path: Path):
@@ -129,6 +132,20 @@ def test_a_changed_file_is_embedded_again(
         monkeypatch.chdir(folder.parent)
         assert count(embed(index, bundle, f"./{folder.name}/0.dcm")) == {"embedded": 1}
         assert float(index.vector("image", id_of(path)) @ before) < 0.9999
+        assert count(embed(index, bundle, path)) == {"unchanged": 1}
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_seen(bundle: Bundle, folder: Path, tmp_path: Path):
+    path = folder / "0.dcm"
+    with opened(bundle, tmp_path / "index") as index:
+        embed(index, bundle, path)
+        before = index.vector("image", id_of(path))
+        stealthily(path, paint)
+        assert count(embed(index, bundle, path)) == {"embedded": 1}
+        assert float(index.vector("image", id_of(path)) @ before) < 0.9999
+        index._store._connection.execute("UPDATE files SET ctime_ns = NULL")  # as migration leaves them
+        assert count(embed(index, bundle, path)) == {"unchanged": 1}
+        stealthily(path, lambda path: path.chmod(0o600))
         assert count(embed(index, bundle, path)) == {"unchanged": 1}
 
 

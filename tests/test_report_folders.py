@@ -129,7 +129,7 @@ def test_the_summary_says_what_was_left_out(folder: Path):
     (summary,) = json_lines(done.stdout)
     assert summary["ignored"] == {"hidden": 1, ".rtf": 1}
     assert (summary["embedded"], summary["updated"], summary["unchanged"], summary["failed"]) == (1, 0, 0, 0)
-    assert "left out as no reports by their names: 1 hidden, 1 .rtf" in done.stderr
+    assert "skipped by file name: 1 hidden, 1 .rtf" in done.stderr
     table = folder / "r.csv"
     for study, expected in (
         ("1", "2 reports embedded, 0 unchanged"),

@@ -81,7 +81,7 @@ def test_a_second_look_by_the_bundle_that_ships_keeps_left_from_right_in_8_bits(
     _, patches = images.encode_with_locals([preprocess.patches(one.radiograph().pixels) for one in made])
     _, (left, right) = texts.encode_with_locals(["left pneumothorax", "right pneumothorax"])
     packed = [Local.from_bytes(one.to_bytes()) for one in patches]
-    assert [len(one.to_bytes()) for one in patches] == [13_408] * 8
+    assert [len(one.to_bytes()) for one in patches] == [13_608] * 8
     by_left, by_right = late_interaction(left, packed), late_interaction(right, packed)
     assert (by_left[0::2] > by_left[1::2] + 0.1).all()
     assert (by_right[1::2] > by_right[0::2] + 0.1).all()

@@ -43,13 +43,15 @@ def test_the_index_keeps_what_the_tower_gave(kept_index: Path, phantom_folder: P
         hits = search(index, TextEncoder(Bundle.open()).encode([QUESTION]), k=24)[0]
         kept = index.locals("image", [hit.label for hit in hits])
         assert len(kept) == 24
-        assert {len(content) for content in kept.values()} == {13_408}
+        assert {len(content) for content in kept.values()} == {13_608}
         first = index.rows([hits[0].label])[hits[0].label]
     seed = int(Path(str(first.path)).stem.split("-")[1])
     pixels = phantom.make(seed, 256).radiograph().pixels
     _, (expected,) = encoder.encode_with_locals([encoder.preprocess.patches(pixels)])
     got = Local.from_bytes(kept[hits[0].label])
     assert np.abs(got.vectors - expected.vectors).max() < np.abs(expected.vectors).max() / 250
+    assert got.positions is not None
+    assert got.positions.tolist() == encoder.preprocess.patches(pixels)[1].tolist()
     # The embedding is the weighted sum of what is kept.
     pooled = got.weights @ got.vectors
     assert pooled / np.linalg.norm(pooled) @ first.vector > 0.9999
@@ -161,7 +163,7 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
         assert look.rank(words[0], first, 6) == ranked
         assert len(told) <= 2
 
-        monkeypatch.setattr("mcr_infer.second_look._HELD_BYTES", 2 * 13_408)
+        monkeypatch.setattr("mcr_infer.second_look._HELD_BYTES", 2 * 13_608)
         forgetful, told = SecondLook(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
         assert forgetful.rank(words[0], first, 6) == ranked
         assert forgetful.rank(words[0], first, 6) == ranked

@@ -1,8 +1,9 @@
 """`python -m train --config FILE.toml --out RUN`: train a model, or go on with the run that is there."""
 
 import argparse
-import sys
 from pathlib import Path
+
+from mcr_infer import output
 
 
 def main() -> int:
@@ -30,7 +31,8 @@ def main() -> int:
     try:
         train(load_config(arguments.config, arguments.set), arguments.out, console=console)
     except McrError as exc:
-        console.print(f"error: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
+        for line in f"error: {exc}".split("\n"):  # faults of a data set stand on a line each
+            console.print(output.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last checkpoint")
@@ -39,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main)

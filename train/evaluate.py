@@ -8,9 +8,9 @@ seed of the run, so that two checkpoints see the same ones. Prompts for single f
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
+from mcr_infer import output
 from mcr_infer.errors import ConfigError, McrError
 
 
@@ -57,13 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
             encode_text=lambda texts: embed_texts(model, tokenizer, list(texts), exact),
         )
     except McrError as exc:
-        console.print(f"error: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
+        for line in f"error: {exc}".split("\n"):  # faults of a data set stand on a line each
+            console.print(output.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     inputs = "masked" if options.masked else "whole"
     facts = {"run": options.run.name, "source": config.data.source, "inputs": inputs}
-    print(f"{options.run}: held-out pairs of {config.data.source}, {inputs} inputs.\n\n{result.markdown()}", end="")
     if options.out is not None:
         options.out.write_text(json.dumps(facts | result.to_dict(), indent=1) + "\n", encoding="utf-8")
+    output.say(f"{options.run}: held-out pairs of {config.data.source}, {inputs} inputs.")
+    print(f"\n{result.markdown()}", end="")
     return 0
 
 
@@ -76,4 +78,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main)

@@ -6,7 +6,6 @@ missing reconstruction losses, lie on grey.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer import output
 from mcr_infer.errors import ConfigError, McrError
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         figure = draw(read_metrics(options.run), options.run.name)
     except McrError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        output.say(f"error: {exc}", to_stderr=True)
         return 1
     figure.savefig(out)
-    print(out)
+    output.say(str(out))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    output.run(main)

@@ -155,7 +155,7 @@ def make_first_format(folder: Path) -> State:
     for graph in folder.glob("graph-*"):
         graph.unlink()
     state = State(first_format=True).with_rows(all_keys(), 0)
-    names = [name for name in COLUMNS if name != "patient_key"]
+    names = [name for name in COLUMNS if name not in ("patient_key", "text_strategy")]
     with sqlite3.connect(folder / "store.sqlite") as store:
         store.execute("DELETE FROM rows")
         store.execute("DELETE FROM files")

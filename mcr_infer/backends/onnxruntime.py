@@ -96,7 +96,7 @@ class OnnxTower(CheckedTower):
     def _open(self, onnxruntime: Any, options: Any, *providers: object) -> Any:
         # The fallback would print to stdout and go on with the CPU, even in the middle of a run.
         return onnxruntime.InferenceSession(
-            str(self._path), sess_options=options, providers=list(providers), enable_fallback=0
+            os.fsencode(self._path).decode(), sess_options=options, providers=list(providers), enable_fallback=0
         )
 
     def _open_cuda(self, onnxruntime: Any, options: Any, *, required: bool) -> Any | None:

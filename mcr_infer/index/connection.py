@@ -45,7 +45,10 @@ class Connection:
             mode = "mode=ro"
         with self._errors():
             self._connection = sqlite3.connect(
-                f"file:{quote(str(path.absolute()))}?{mode}", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+                f"file:{quote(os.fsencode(path.absolute()))}?{mode}",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_SECONDS,
             )
             try:
                 self._prepare(writable)
@@ -122,12 +125,14 @@ class Connection:
                 f"{(there.f_bavail * there.f_frsize) >> 20} MiB are free: free some space and run `mcr-infer compact`"
             )
         # Otherwise a copy of all vectors would pass through /var/tmp, which may be another disk and another owner's.
-        place = str(self._folder.absolute()).replace("'", "''")
-        self._rows(f"PRAGMA temp_store_directory = '{place}'")
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            # By its number, since a statement of SQLite cannot name a folder that is not UTF-8.
+            self._rows(f"PRAGMA temp_store_directory = '/proc/self/fd/{folder}'")
             self._rows("VACUUM")
         finally:
             self._rows("PRAGMA temp_store_directory = ''")
+            os.close(folder)
 
     def faults(self) -> list[str]:
         """Return what SQLite's own check of the file finds wrong, the first few, in its words; they quote no value."""

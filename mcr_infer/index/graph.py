@@ -62,7 +62,7 @@ class Graph:
         graph._hnsw = _new(dim)
         try:
             # Room for what is there: the capacity in the file may be anything.
-            graph._hnsw.load_index(str(path), max_elements=snapshot.elements)
+            graph._hnsw.load_index(os.fsencode(path), max_elements=snapshot.elements)
         except (RuntimeError, MemoryError) as exc:
             raise IndexCorruptError(f"{path.name} is refused by hnswlib: {exc}") from exc
         graph.labels = np.sort(np.asarray(graph._hnsw.get_ids_list(), dtype=np.int64))
@@ -129,7 +129,7 @@ class Graph:
         try:
             with storage_errors(folder):
                 os.close(create_private(temporary))
-                self._hnsw.save_index(str(temporary))
+                self._hnsw.save_index(os.fsencode(temporary))
                 size = temporary.stat().st_size
                 if size != self._hnsw.index_file_size():
                     raise EmbeddingIndexError(f"index {folder}: {DISK_FULL}")

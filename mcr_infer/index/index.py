@@ -216,11 +216,12 @@ class Index(Reader):
         file_kind: str = "image",
         locals: Mapping[tuple[str, str], bytes] | None = None,
         former_ids: Collection[str] = (),
+        learned: Sequence[FileStamp] = (),
     ) -> None:
         """Add rows, and remember the files [(stamp, id)] that they or their twins came from; all of it or nothing.
 
         `locals` are the packed patches or words of rows, by kind and id. `former_ids` are those of rows of `file_kind` that
-        get another id with this: they are removed.
+        get another id with this: they are removed. `learned` are stamps of known files whose ctime was not known yet.
 
         What was added is on the disk when this returns. A row of a known id replaces the former one.
         Raises `IndexMismatchError` on a wrong dimension, and for rows or files that are named otherwise than by keys in a
@@ -236,7 +237,7 @@ class Index(Reader):
         if self._identity.pseudonymous:
             check_keyed(self.folder, rows, files)
         self._writing()
-        self._store.add(rows, files, file_kind, locals or {}, former_ids)
+        self._store.add(rows, files, file_kind, locals or {}, former_ids=former_ids, learned=learned)
 
     def delete(self, kind: str, ids: Iterable[str]) -> int:
         """Delete rows and what is known about their files; return how many rows there were.

@@ -16,13 +16,14 @@ from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
 
-FORMAT_VERSION = 2
-"""1: the first. 2: patient keys, locals, facts beside the store, pseudonyms."""
+FORMAT_VERSION = 3
+"""1: the first. 2: patient keys, locals, facts beside the store, pseudonyms. 3: ctimes of files, strategies of long texts,
+positions of the patches in locals."""
 
 NO_BUNDLE = "none"
 """Stands for the place of the bundle where the vectors are of a model that is none."""
 
-_READ = (1, 2)
+_READ = (1, 2, 3)
 FILE_NAME = "index.json"
 _MAX_BYTES = 1_000_000
 

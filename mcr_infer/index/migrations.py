@@ -16,6 +16,7 @@ LOCALS = """CREATE TABLE locals(
 STEPS: Mapping[int, Sequence[str]] = {
     # What rows came from is asked of the facts, which have a digest.
     1: ("ALTER TABLE rows ADD COLUMN patient_key TEXT", LOCALS, "DROP INDEX rows_provenance"),
+    2: ("ALTER TABLE files ADD COLUMN ctime_ns INTEGER", "ALTER TABLE rows ADD COLUMN text_strategy TEXT"),
 }
 """The statements that lead from a version to the next."""
 

@@ -14,7 +14,7 @@ from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.manifest import Identity, KindState, Manifest
-from mcr_infer.index.rows import Row, check_kind, from_columns
+from mcr_infer.index.rows import Row, check_kind, from_columns, is_unicode
 from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
@@ -87,7 +87,12 @@ class Reader:
 
     def known_file(self, stamp: FileStamp, *, kind: str) -> str | None:
         """Return the id of the row that a file gave, if the file is unchanged since then; otherwise None."""
-        return self._store.known_file(stamp, kind)
+        seen = self.seen_file(kind, stamp.path)
+        return seen[1] if seen is not None and stamp.matches(seen[0]) else None
+
+    def seen_file(self, kind: str, path: str) -> tuple[FileStamp, str] | None:
+        """Return how a file looked when it was last seen, and the id of the row that it then gave, whatever it holds now."""
+        return self._store.seen_file(kind, path)
 
     def get(self, kind: str, id: str) -> Row | None:
         """Return a row, or None where there is none.
@@ -96,6 +101,8 @@ class Reader:
         A writer, which asks for many new ids, is not told the latter.
         """
         check_kind(kind)
+        if not is_unicode(id):
+            return None  # as no row is named
         with self.snapshot():
             row = self._store.get(kind, id)
             if row is None and not self._writes and self.facts(kind).knows([id]):
@@ -130,10 +137,6 @@ class Reader:
     def without_locals(self, kind: str, ids: Iterable[str]) -> Collection[str]:
         """Return those of some ids whose rows are there and have no patches or words kept."""
         return self._store.without_locals(kind, ids)
-
-    def file_owner(self, kind: str, path: str) -> str | None:
-        """Return the id of the row that a path gave when it was last seen, whatever it holds now."""
-        return self._store.file_owner(kind, path)
 
     def provenance(self, kind: str) -> frozenset[tuple[str, float]]:
         """Return the pairs (precision, patch budget) among the rows of a kind; more than one is a mixture to speak of."""

@@ -7,6 +7,7 @@ BLAKE2b digest of all its other columns, and no column is believed before the di
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ Scalar = str | int | float | bool | None
 
 COLUMNS = (
     "kind", "id", "path", "study_uid", "series_uid", "metadata", "precision", "patch_budget", "content_digest", "text",
-    "vector", "patient_key", "digest",
+    "vector", "patient_key", "text_strategy", "digest",
 )  # fmt: skip
 """The order in which rows travel to and from SQLite; `digest` is the last and covers the others."""
 
@@ -65,6 +66,9 @@ class Row:
     content_digest: str | None = None
     """Hex SHA-256 of what was embedded: pixels or text. Tells a twin from another image under the same id."""
 
+    text_strategy: str | None = None
+    """How a text beyond the limit of the tower was embedded; None for an image, and for a text that fitted."""
+
     text: str | None = field(default=None, repr=False)
     """The report, only where its owner asked to keep it."""
 
@@ -91,7 +95,8 @@ class Row:
 
     def _check_encodable(self) -> None:
         texts = (
-            self.id, self.study_uid, self.series_uid, self.patient_key, self.precision, self.content_digest, self.text
+            self.id, self.study_uid, self.series_uid, self.patient_key, self.precision, self.content_digest, self.text,
+            self.text_strategy,
         )  # fmt: skip
         try:
             stored_path(self.path)
@@ -147,6 +152,7 @@ def to_columns(row: Row) -> tuple[Any, ...]:
         row.text,
         np.asarray(row.vector, dtype="<f4").tobytes(),
         row.patient_key,
+        row.text_strategy,
     )
     return (*values, _digest(values))
 
@@ -167,6 +173,7 @@ def from_columns(values: Sequence[Any]) -> Row:
         text=values[9],
         vector=vector,
         patient_key=values[11],
+        text_strategy=values[12],
     )
 
 
@@ -198,17 +205,33 @@ def _digest(values: Sequence[Any]) -> bytes:
     return hashlib.blake2b(json.dumps(plain).encode("ascii") + vector, digest_size=16).digest()
 
 
+def is_unicode(text: str) -> bool:
+    """True unless a text holds bytes that are not of its encoding, or halves of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def stored_path(path: str | None) -> str | bytes | None:
-    """Return a path for SQLite: text, or bytes where the file name is not UTF-8 (old archives have such names)."""
+    """Return a path for SQLite: text, or bytes where the file name is not UTF-8 (old archives have such names).
+
+    What is stored are the bytes that the file system knows, the same under every locale; names inside an archive have none
+    in some locales, and are UTF-8. Raises `UnicodeEncodeError` for what is neither.
+    """
     if path is None:
         return None
     try:
-        path.encode()
+        name = os.fsencode(path)
     except UnicodeEncodeError:
-        return path.encode("utf-8", "surrogateescape")
-    return path
+        name = path.encode("utf-8", "surrogateescape")
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name
 
 
 def loaded_path(path: str | bytes | None) -> str | None:
-    """Return a path as it was given, from SQLite."""
-    return path.decode("utf-8", "surrogateescape") if isinstance(path, bytes) else path
+    """Return a path from SQLite, as this process opens it: as it was given, as long as the locale is the same."""
+    return None if path is None else os.fsdecode(path.encode() if isinstance(path, str) else path)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,16 @@ _SCHEMA = (
     """CREATE TABLE rows(
         label INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, id TEXT NOT NULL, path, study_uid TEXT, series_uid TEXT,
         metadata TEXT NOT NULL, precision TEXT NOT NULL, patch_budget REAL NOT NULL, content_digest TEXT, text TEXT,
-        vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, UNIQUE(kind, id))""",
+        vector BLOB NOT NULL, digest BLOB NOT NULL, patient_key TEXT, text_strategy TEXT, UNIQUE(kind, id))""",
     """CREATE TABLE files(
         kind TEXT NOT NULL, path NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, id TEXT NOT NULL,
-        PRIMARY KEY(kind, path)) WITHOUT ROWID""",
+        ctime_ns INTEGER, PRIMARY KEY(kind, path)) WITHOUT ROWID""",
     "CREATE INDEX files_id ON files(kind, id)",
     LOCALS,
 )
 _COLUMNS = ", ".join(COLUMNS)
-_COLUMNS_OF_1 = _COLUMNS.replace("patient_key", "NULL")
+_COLUMNS_OF_2 = _COLUMNS.replace("text_strategy", "NULL")
+_COLUMNS_OF_1 = _COLUMNS_OF_2.replace("patient_key", "NULL")
 
 
 class Store(Connection):
@@ -89,7 +90,8 @@ class Store(Connection):
         if self.version < 1:  # a store without a version has no tables either
             raise IndexCorruptError(f"{self._folder / FILE_NAME} has format_version {self.version}; {RESTORE}")
         try:
-            return identity_of(dict(self._rows("SELECT name, value FROM identity")))
+            found = self._rows("SELECT name, value FROM identity")
+            return identity_of({name: loaded_path(one) if isinstance(one, bytes) else one for name, one in found})
         except KeyError as exc:
             raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {RESTORE}") from exc
 
@@ -99,7 +101,10 @@ class Store(Connection):
             self._set_identity(identity)
 
     def _set_identity(self, identity: Identity) -> None:
-        values = [(name, getattr(identity, name)) for name in Identity.__dataclass_fields__]
+        # The folder of the bundle may have a name that is not UTF-8.
+        values = [
+            (name, stored_path(value) if isinstance(value, str) else value) for name, value in asdict(identity).items()
+        ]
         self._connection.executemany("INSERT OR REPLACE INTO identity VALUES(?, ?)", values)
 
     def state(self, kind: str) -> tuple[int, int]:
@@ -115,14 +120,19 @@ class Store(Connection):
         files: Sequence[tuple[FileStamp, str]],
         file_kind: str,
         locals: Mapping[tuple[str, str], bytes],
+        *,
         former_ids: Collection[str] = (),
+        learned: Sequence[FileStamp] = (),
     ) -> None:
         """Commit rows, their files and their locals in one transaction; a row of a known id is replaced.
 
-        Rows of `file_kind` with `former_ids` are removed in the same one, and their files forgotten.
+        Rows of `file_kind` with `former_ids` are removed in the same one, and their files forgotten. `learned` gives a ctime
+        to files that are known without one.
         """
         last = {(row.kind, row.id): row for row in rows}
-        stamps = [(file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id) for stamp, id in files]
+        stamps = [
+            (file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id, stamp.ctime_ns) for stamp, id in files
+        ]
         with self._write():
             locals = self._kept_locals(last.values()) | dict(locals)
             # Whoever else was known to hold a replaced image held the former one: it must be looked at again.
@@ -138,7 +148,14 @@ class Store(Connection):
                 self._change(kind, removed=[columns[1] for columns in chosen], added=chosen)
             for stamp in stamps:
                 self._take_place(stamp)
-            self._connection.executemany("INSERT OR REPLACE INTO files VALUES(?, ?, ?, ?, ?)", stamps)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO files(kind, path, size, mtime_ns, id, ctime_ns) VALUES(?, ?, ?, ?, ?, ?)",
+                stamps,
+            )
+            self._connection.executemany(
+                "UPDATE files SET ctime_ns = ? WHERE kind = ? AND path = ? AND ctime_ns IS NULL",
+                [(stamp.ctime_ns, file_kind, stored_path(stamp.path)) for stamp in learned],
+            )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
                 [(content, _digest_of(kind, id, content), kind, id) for (kind, id), content in locals.items()],
@@ -198,7 +215,7 @@ class Store(Connection):
 
     def _take_place(self, stamp: tuple[Any, ...]) -> None:
         """Where a file now holds another image, its former row must not point to it any more."""
-        kind, path, _, _, id = stamp
+        kind, path, _, _, id, _ = stamp
         for (former,) in self._rows("SELECT id FROM files WHERE kind = ? AND path = ? AND id <> ?", kind, path, id):
             for row in self._get(kind, former):
                 if stored_path(row.path) == path:
@@ -209,28 +226,27 @@ class Store(Connection):
                         (columns[2], columns[-1], kind, former),
                     )
 
-    def known_file(self, stamp: FileStamp, kind: str) -> str | None:
-        """Return the id of the row that an unchanged file gave, or None."""
+    def seen_file(self, kind: str, path: str) -> tuple[FileStamp, str] | None:
+        """Return how a file looked when it was last seen, and the id of the row that it then gave; None for others."""
         found = self._rows(
-            "SELECT id FROM files JOIN rows USING (kind, id) "
-            "WHERE kind = ? AND files.path = ? AND size = ? AND mtime_ns = ?",
-            kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns,
+            f"SELECT size, mtime_ns, {self._ctime}, id FROM files JOIN rows USING (kind, id) "
+            "WHERE kind = ? AND files.path = ?",
+            kind, stored_path(path),
         )  # fmt: skip
-        return str(found[0][0]) if found else None
+        for size, mtime_ns, ctime_ns, id in found:
+            return FileStamp(path=path, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), str(id)
+        return None
 
     def files(self, kind: str, id: str) -> list[FileStamp]:
         """Return the files that gave a row, or hold the same, as they were seen."""
         return [
-            FileStamp(path=str(loaded_path(path)), size=size, mtime_ns=mtime_ns)
-            for path, size, mtime_ns in self._rows(
-                "SELECT path, size, mtime_ns FROM files WHERE kind = ? AND id = ? ORDER BY path", kind, id
+            FileStamp(path=str(loaded_path(path)), size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+            for path, size, mtime_ns, ctime_ns in self._rows(
+                f"SELECT path, size, mtime_ns, {self._ctime} FROM files WHERE kind = ? AND id = ? ORDER BY path",
+                kind,
+                id,
             )
         ]
-
-    def file_owner(self, kind: str, path: str) -> str | None:
-        """Return the id of the row that a path gave when it was last seen, whatever it holds now."""
-        found = self._rows("SELECT id FROM files WHERE kind = ? AND path = ?", kind, stored_path(path))
-        return str(found[0][0]) if found else None
 
     def without_locals(self, kind: str, ids: Iterable[str]) -> set[str]:
         """Return those of some ids whose rows are there and have no locals."""
@@ -371,7 +387,12 @@ class Store(Connection):
 
     @property
     def _columns(self) -> str:
-        return _COLUMNS if self.version > 1 else _COLUMNS_OF_1
+        version = self.version
+        return _COLUMNS if version > 2 else _COLUMNS_OF_2 if version == 2 else _COLUMNS_OF_1
+
+    @property
+    def _ctime(self) -> str:
+        return "ctime_ns" if self.version > 2 else "NULL"
 
 
 def _digest_of(kind: object, id: object, content: object) -> bytes | None:

@@ -32,6 +32,9 @@ class Group:
     stamps: list[tuple[FileStamp, str]] = field(default_factory=list)
     """Files that need not be opened again, with the id that they hold."""
 
+    learned: list[FileStamp] = field(default_factory=list)
+    """Unchanged files whose ctime the index does not know yet."""
+
     outcomes: list[Outcome] = field(default_factory=list)
 
     def tell(self, outcome: Outcome) -> None:

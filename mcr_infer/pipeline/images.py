@@ -56,6 +56,8 @@ class _Waiting(NamedTuple):
     stamp: FileStamp
     future: "Future[Decoded] | None"
     """None for a file that the index knows."""
+    learned: FileStamp | None = None
+    """Of such a file, as it is kept, where the index does not know its ctime yet."""
 
 
 def embed_images(
@@ -71,7 +73,8 @@ def embed_images(
 ) -> Iterator[Outcome]:
     """Embed radiographs into the index, and yield an outcome for each source, in their order.
 
-    Files that the index knows by path, size and modification time are not opened. `naming` is that of the index. With
+    Files that the index knows by path, size and times are not opened; where the ctime alone differs they are decoded, and
+    embedded again only if the picture differs. `naming` is that of the index. With
     `keep_locals` it keeps the mapped patches of those that are embedded, for a second look. Raises `EmbeddingIndexError`
     where the index cannot be written or names its rows otherwise, `BackendError` where the tower fails, `DecodingError`
     where no process can decode.
@@ -159,8 +162,12 @@ class _Run:
         stamp = source.stamp()
         if stamp is None:  # opening it will say why
             return _Waiting(source, FileStamp(path=source.path, size=0, mtime_ns=0), self.pool.submit(source))
-        if self._index.known_file(self._naming.stamp(stamp), kind="image") is not None:
-            return _Waiting(source, stamp, None)
+        kept = self._naming.stamp(stamp)
+        former = self._index.seen_file("image", kept.path)
+        if former is not None and kept.matches(former[0]):
+            # What an earlier release saw has no ctime yet: it gets one, and the file is taken at its word once more.
+            learns = former[0].ctime_ns is None and kept.ctime_ns is not None
+            return _Waiting(source, stamp, None, learned=kept if learns else None)
         return _Waiting(source, stamp, self.pool.submit(source, stamp=(stamp.size, stamp.mtime_ns)))
 
     def _holds_much(self) -> bool:
@@ -170,6 +177,8 @@ class _Run:
         """Take the next file in order into the group, and send the group once it is full."""
         if one.future is None:
             self._group.tell(Outcome(path=one.source.path, status="unchanged"))
+            if one.learned is not None:
+                self._group.learned.append(one.learned)
         else:
             try:
                 with self._meter.waits("decode"):
@@ -213,14 +222,15 @@ class _Run:
             rows = [row for group, embedded in done for row in self._rows(group, embedded.vectors)]
             retold = [row for group, _ in done for id, row in group.retold.items() if id not in group.fresh]
             stamps = [stamp for group, _ in done for stamp in group.stamps]
+            learned = [stamp for group, _ in done for stamp in group.learned]
             locals = {
                 ("image", id): content
                 for group, embedded in done
                 if embedded.locals is not None
                 for id, content in zip(group.fresh, embedded.locals, strict=True)
             }
-            if rows or retold or stamps:
-                self._index.add(rows + retold, files=stamps, locals=locals)
+            if rows or retold or stamps or learned:
+                self._index.add(rows + retold, files=stamps, locals=locals, learned=learned)
         for group, _ in done:
             self._placement.committed(group)
             yield from group.outcomes

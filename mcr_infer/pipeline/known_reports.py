@@ -116,7 +116,8 @@ class KnownReports:
 
     def _owner(self, stamp: FileStamp) -> str | None:
         """Return the id of the row that a place gave in the former run."""
-        return self._index.file_owner("report", stamp.path)
+        seen = self._index.seen_file("report", stamp.path)
+        return None if seen is None else seen[1]
 
     def _of_earlier_version(self, record: ReportRecord, digest: str, seen: Collection[str]) -> Row | None:
         """Return the row that an earlier version made of this report, under the id that it derived."""

@@ -69,8 +69,16 @@ class Naming:
         if self._keys is None:
             return stamp
         looks = self._keys.stamp_key(stamp.path, stamp.size, stamp.mtime_ns)
-        # Two numbers of 60 bits, in columns that take 63.
-        return FileStamp(path=self._keys.path_key(stamp.path), size=int(looks[:15], 16), mtime_ns=int(looks[15:30], 16))
+        changed = None
+        if stamp.ctime_ns is not None:
+            changed = int(self._keys.stamp_key(stamp.path, stamp.size, stamp.mtime_ns, stamp.ctime_ns)[:15], 16)
+        # Numbers of 60 bits, in columns that take 63.
+        return FileStamp(
+            path=self._keys.path_key(stamp.path),
+            size=int(looks[:15], 16),
+            mtime_ns=int(looks[15:30], 16),
+            ctime_ns=changed,
+        )
 
     def content(self, digest: str) -> str:
         """Return what is kept of the digest of pixels or words."""

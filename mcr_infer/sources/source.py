@@ -85,6 +85,8 @@ class Loaded(Source):
     data: bytes
     mtime_ns: int
     """Modification time of the archive."""
+    ctime_ns: int
+    """Time of the last change of the archive."""
 
     @property
     def held_bytes(self) -> int:
@@ -93,7 +95,7 @@ class Loaded(Source):
 
     def stamp(self) -> FileStamp | None:
         """Return size and time as they were when the archive was opened."""
-        return FileStamp(path=self.path, size=len(self.data), mtime_ns=self.mtime_ns)
+        return FileStamp(path=self.path, size=len(self.data), mtime_ns=self.mtime_ns, ctime_ns=self.ctime_ns)
 
     def open(self) -> BinaryIO:
         """Return the bytes as a stream."""

@@ -41,19 +41,21 @@ class TarMember(LocalSource):
     """Path of the archive."""
     mtime_ns: int
     """Modification time of the archive."""
+    ctime_ns: int
+    """Time of the last change of the archive."""
     offset: int
     """Where the bytes of the member begin in the archive."""
     size: int
 
     def stamp(self) -> FileStamp | None:
         """Return size and time as they were when the archive was opened."""
-        return FileStamp(path=self.path, size=self.size, mtime_ns=self.mtime_ns)
+        return FileStamp(path=self.path, size=self.size, mtime_ns=self.mtime_ns, ctime_ns=self.ctime_ns)
 
     def to_dict(self) -> Mapping[str, Json]:
         """Return where the bytes lie."""
         return {
             "kind": self.kind, "path": self.path, "archive": self.archive, "mtime_ns": self.mtime_ns,
-            "offset": self.offset, "size": self.size,
+            "ctime_ns": self.ctime_ns, "offset": self.offset, "size": self.size,
         }  # fmt: skip
 
     def open(self) -> BinaryIO:
@@ -162,14 +164,15 @@ def _members(path: str, file: BinaryIO, largest: int, ignored: Counter[str]) -> 
                 if member.offset_data + member.size > status.st_size:
                     raise _cut()
                 yield TarMember(
-                    path=shown, archive=path, mtime_ns=status.st_mtime_ns, offset=member.offset_data, size=member.size
-                )
+                    path=shown, archive=path, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
+                    offset=member.offset_data, size=member.size,
+                )  # fmt: skip
             else:
-                yield _load(stream, member, shown, status.st_mtime_ns, largest)
+                yield _load(stream, member, shown, status, largest)
         headers.require_end()
 
 
-def _load(stream: BinaryIO, member: tarfile.TarInfo, shown: str, mtime_ns: int, largest: int) -> Source:
+def _load(stream: BinaryIO, member: tarfile.TarInfo, shown: str, status: os.stat_result, largest: int) -> Source:
     """Read a member out of a compressed archive."""
     if member.size > largest:
         return Failed(path=shown, error=UnsupportedImageError(
@@ -181,7 +184,7 @@ def _load(stream: BinaryIO, member: tarfile.TarInfo, shown: str, mtime_ns: int, 
     data = stream.read(member.size)
     if len(data) < member.size:
         raise _cut()
-    return Loaded(path=shown, data=data, mtime_ns=mtime_ns)
+    return Loaded(path=shown, data=data, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
 
 
 class _Headers:

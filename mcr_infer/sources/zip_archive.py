@@ -42,6 +42,8 @@ class ZipMember(LocalSource):
     """Path of the archive."""
     mtime_ns: int
     """Modification time of the archive."""
+    ctime_ns: int
+    """Time of the last change of the archive."""
     header_offset: int
     """Where the member begins in the archive."""
     packed_size: int
@@ -57,14 +59,14 @@ class ZipMember(LocalSource):
 
     def stamp(self) -> FileStamp | None:
         """Return size and time as they were when the archive was opened."""
-        return FileStamp(path=self.path, size=self.size, mtime_ns=self.mtime_ns)
+        return FileStamp(path=self.path, size=self.size, mtime_ns=self.mtime_ns, ctime_ns=self.ctime_ns)
 
     def to_dict(self) -> Mapping[str, Json]:
         """Return where the bytes lie and what they must become."""
         return {
             "kind": self.kind, "path": self.path, "archive": self.archive, "mtime_ns": self.mtime_ns,
-            "header_offset": self.header_offset, "packed_size": self.packed_size, "size": self.size, "crc": self.crc,
-            "method": self.method, "encrypted": self.encrypted, "largest": self.largest,
+            "ctime_ns": self.ctime_ns, "header_offset": self.header_offset, "packed_size": self.packed_size,
+            "size": self.size, "crc": self.crc, "method": self.method, "encrypted": self.encrypted, "largest": self.largest,
         }  # fmt: skip
 
     def open(self) -> BinaryIO:
@@ -140,7 +142,7 @@ def read_zip(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
     """
     with open_image(path) as file:
         try:
-            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+            status = os.fstat(file.fileno())
             for entry in _entries(file):
                 if entry.name.endswith("/"):
                     continue
@@ -150,9 +152,9 @@ def read_zip(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
                     ignored[kind] += 1
                     continue
                 yield ZipMember(
-                    path=f"{path}/{way}", archive=path, mtime_ns=mtime_ns, header_offset=entry.header_offset,
-                    packed_size=entry.packed_size, size=entry.size, crc=entry.crc, method=entry.method,
-                    encrypted=entry.encrypted, largest=largest,
+                    path=f"{path}/{way}", archive=path, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
+                    header_offset=entry.header_offset, packed_size=entry.packed_size, size=entry.size, crc=entry.crc,
+                    method=entry.method, encrypted=entry.encrypted, largest=largest,
                 )  # fmt: skip
         except OSError as error:
             raise unreadable(error) from error

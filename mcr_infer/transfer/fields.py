@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from mcr_infer.index import Row
 
 FIELDS = (
-    "kind", "id", "path", "study_uid", "series_uid", "patient_key", "precision", "patch_budget", "content_digest", "text",
+    "kind", "id", "path", "study_uid", "series_uid", "patient_key", "precision", "patch_budget", "content_digest",
+    "text_strategy", "text",
 )  # fmt: skip
 """All but metadata and vector, in the order of the columns."""
 

@@ -175,9 +175,9 @@ def _take(
 def _files(target: Index, source: Index, row: Row, *, replaced: bool, told: Merged) -> Iterator[tuple[FileStamp, str]]:
     """Yield the files of a row that the target does not remember yet."""
     for stamp in source.files(row.kind, row.id):
-        owner = target.file_owner(row.kind, stamp.path)
-        if owner is None or (owner == row.id and replaced):
+        seen = target.seen_file(row.kind, stamp.path)
+        if seen is None or (seen[1] == row.id and replaced):
             yield stamp, row.id
-        elif owner != row.id:
+        elif seen[1] != row.id:
             # Two indexes call two files by one name. Which one lies there now shows when it is looked at again.
             told.paths_taken += 1

@@ -1,7 +1,7 @@
 """Parquet: a column a field, a typed column a fact of the metadata, and the vectors as lists of a fixed size.
 
-    kind, id, path, path_bytes, study_uid, series_uid, patient_key, precision, patch_budget, content_digest, text,
-    metadata (JSON, as it is in the index), meta_NAME (each fact by itself), vector fixed_size_list<float32>[D]
+    kind, id, path, path_bytes, study_uid, series_uid, patient_key, precision, patch_budget, content_digest, text_strategy,
+    text, metadata (JSON, as it is in the index), meta_NAME (each fact by itself), vector fixed_size_list<float32>[D]
 
 `path_bytes` holds names that are not UTF-8. The identity of the index stands in the metadata of the schema, under
 `mcr_infer`. pyarrow comes with the extra `parquet` and is imported when a file is first written or read.

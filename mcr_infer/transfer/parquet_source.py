@@ -1,6 +1,7 @@
 """Vectors of a Parquet file: of our own export, or of a table of others with a column of ids and one of vectors."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ class ParquetSource:
         self._arrow, parquet = require_pyarrow()
         self._path = path
         with self._reading():
-            self._file = parquet.ParquetFile(path, page_checksum_verification=True)
+            self._file = parquet.ParquetFile(self._arrow.OSFile(os.fsencode(path)), page_checksum_verification=True)
             schema = self._file.schema_arrow
         told = (schema.metadata or {}).get(DESCRIPTION)
         self.description = None if told is None else Description.from_json(told, where=str(path))

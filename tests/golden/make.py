@@ -1,6 +1,7 @@
 """Makes the index that is kept of a format: `python tests/golden/make.py`, once, by the last release that writes it.
 
-    index-vN/       the index itself: images with a graph, vectors and facts, reports, locals, keys of patients, a tuning
+    index-vN/       the index itself: images with a graph, vectors and facts, reports, locals with positions, keys of
+                    patients, ctimes of files, strategies of long texts, a tuning
     index-vN.json   a query, and what it found
 
 Later releases must read the folder as it is, bring it to their own format, and find the same: `tests/test_migrations.py`.
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mcr_infer.index import FileStamp, Index, Row, parse_filter, search
 from mcr_infer.index.folder import create
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, Tuning
+from mcr_infer.local import Local
 
 DIM, IMAGES, REPORTS = 16, 60, 20
 EXACT_LIMIT = 30
@@ -62,8 +64,19 @@ def _report(n: int, random: np.random.Generator) -> Row:
         study_uid=f"1.2.826.1.{n}",
         vector=_unit(random),
         content_digest=f"{n:064x}",
+        text_strategy="impression-first" if n % 7 == 0 else None,
         text="No pneumothorax. Größe unverändert." if n % 2 else None,
     )
+
+
+def _stamp(n: int, image: Row) -> FileStamp:
+    return FileStamp(path=str(image.path), size=7, mtime_ns=9, ctime_ns=None if n % 3 == 2 else 1000 + n)
+
+
+def _local(n: int) -> Local:
+    """Make patches of one value each, all of them powers of 2, so that they come back exactly."""
+    vectors = np.full((3, DIM), 2.0**n, dtype=np.float32)
+    return Local(vectors=vectors, weights=np.array([0.25, 0.5, 0.25], dtype=np.float32), positions=np.arange(n, n + 3))
 
 
 def main() -> None:
@@ -85,8 +98,8 @@ def main() -> None:
     with Index.open(place, writable=True, exact_limit=EXACT_LIMIT) as index:
         index.add(
             images,
-            files=[(FileStamp(path=str(one.path), size=7, mtime_ns=9), one.id) for one in images],
-            locals={("image", one.id): f"patches of {one.id}".encode() for one in images[:10]},
+            files=[(_stamp(n, one), one.id) for n, one in enumerate(images)],
+            locals={("image", one.id): _local(n).to_bytes() for n, one in enumerate(images[:10])},
         )
         index.add([_report(n, random) for n in range(REPORTS)])
         index.delete("image", [images[-1].id])

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.output import printable
 from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
@@ -154,7 +155,7 @@ def open_records(config: Config, run: Path, console: Console) -> tuple[RecordSto
     _require_trainable(config, surveyed)
     found = surveyed.summary(source, told)
     for line in found.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
     _keep(found, run)
     return RecordStore(training, training_pictures), RecordStore(validation, validation_pictures)
 
