@@ -7,6 +7,7 @@ some inputs failed.
 import gc
 import io
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,7 @@ def embed_reports(
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_reports
+    from mcr_infer.vocabulary import unread_note
 
     if keep_text and pseudonymise:
         raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
@@ -70,12 +72,16 @@ def embed_reports(
     encoder = TextEncoder(chosen, device=device, precision=precision)
     with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as run:
         summary = pipeline.Summary.of(index, naming=naming)
+        summary.unread = Counter()
         outcomes = pipeline.embed_reports(
             records, index=store, encoder=encoder, batch_size=batch_size, keep_text=keep_text, naming=naming
         )
         run.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", as_json=json)
+    told = unread_note(summary.unread, summary.embedded, rule=encoder.vocabulary.rule)
+    if told is not None:
+        console.note(told)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
@@ -138,6 +144,7 @@ def evaluate(
         batch_size=batch_size,
         workers=pipeline.usable_cores(),
         budget=budget,
+        notify=console.note,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 

@@ -11,6 +11,7 @@ from typing import IO, Literal
 from mcr_infer.durable import create_private
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.pipeline.naming import Naming
+from mcr_infer.vocabulary import Unread, unread_counts
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
@@ -27,6 +28,8 @@ class Outcome:
     status: Literal["embedded", "unchanged", "left_out", "failed"]
     reason: str | None = None
     error: str | None = None
+    unread: Unread | None = None
+    """How many words of a report that was embedded the text tower does not know; None where it knows them all."""
 
     def to_dict(self, naming: Naming) -> dict[str, object]:
         """Return a failure in the shape of `--json`, as it may be written down."""
@@ -51,6 +54,8 @@ class Summary:
         """Failures by reason."""
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
+        self.unread: Counter[Unread] | None = None
+        """Reports that were embedded and have unknown words, by how many; None in a run over images."""
         self.seconds = 0.0
         self.interrupted: int | None = None
         """The signal that ended the run before its end."""
@@ -68,6 +73,8 @@ class Summary:
         reason = str(outcome.reason)
         if outcome.status == "embedded":
             self.embedded += 1
+            if outcome.unread is not None and self.unread is not None:
+                self.unread[outcome.unread] += 1
         elif outcome.status == "unchanged":
             self.unchanged += 1
         elif outcome.status == "left_out":
@@ -109,6 +116,7 @@ class Summary:
             "failed": self.failure_count,
             "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
+            **({} if self.unread is None else {"unknown_words": unread_counts(self.unread)}),
         }
 
     def failures(self) -> Iterator[str]:

@@ -32,7 +32,8 @@ def embed_reports(
     seen: dict[str, tuple[str, str | None]] = {}
 
     def commit() -> Iterator[Outcome]:
-        vectors = encoder.encode([text for _, text, _ in waiting.values()])
+        texts = [text for _, text, _ in waiting.values()]
+        vectors, readings = encoder.encode(texts), encoder.vocabulary.read(texts)
         rows = [
             Row(
                 id=record.id,
@@ -50,7 +51,8 @@ def embed_reports(
         index.add(rows)
         done = [record.path for record, _, _ in waiting.values()]
         waiting.clear()
-        yield from (Outcome(path=path, status="embedded") for path in done)
+        for path, reading in zip(done, readings, strict=True):
+            yield Outcome(path=path, status="embedded", unread=reading.unread)
 
     for given in records:
         if isinstance(given, ReportFailure):
