@@ -9,17 +9,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, Bundle, fingerprint_of
+from mcr_infer.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, WORDS, Bundle, fingerprint_of
 from mcr_infer.errors import BundleError
 from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import Padding
+from mcr_infer.vocabulary import words_file
 
 IMAGE, TEXT, TOKENIZER = "image.onnx", "text.onnx", "tokenizer.json"
 ENGINES = "engines"
@@ -122,6 +123,7 @@ def write_manifest(
             **({} if padding is None else {"padding": padding.to_dict()}),
             "file": TEXT,
             "tokenizer": TOKENIZER,
+            **({"words": WORDS} if WORDS in files else {}),
         },
         "files": files,
         "parity": parity,
@@ -140,6 +142,12 @@ def write_precision(folder: Path, name: str, record: Mapping[str, object]) -> Bu
 def write_patch_budget(folder: Path, record: Mapping[str, object]) -> Bundle:
     """Write a measured patch budget into the manifest in `folder`; an earlier one is replaced."""
     return _rewrite(folder, "patch_budget", record)
+
+
+def write_words(folder: Path, words: Iterable[str]) -> Bundle:
+    """Write the words of the training text into the bundle in `folder`; earlier ones are replaced."""
+    (folder / WORDS).write_bytes(words_file(words))
+    return _rewrite(folder, "text", {**_manifest_in(folder)["text"], "words": WORDS})
 
 
 def _rewrite(folder: Path, key: str, value: object) -> Bundle:

@@ -31,7 +31,7 @@ from export.parity import DualEncoder, Origin, gate, gate_origin, reference
 from mcr_infer import output, phantom
 from mcr_infer.backends import Side
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, Bundle
+from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, WORDS, Bundle
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.preprocess import Preprocess
 from mcr_infer.tokenizer import Padding, ReportTokenizer
@@ -286,6 +286,18 @@ def report(bundle: Bundle) -> None:
         rows = [row for row in bundle.manifest["parity"] if row["tower"] == side]
         worst, cosine = max(row["max_abs"] for row in rows), min(row["min_cosine"] for row in rows)
         print(f"{side} tower: {len(rows)} parity cases, max abs difference {worst:.1e}, min cosine {cosine:.7f}")
+    print(words_line(bundle))
+
+
+def words_line(bundle: Bundle) -> str:
+    """Say how unknown words of queries and reports will be recognized."""
+    words = bundle.vocabulary().words
+    if words is None:
+        return (
+            "words: no list of the training text, so unknown words are recognized by their spelling alone; python -m "
+            f"export.words {bundle.path} adds one"
+        )
+    return f"words: {len(words)} of the training text"
 
 
 def _export_run(options: argparse.Namespace) -> Bundle:
@@ -296,6 +308,10 @@ def _export_run(options: argparse.Namespace) -> Bundle:
     missing = [str(path) for path in extras.values() if not path.is_file()]
     if missing:
         raise BundleError(f"{', '.join(missing)} cannot be read: the bundle carries it along")
+    words = options.run / WORDS
+    # Empty for a handful of reports: a list of nothing would make every word unknown.
+    if words.is_file() and words.stat().st_size:
+        extras[WORDS] = words
     training = tomllib.loads((options.run / checkpoint.CONFIG).read_text(encoding="utf-8"))
     # Paths of the machine that trained; they say nothing about the weights.
     training.get("data", {}).pop("cache", None)

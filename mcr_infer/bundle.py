@@ -6,6 +6,7 @@
     *-int8.onnx ..  the same towers in other precisions, where export made them
     *.onnx.data     the weights of the graph of that name, which the runtime maps into memory
     tokenizer.json  the tokenizer of the text tower
+    words.txt       the words of the training text, where export knew it: normalized, sorted, one a line
     golden.npz      inputs and outputs of the model that was exported
 
 Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used (a
@@ -32,10 +33,12 @@ from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.preprocess import INPUT_NAMES, Preprocess
 from mcr_infer.section import WORD, Section
 from mcr_infer.tokenizer import Padding, ReportTokenizer
+from mcr_infer.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+WORDS = "words.txt"
 WEIGHTS_SUFFIX = ".data"
 """A graph's weights lie in the file of its name with this suffix; small graphs may have them inside."""
 CHECKSUMS = "SHA256SUMS"
@@ -133,6 +136,9 @@ class Bundle:
     padding: Padding | None
     """How texts shorter than others are filled up; None: with [PAD], which the attention mask hides."""
 
+    words_file: str | None
+    """The words of the training text; None for a model from elsewhere or a bundle of an earlier release."""
+
     files: Mapping[str, FileRecord]
     manifest: Mapping[str, object]
     """The manifest as it was read: parity table, training facts."""
@@ -222,6 +228,17 @@ class Bundle:
         """Open the tokenizer, its file verified; `max_tokens` None is the most that the text tower takes."""
         path = self.verified(self.tokenizer_file)
         return ReportTokenizer.from_file(path, max_tokens or self.max_tokens, padding=self.padding)
+
+    def vocabulary(self, tokenizer: ReportTokenizer | None = None) -> Vocabulary:
+        """Open the words that the text tower knows, their file verified; `tokenizer` is the bundle's, if it is open."""
+        words = None
+        if self.words_file is not None:
+            path = self.verified(self.words_file)
+            try:
+                words = frozenset(path.read_text(encoding="utf-8").split())
+            except ValueError as exc:
+                raise BundleError(f"{path} is not UTF-8: copy or export the bundle again") from exc
+        return Vocabulary(tokenizer or self.tokenizer(), words)
 
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Read the golden inputs and outputs, verified: arrays by `image.patches`, `text.embedding` and so on."""
@@ -334,6 +351,7 @@ def _parse(manifest: Section, folder: Path, *, shipped: bool) -> Bundle:
         recommended_budget=_parse_budget(manifest),
         tokenizer_file=tokenizer,
         padding=padding,
+        words_file=text.file("words", files) if "words" in text.keys else None,
         files=files,
         manifest=manifest.rest(),
     )

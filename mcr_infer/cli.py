@@ -96,6 +96,7 @@ def embed_reports(
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_headings, read_reports
+    from mcr_infer.vocabulary import unread_note
 
     if keep_text and pseudonymise:
         raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
@@ -119,6 +120,9 @@ def embed_reports(
         progress.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", ignored=ignored, as_json=json)
+    told = unread_note(summary.unread or {}, summary.embedded, rule=encoder.vocabulary.rule)
+    if told is not None:
+        console.note(told)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
@@ -181,6 +185,7 @@ def evaluate(
         batch_size=batch_size,
         workers=pipeline.usable_cores(),
         budget=budget,
+        notify=console.note,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SHOWN_CONFLICTS = 20
 _SHOWN_NOTES = 5
+_SHOWN_QUERIES = 5
 
 
 class Run:
@@ -204,10 +205,32 @@ def warn_of_unseen(look: "SecondLook") -> None:
         )
 
 
-def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool = False, as_json: bool) -> None:
+def warn_of_unknown_words(
+    queries: Sequence[str | None], unknown_words: "Sequence[Sequence[str]]", *, rule: str
+) -> None:
+    """Name the words of each query that the text tower does not know; `rule` says why they count as unknown."""
+    from mcr_infer.vocabulary import quoted
+
+    noted = [(query, words) for query, words in zip(queries, unknown_words, strict=True) if words]
+    for query, words in noted[:_SHOWN_QUERIES]:
+        note(
+            f"{'' if query is None else f'query {query}: '}unknown words {quoted(words)} {rule}; the other words decide"
+        )
+    if len(noted) > _SHOWN_QUERIES:
+        note(f"{len(noted) - _SHOWN_QUERIES} more queries have unknown words; --json names them all")
+
+
+def show_hits(
+    hits: "Sequence[Hit]",
+    *,
+    query: str | None = None,
+    reranked: bool = False,
+    unknown_words: Sequence[str] = (),
+    as_json: bool,
+) -> None:
     """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries.
 
-    `reranked` shows what the second look gave, too.
+    `reranked` shows what the second look gave, too; `unknown_words` are those of the query, for JSON.
     """
     if as_json:
         name = {} if query is None else {"query": query}
@@ -216,7 +239,7 @@ def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool
             again = {"rerank_score": second} if reranked else {}
             print(json.dumps(name | {
                 "rank": hit.rank, "score": round(hit.score, 6), **again, "id": hit.id, "kind": hit.kind, "path": hit.path,
-                "study_uid": hit.study_uid, "metadata": dict(hit.metadata),
+                "study_uid": hit.study_uid, "metadata": dict(hit.metadata), "unknown_words": list(unknown_words),
             }))  # fmt: skip
         return
     if query is not None:

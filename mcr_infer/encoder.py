@@ -20,6 +20,7 @@ from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
 from mcr_infer.errors import BackendError, EmbeddingIndexError
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.local import Local
+from mcr_infer.vocabulary import Vocabulary
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Patches [K, P*P] and their positions [K] of one radiograph."""
@@ -183,6 +184,14 @@ class TextEncoder(_Encoder):
         """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does."""
         super().__init__(bundle, "text", device=device, precision=precision, threads=threads, purpose=purpose)
         self._tokenizer = bundle.tokenizer()
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words that the tower knows, opened when they are first asked for; raises `BundleError`."""
+        if self._vocabulary is None:
+            self._vocabulary = self._bundle.vocabulary(self._tokenizer)
+        return self._vocabulary
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches."""

@@ -26,6 +26,7 @@ from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
 from mcr_infer.index.rows import is_unicode
 from mcr_infer.local import Local
+from mcr_infer.vocabulary import Vocabulary, quoted
 
 NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0
@@ -34,6 +35,7 @@ NOT_WEIGHT_BESIDE_IMAGE = 1.0
 _WEIGHTED = re.compile(r"(?P<what>.*\S)\s*\^(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
 _SMALLEST_SUM = 1e-3
 _MAX_LINE = 1 << 20
+_MOST_SUGGESTIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,19 +150,70 @@ def _texts(name: str, value: object) -> list[str]:
     return texts
 
 
+def open_texts(
+    questions: Sequence[Question], bundle: Bundle, *, device: str, precision: str = FULL
+) -> TextEncoder | None:
+    """Open the text tower for questions, as fits one or many; None where none of them has a sentence."""
+    if not any(question.sentences for question in questions):
+        return None
+    return TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions))
+
+
+def unknown_words(questions: Sequence[Question], texts: TextEncoder | None) -> list[tuple[str, ...]]:
+    """Return the words of each question [Q] that the text tower does not know, each once, as they were written.
+
+    Raises `QueryError` where a sentence, wanted or not, has no known word: its vector would say nothing.
+    """
+    if texts is None:
+        return [() for _ in questions]
+    readings = iter(texts.vocabulary.read([part.what for question in questions for part in question.sentences]))
+    found, unread = [], []
+    for question in questions:
+        words: list[str] = []
+        for part in question.sentences:
+            reading = next(readings)
+            words += reading.unknown
+            if not reading.known:
+                unread.append((question, part.what, reading.unknown))
+        found.append(tuple(dict.fromkeys(words)))
+    if unread:
+        raise _unreadable(*unread[0], more=len(unread) - 1, vocabulary=texts.vocabulary)
+    return found
+
+
+def _unreadable(
+    question: Question, sentence: str, words: Sequence[str], *, more: int, vocabulary: Vocabulary
+) -> QueryError:
+    where = "" if question.name is None else f"query {question.name}: "
+    others = f" ({more} more sentence{'' if more == 1 else 's'} without one)" if more else ""
+    near = sorted({near for word in words[:_MOST_SUGGESTIONS] if (near := vocabulary.nearest(word))})
+    like = f"; known words that look alike: {quoted(near)}" if near else ""
+    why = f": {quoted(words)} {vocabulary.rule}" if words else ""
+    return QueryError(
+        f"{where}the sentence {quoted([sentence])} has no word that the text tower knows{why}. Ask in report language, such "
+        f"as 'bilateral pleural effusion'{like}{others}"
+    )
+
+
 def vectors_of(
-    questions: Sequence[Question], bundle: Bundle, index: Index, *, device: str, precision: str = FULL
+    questions: Sequence[Question],
+    bundle: Bundle,
+    index: Index,
+    *,
+    device: str,
+    precision: str = FULL,
+    texts: TextEncoder | None = None,
 ) -> NDArray[np.float32]:
     """Return a unit vector for each question [Q, D]; a tower is opened only where something goes through it.
 
-    Rows of the index are images. Raises `QueryError` for an id that the index does not have and for parts that cancel each
-    other out, `ImageError` for a radiograph that cannot be read.
+    `texts` is the text tower, if it is open already. Rows of the index are images. Raises `QueryError` for an id that the
+    index does not have and for parts that cancel each other out, `ImageError` for a radiograph that cannot be read.
     """
-    purpose: Purpose = "one_shot" if len(questions) == 1 else "bulk"
+    purpose = _purpose(questions)
     sums = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64)
     sentences = [(row, part) for row, question in enumerate(questions) for part in question.sentences]
     if sentences:
-        texts = TextEncoder(bundle, device=device, precision=precision, purpose=purpose)
+        texts = texts or TextEncoder(bundle, device=device, precision=precision, purpose=purpose)
         empty = [""] if any(question.is_combined for question in questions) else []
         vectors = texts.encode([*(part.what for _, part in sentences), *empty]).astype(np.float64)
         for (row, part), vector in zip(sentences, vectors[: len(sentences)], strict=True):
@@ -187,7 +240,12 @@ def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.flo
 
 
 def vectors_with_words(
-    questions: Sequence[Question], bundle: Bundle, *, device: str, precision: str = FULL
+    questions: Sequence[Question],
+    bundle: Bundle,
+    *,
+    device: str,
+    precision: str = FULL,
+    texts: TextEncoder | None = None,
 ) -> tuple[NDArray[np.float32], list[list[tuple[Local, float]]]]:
     """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
 
@@ -198,9 +256,7 @@ def vectors_with_words(
         raise QueryError(
             "--rerank compares the words of sentences with patches: ask with sentences alone, or leave out --rerank"
         )
-    texts = TextEncoder(
-        bundle, device=device, precision=precision, purpose="one_shot" if len(questions) == 1 else "bulk"
-    )
+    texts = texts or TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions))
     sums, asked = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64), []
     for row, question in enumerate(questions):
         parts = question.sentences
@@ -212,6 +268,10 @@ def vectors_with_words(
         length = float(np.linalg.norm(sums[row]))
         asked.append([(one, weight / length) for one, weight in zip(words, weights.tolist(), strict=False)])
     return _unit(sums), asked
+
+
+def _purpose(questions: Sequence[Question]) -> Purpose:
+    return "one_shot" if len(questions) == 1 else "bulk"
 
 
 def _image_vector(encoder: ImageEncoder, path: Path) -> NDArray[np.float32]:

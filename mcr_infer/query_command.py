@@ -79,7 +79,7 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
     from mcr_infer.index import Index, parse_filter, search
-    from mcr_infer.queries import vectors_of, vectors_of_rows, vectors_with_words
+    from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
         raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
@@ -95,14 +95,17 @@ def query(
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
         # Vectors of a model that is no bundle can still be asked with each other.
         chosen = workspace.bundle_of(store, bundle) if asks_tower or workspace.has_bundle(store) else None
+        if rerank and chosen is not None:
+            check_comparable(chosen)
+        texts = None if chosen is None else open_texts(questions, chosen, device=device, precision=precision)
+        unknown = unknown_words(questions, texts)
         words: list[list[tuple[Local, float]]] = []
         if chosen is None:
             vectors = vectors_of_rows(questions, store)
         elif rerank:
-            check_comparable(chosen)
-            vectors, words = vectors_with_words(questions, chosen, device=device, precision=precision)
+            vectors, words = vectors_with_words(questions, chosen, device=device, precision=precision, texts=texts)
         else:
-            vectors = vectors_of(questions, chosen, store, device=device, precision=precision)
+            vectors = vectors_of(questions, chosen, store, device=device, precision=precision, texts=texts)
         # A case is not similar to itself: it would only take the first place.
         likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
         found = search(
@@ -119,8 +122,10 @@ def query(
             query_budget=1.0 if any(one.images for one in questions) else None,
         )  # fmt: skip
     names = [question.name for question in questions]
-    for name, hits in zip(names, found, strict=True):
-        console.show_hits(hits, query=name, reranked=rerank, as_json=json)
+    if texts is not None:
+        console.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
+    for name, hits, absent in zip(names, found, unknown, strict=True):
+        console.show_hits(hits, query=name, reranked=rerank, unknown_words=absent, as_json=json)
 
 
 def _questions(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcr_infer.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Their ids are their places in this tuple."""
@@ -63,6 +63,11 @@ class ReportTokenizer:
         # A report that spells a special token means its letters.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
+        # A unigram model does not name its unknown token: it is <unk> by convention.
+        names = {getattr(tokenizer.model, "unk_token", None) or "<unk>", SPECIAL_TOKENS[1], "<unk>"}
+        self.unknown_ids = frozenset(id for name in names if (id := tokenizer.token_to_id(name)) is not None)
+        """What stands for letters that the vocabulary does not have; empty for a tokenizer of bytes."""
+
         self.pad_id: int = pad
         self.max_tokens = max_tokens
 
@@ -101,6 +106,15 @@ class ReportTokenizer:
         rows = [[-1 if word is None else word for word in encoding.word_ids] for encoding in encodings]
         rows = [words if len(words) <= self.max_tokens else [*words[: self.max_tokens - 1], -1] for words in rows]
         return _padded(rows, -1)
+
+    def encodings(self, texts: Sequence[str]) -> "list[Encoding]":
+        """Split texts into tokens with their words and places in the text; without special tokens, and not cut."""
+        return self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+
+    def normalized(self, word: str) -> str:
+        """Return a word as the tokenizer sees it: in lower case, without accents, or as it is."""
+        normalizer = self._tokenizer.normalizer
+        return word if normalizer is None else normalizer.normalize_str(word).strip()
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text [N] with [CLS] and [SEP], not cut: those above `max_tokens` lose their end."""

@@ -169,6 +169,7 @@ def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Chec
             raise BundleError(f"golden.npz lacks {', '.join(missing)}; export the bundle again")
         yield _preprocess_check(bundle, golden)
         yield _tokenizer_check(bundle, golden)
+        yield _words_check(bundle)
     except McrError as error:
         yield Check(name="golden inputs", ok=False, detail=str(error))
         return
@@ -214,6 +215,15 @@ def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Che
     expected = golden["image.patches"]
     worst = float(np.abs(patches - expected).max()) if patches.shape == expected.shape else float("inf")
     return Check(name="golden preprocessing", ok=worst <= 1e-5, detail=f"max abs difference of pixels {worst:.2e}")
+
+
+def _words_check(bundle: Bundle) -> Check:
+    """Say by which rule unknown words are recognized; the digest of the list is checked with the other files."""
+    words = bundle.vocabulary().words
+    detail = (
+        "none listed: unknown words are recognized by their spelling alone" if words is None else f"{len(words)} words"
+    )
+    return Check(name="training words", ok=True, detail=detail)
 
 
 def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:

@@ -91,7 +91,7 @@ def test_verify_runs_every_check(bundle: Bundle):
     assert all(check.ok for check in checks.values()), checks
     assert list(checks) == [
         *(f"file {name}" for name in FILES), CHECKSUMS, "fingerprint", "golden preprocessing", "golden tokens",
-        "golden image", "batch invariance image", "golden text", "batch invariance text",
+        "training words", "golden image", "batch invariance image", "golden text", "batch invariance text",
     ]  # fmt: skip
     assert "max abs difference 0.0e+00" in checks["golden image"].detail
 

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from mcr_infer.bundle import WORDS
 from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train import config as cfg
@@ -67,7 +68,8 @@ def test_a_killed_run_goes_on_bit_for_bit(cache, finished, extra, tmp_path, cons
         raise Killed
 
     run.mkdir()
-    (run / checkpoint.TOKENIZER).write_bytes((finished / checkpoint.TOKENIZER).read_bytes())
+    for name in (checkpoint.TOKENIZER, WORDS):
+        (run / name).write_bytes((finished / name).read_bytes())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", save_and_die)
         with pytest.raises(Killed):
@@ -90,7 +92,14 @@ def test_a_killed_run_goes_on_bit_for_bit(cache, finished, extra, tmp_path, cons
 
 def test_the_run_folder_holds_what_was_promised(cache, finished):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl"}
+    assert names == {
+        "config.toml", "tokenizer.json", "words.txt", "state.safetensors", "model.safetensors", "metrics.jsonl",
+    }  # fmt: skip
+    words = (finished / WORDS).read_text().splitlines()
+    assert words == sorted(set(words))
+    assert len(words) > 500
+    assert {"cardiomegaly", "effusion", "left", "mm"} <= set(words)
+    assert not {"a", "12", ".", "banana"} & set(words)
     lines = read_metrics(finished)
     steps = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]

@@ -20,7 +20,7 @@ from export.parity import gate, reference
 from export.to_onnx import Graph, export_tower, main, write_graph
 from mcr_infer.backends import open_tower
 from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
+from mcr_infer.bundle import WORDS, Bundle
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError
 from mcr_infer.tokenizer import train_tokenizer
@@ -57,6 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / checkpoint.CONFIG).write_text(dump_toml(config))
     (folder / checkpoint.METRICS).write_text('{"step": 1, "loss": 4.0}\n')
     train_tokenizer(SENTENCES, 90).save(str(folder / checkpoint.TOKENIZER))
+    (folder / WORDS).write_text("effusion\npleural\n")
     return folder
 
 
@@ -76,8 +77,9 @@ def test_the_bundle_is_described(bundle: Bundle, run: Path):
     assert (bundle.embedding_dim, bundle.max_tokens, bundle.preprocess.patch_count) == (12, 24, 16)
     assert sorted(bundle.files) == [
         "MODEL_CARD.md", "golden.npz", "image.onnx", "image.onnx.data", "text.onnx", "text.onnx.data", "tokenizer.json",
-        "training.jsonl",
+        "training.jsonl", "words.txt",
     ]  # fmt: skip
+    assert bundle.vocabulary().words == {"effusion", "pleural"}
     assert bundle.manifest["training"]["model"]["space"]["embedding_dim"] == 12
     assert bundle.verified("training.jsonl").read_text() == (run / checkpoint.METRICS).read_text()
 
@@ -301,3 +303,17 @@ def test_a_tower_whose_weights_were_touched_does_not_verify(bundle: Bundle, tmp_
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     (folder / "SHA256SUMS").write_text("".join(f"{digests[name]}  {name}\n" for name in sorted(names)))
     assert {check.name for check in verify(Bundle.open(folder)) if not check.ok} == {"golden text"}
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_run_without_words_makes_a_bundle_without(run: Path, tmp_path: Path, content: bytes | None):
+    # Of an earlier release, or of fewer reports than a listed word must stand in.
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / WORDS).unlink()
+    if content is not None:
+        (folder / WORDS).write_bytes(content)
+    assert main([str(folder), "--out", str(tmp_path / "bundle")]) == 0
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert WORDS not in bundle.files
+    assert bundle.vocabulary().words is None

@@ -2,6 +2,7 @@
 
 RUN/config.toml          the resolved configuration
 RUN/tokenizer.json       trained at the start of the run
+RUN/words.txt            the words of the training texts, for the bundle
 RUN/text_tower.json      the shape of a pretrained text tower, which the configuration does not know
 RUN/data.json            what was found when real pairs were surveyed
 RUN/state.safetensors    weights, their average, optimisers, loss scale and step: one rename replaces all together

@@ -18,7 +18,7 @@ from mcr_infer.phantom.language import Report, write_report
 from mcr_infer.phantom.lesions import reshape_body
 from mcr_infer.phantom.projection import STORED_MAX, project
 
-__all__ = ["Phantom", "make", "render_stored", "stream"]
+__all__ = ["Phantom", "draw_study", "make", "render_stored", "stream"]
 
 FIRST_TRAINING_SEED = 1_000_000
 """Training uses seeds from here on; demo and evaluation stay below."""
@@ -52,11 +52,16 @@ def stream(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, *name.encode()])
 
 
+def draw_study(seed: int) -> tuple[tuple[Finding, ...], str]:
+    """Draw what the phantom of a seed shows and its view, AP or PA: what its words depend on."""
+    view = "AP" if stream(seed, "view").random() < 0.3 else "PA"
+    return draw_findings(stream(seed, "findings")), view
+
+
 def make(seed: int, size: int = 256, *, findings: tuple[Finding, ...] | None = None) -> Phantom:
     """Make the phantom of a seed, `size` pixels a side; `findings` replaces the drawn ones."""
-    if findings is None:
-        findings = draw_findings(stream(seed, "findings"))
-    view = "AP" if stream(seed, "view").random() < 0.3 else "PA"
+    drawn, view = draw_study(seed)
+    findings = drawn if findings is None else findings
     anatomy = stream(seed, "anatomy")
     body = reshape_body(draw_body(anatomy, view=view), findings, stream(seed, "reshape"))
     stored = project(body, findings, size=size, anatomy=anatomy, detector=stream(seed, "detector"))

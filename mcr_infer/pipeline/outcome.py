@@ -11,6 +11,7 @@ from typing import IO, Literal
 from mcr_infer.durable import create_private
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.pipeline.naming import Naming
+from mcr_infer.vocabulary import Unread, unread_counts
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
@@ -35,6 +36,8 @@ class Outcome:
     """What had to be decided about an input that was embedded."""
     sections: Literal["recognized", "whole", "none"] | None = None
     """Of a report that was read: what of it was taken."""
+    unread: Unread | None = None
+    """How many words of a report that was embedded the text tower does not know; None where it knows them all."""
 
     def to_dict(self, naming: Naming) -> dict[str, object]:
         """Return a failure in the shape of `--json`, as it may be written down."""
@@ -67,6 +70,8 @@ class Summary:
         """Reports that were read: with sections recognized, taken whole, without a text to embed (these failed)."""
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
+        self.unread: Counter[Unread] | None = Counter() if reports else None
+        """Reports that were embedded and have unknown words, by how many; None in a run over images."""
         self.seconds = 0.0
         self.interrupted: int | None = None
         """The signal that ended the run before its end."""
@@ -88,6 +93,8 @@ class Summary:
             self.embedded += 1
             for note in outcome.notes:
                 self.notes[note if note in self.notes or len(self.notes) < NOTE_KINDS else "other notes"] += 1
+            if outcome.unread is not None and self.unread is not None:
+                self.unread[outcome.unread] += 1
         elif outcome.status == "updated":
             self.updated += 1
         elif outcome.status == "unchanged":
@@ -133,6 +140,7 @@ class Summary:
             **({} if self.sections is None else {"sections": dict(self.sections)}),
             "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
+            **({} if self.unread is None else {"unknown_words": unread_counts(self.unread)}),
         }
 
     def failures(self) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Pairs of radiograph and report become vectors for an evaluation, which no bad input may thin out."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +12,7 @@ from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.images import read_image
 from mcr_infer.pairs import Pair
 from mcr_infer.reports import embed_text
+from mcr_infer.vocabulary import unread_note
 
 
 def embed_pairs(
@@ -21,11 +23,13 @@ def embed_pairs(
     batch_size: int,
     workers: int,
     budget: float = 1.0,
+    notify: Callable[[str], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
 
     An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
-    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees.
+    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees. `notify` is
+    told how many reports have words that the text tower does not know.
     """
     images.preprocess.patches_within(budget)  # refused before a file is opened
 
@@ -42,7 +46,13 @@ def embed_pairs(
         except ReportError as error:
             raise ReportError(f"report of {pair.image}: {error}", reason=error.reason) from error
 
-    reports = texts.encode([words(pair) for pair in pairs])
+    kept = [words(pair) for pair in pairs]
+    reports = texts.encode(kept)
+    if notify is not None:
+        counts = Counter(one.unread for one in texts.vocabulary.read(kept) if one.unread)
+        told = unread_note(counts, len(pairs), rule=texts.vocabulary.rule)
+        if told is not None:
+            notify(told)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         parts = [
             images.encode(list(pool.map(cut, pairs[start : start + batch_size])))

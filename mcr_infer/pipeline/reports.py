@@ -149,7 +149,8 @@ class _Run:
 
     def _commit(self) -> Iterator[Outcome]:
         fresh, rows = self._fresh, self._rows
-        vectors = self._encoder.encode([one.selected.text for one in fresh]) if fresh else ()
+        texts = [one.selected.text for one in fresh]
+        vectors, readings = self._encoder.encode(texts), self._encoder.vocabulary.read(texts)
         embedded = [
             Row(
                 id=one.record.id,
@@ -172,5 +173,6 @@ class _Run:
                 former_ids=self._former_ids,
             )
         self._fresh, self._rows, self._stamps, self._former_ids = [], [], [], []
-        yield from (Outcome(path=one.record.path, status="embedded", sections=one.sections) for one in fresh)
+        for one, reading in zip(fresh, readings, strict=True):
+            yield Outcome(path=one.record.path, status="embedded", sections=one.sections, unread=reading.unread)
         yield from (Outcome(path=one.record.path, status="updated", sections=one.sections) for one, _ in rows)

@@ -7,9 +7,11 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
+from mcr_infer.bundle import WORDS
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
 from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.vocabulary import training_words, words_file
 from train.config import Config
 from train.data import Pairs, require_pairs_for
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
@@ -20,7 +22,10 @@ from train.progress import progress_bar
 TOKENIZER = "tokenizer.json"
 
 TOKENIZER_TEXTS = 20_000
-"""Phantom texts that the tokenizer is trained on; the vocabulary of their language is exhausted long before."""
+"""Phantom texts that the tokenizer is trained on and whose words are listed: all but some 3 of their language of 700."""
+
+WORD_REPORTS = 5
+"""Real reports in which a word must stand to be listed: what stands in fewer is hardly learned, and may be a name."""
 
 
 def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pairs, ReportTokenizer]:
@@ -32,10 +37,12 @@ def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pair
         require_pairs_for(config.optim.batch_size, count=config.data.phantoms.train_count)
         training, held_out = _open_phantoms(config, console, training=True), _open_phantoms(config, console)
         shares = config.data.phantoms.shares
-        tokenizer = _open_tokenizer(run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng))
+        tokenizer = _open_tokenizer(
+            run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng), least=1
+        )
         return PhantomPairs(config, training, tokenizer), PhantomPairs(config, held_out, tokenizer), tokenizer
     records, others = open_records(config, run, console)
-    tokenizer = _open_tokenizer(run, config, records.texts)
+    tokenizer = _open_tokenizer(run, config, records.texts, least=WORD_REPORTS)
     return RadiographPairs(config, records, tokenizer), RadiographPairs(config, others, tokenizer), tokenizer
 
 
@@ -87,11 +94,20 @@ def _pretrained_tokenizer(where: str) -> bytes:
 
 
 def _open_tokenizer(
-    run: Path, config: Config, texts: Callable[[np.random.Generator], Iterator[str]]
+    run: Path, config: Config, texts: Callable[[np.random.Generator], Iterator[str]], *, least: int
 ) -> ReportTokenizer:
-    """Load the tokenizer of the run, or train one on the training texts."""
-    path, tower = run / TOKENIZER, config.model.text
+    """Load the tokenizer of the run, or train one on the training texts; list their words, where that is not done yet.
+
+    A word is listed that stands in at least `least` texts.
+    """
+    path, tower, listed = run / TOKENIZER, config.model.text, run / WORDS
+    given: list[str] | None = None
     if not path.exists():
-        made = train_tokenizer(texts(np.random.default_rng([config.run.seed, 0])), tower.vocab_size)
+        given = list(texts(np.random.default_rng([config.run.seed, 0])))
+        made = train_tokenizer(given, tower.vocab_size)
         replace_file(path, made.to_str(pretty=True).encode())
-    return ReportTokenizer.from_file(path, tower.max_tokens)
+    tokenizer = ReportTokenizer.from_file(path, tower.max_tokens)
+    if not listed.exists():
+        given = texts(np.random.default_rng([config.run.seed, 0])) if given is None else given
+        replace_file(listed, words_file(training_words(given, tokenizer, least=least)))
+    return tokenizer

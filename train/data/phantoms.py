@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mcr_infer.durable import replace_file
-from mcr_infer.phantom import make, render_stored, stream
+from mcr_infer.phantom import draw_study, make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
 from mcr_infer.reports import embed_text
@@ -68,6 +68,22 @@ class PhantomStore:
         facts = self._facts[shard][row]
         findings = tuple(Finding(**values) for values in facts["findings"])
         return Stored(seed=seed, pixels=self._pixels[shard][row], findings=findings, view=str(facts["view"]))
+
+
+class Undrawn:
+    """The phantoms of consecutive seeds without their pictures: enough to write about them."""
+
+    def __init__(self, first_seed: int, count: int) -> None:
+        self._first, self._count = first_seed, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Stored:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        findings, view = draw_study(self._first + index)
+        return Stored(self._first + index, np.empty((0, 0), dtype=np.uint16), findings, view)
 
 
 def open_store(
@@ -127,7 +143,9 @@ class PhantomPairs(Dataset[Sample]):
         return self._samples.make(pixels, text, same=same, source=f"phantom {stored.seed}", masked=masked, rng=rng)
 
 
-def phantom_texts(store: PhantomStore, shares: Sequence[float], count: int, rng: np.random.Generator) -> Iterator[str]:
+def phantom_texts(
+    store: PhantomStore | Undrawn, shares: Sequence[float], count: int, rng: np.random.Generator
+) -> Iterator[str]:
     """Yield `count` texts as training writes them."""
     for index in range(count):
         yield write_text(store[index % len(store)], shares, rng)
