@@ -177,3 +177,28 @@ def test_damaged_bytes_never_escape_as_anything_but_our_errors(file, syntax, cap
             assert 0 <= pixels.min() < pixels.max() <= 1
     assert outcomes & {"corrupt", "truncated", "missing_attribute", "modality"}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PhotometricInterpretation": "4711"}, "colour"), ({"PhotometricInterpretation": "MONOCHROME 4711"}, "corrupt"),
+        ({"Modality": "4711"}, "modality"), ({"Modality": "SURNAME"}, "modality"),
+        ({"Modality": None, "SOPClassUID": "4711"}, "modality"),
+    ],
+)  # fmt: skip
+def test_misplaced_identifiers_are_never_quoted(file, attributes, reason):
+    """What stands where a term or a UID must be can be the id or the name of a patient."""
+    write(file, picture(), **attributes)
+    with pytest.raises(ImageError) as caught:
+        read_dicom(file)
+    assert caught.value.reason == reason
+    assert not any(word in str(caught.value) for word in ("4711", "SURNAME"))
+
+
+def test_a_misplaced_identifier_is_no_transfer_syntax(file):
+    write(file, picture())
+    file.write_bytes(file.read_bytes().replace(EXPLICIT.encode() + b"\0", b"4711".ljust(len(EXPLICIT) + 1, b"\0")))
+    with pytest.raises(UnsupportedImageError, match="that is no UID") as caught:
+        read_dicom(file)
+    assert "4711" not in str(caught.value)
