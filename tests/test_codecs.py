@@ -159,3 +159,15 @@ def test_runs_are_judged_alike_with_and_without_imagecodecs(segment, tmp_path):
             return error.reason, str(error)
 
     assert outcome(run_length._unpack_fast) == outcome(_unpack_segment)
+
+
+@pytest.mark.parametrize("start", [0, 63, 65, 66, 128, 1000])
+def test_first_run_length_segment_follows_its_header(tmp_path, start):
+    """PS3.5 G.5: from any other offset the runs would be unpacked from their middle, to a picture that is none."""
+    file, _ = save(tmp_path / "a.dcm", RLE)
+    data = pydicom.dcmread(file)
+    (frame,) = pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)
+    data.PixelData = pydicom.encaps.encapsulate([frame[:4] + start.to_bytes(4, "little") + frame[8:]])
+    data.save_as(file)
+    with pytest.raises(BrokenImageError, match="header that does not fit"):
+        read_image(file)

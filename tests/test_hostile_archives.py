@@ -152,3 +152,43 @@ def test_members_of_a_large_tar_archive_are_not_held(tmp_path: Path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "offset", "reason"),
+    [
+        (2**63, 5, 0, "too_large"), (2**64 - 1, 2**64 - 1, 2**64 - 1, "too_large"), (5, 2**64 - 1, 0, "corrupt"),
+        (5, 5, 2**63, "corrupt"), (5, 5, 2**64 - 1, "corrupt"), (5, 5, 2**40, "corrupt"), (2**31, 5, 0, "too_large"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_zip64_member_are_bounded(tmp_path: Path, size: int, packed: int, offset: int, reason: str):
+    path = write_zip(tmp_path / "a.zip", {"1.dcm": b"12345", "2.dcm": b"12345"}, zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    directory, end = raw.index(b"PK\x01\x02"), raw.rindex(b"PK\x05\x06")
+    raw[directory + 20 : directory + 28] = b"\xff" * 8
+    raw[directory + 42 : directory + 46] = b"\xff" * 4
+    extra = struct.pack("<2H3Q", 1, 24, size, packed, offset)
+    raw[directory + 30 : directory + 32] = struct.pack("<H", len(extra))
+    raw[end + 12 : end + 16] = struct.pack("<L", struct.unpack_from("<L", raw, end + 12)[0] + len(extra))
+    raw[directory + 51 : directory + 51] = extra
+    path.write_bytes(raw)
+    assert read(Sources([str(path)], largest=1 << 30)) == {f"{path}/1.dcm": reason, f"{path}/2.dcm": b"12345"}
+    for source in Sources([str(path)], largest=1 << 30):
+        stamp = source.stamp()
+        assert stamp is None or stamp.size < 1 << 30  # what the index can keep
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "\u00e9" * 2500, "a/" * 3000 + "b", "\udcff" * 4097])
+def test_names_longer_than_a_path_are_failures(tmp_path: Path, name: str):
+    raw = name.encode("utf-8", "surrogateescape")
+    placeholder = "x" * len(raw)
+    path = write_zip(tmp_path / "a.zip", {placeholder: b"12345", "2.dcm": b"12345"})
+    path.write_bytes(path.read_bytes().replace(placeholder.encode(), raw))
+    shown = f"{path}/{name[:100]}..."
+    assert read(Sources([str(path)])) == {shown: "unreadable", f"{path}/2.dcm": b"12345"}
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as archive:
+        archive.addfile(member(name, 5), io.BytesIO(b"12345"))
+        archive.addfile(member("2.dcm", 5), io.BytesIO(b"12345"))
+    shown = f"{path}/{name[:100]}..."
+    assert read(Sources([str(path)])) == {shown: "unreadable", f"{path}/2.dcm": b"12345"}

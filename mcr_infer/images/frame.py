@@ -8,7 +8,8 @@ from mcr_infer.images.layout import PixelFormat
 from mcr_infer.images.rendering import Turn
 
 _COLOURS = frozenset({
-    "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT",
+    "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420",
+    "YBR_ICT",
     "YBR_RCT", "XYB", "MONOCHROME1", "MONOCHROME2",
 })  # fmt: skip
 """The terms of Photometric Interpretation (PS3.3 C.7.6.3.1.2), which may be quoted; any other could be a misplaced id."""

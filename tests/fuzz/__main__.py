@@ -10,6 +10,7 @@ share a run. With --out a run that was ended goes on where it was. Exit code 1 w
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,8 +20,11 @@ from pathlib import Path
 
 from benchmarks.machine import machine_card
 from mcr_infer.durable import replace_file
+from tests.fuzz.archive_runs import fuzz_archives
 from tests.fuzz.embedding import memory
 from tests.fuzz.picture_runs import fuzz_pictures
+from tests.fuzz.store_runs import fuzz_bundles, fuzz_indexes
+from tests.fuzz.table_runs import fuzz_tables
 from tests.fuzz.tally import Tally, merged
 
 Fuzz = Callable[[int, range, Path, Tally], None]
@@ -29,6 +33,14 @@ FORMATS: Mapping[str, tuple[Fuzz, int, int]] = {
     "dicom": (partial(fuzz_pictures, "dicom"), 80_000, 1000),
     "png": (partial(fuzz_pictures, "png"), 12_000, 1000),
     "jpeg": (partial(fuzz_pictures, "jpeg"), 12_000, 1000),
+    "zip": (partial(fuzz_archives, "zip"), 5_000, 500),
+    "tar": (partial(fuzz_archives, "tar"), 5_000, 500),
+    "dicomdir": (partial(fuzz_archives, "dicomdir"), 3_000, 500),
+    "csv": (partial(fuzz_tables, "csv"), 3_000, 500),
+    "jsonl": (partial(fuzz_tables, "jsonl"), 3_000, 500),
+    "report": (partial(fuzz_tables, "report"), 3_000, 500),
+    "bundle": (fuzz_bundles, 2_000, 200),
+    "index": (fuzz_indexes, 2_000, 200),
 }
 """By format: what runs a chunk of its cases, how many cases there are, and how many a chunk has."""
 
@@ -43,6 +55,7 @@ def main() -> None:
             {**documents[0], "formats": merged(one for document in documents for one in document["formats"])},
         )
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies in memory is removed
     begun = time.monotonic()
     known = _known(options)
     with tempfile.TemporaryDirectory(prefix="mcr-fuzz-", dir=memory()) as place:

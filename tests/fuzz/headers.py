@@ -33,7 +33,8 @@ _DECIMALS = (
 )  # fmt: skip
 _INTEGERS = ("", "0", "1", "2", "-1", "1.0", "1e1", "abc", "99999999999999999999", " 1 ", "1\\1", "\0")
 _CODES = (
-    "", "MONOCHROME1", "MONOCHROME2", "monochrome2", "MONOCHROME", "RGB", "PALETTE COLOR", "YBR_FULL", "CR", "DX", "RG", "CT",
+    "", "MONOCHROME1", "MONOCHROME2", "monochrome2", "MONOCHROME", "RGB", "PALETTE COLOR", "YBR_FULL", "CR", "DX",
+    "RG", "CT",
     "cr", "CHEST", "PA", "L\\F", "R\\F", "F\\L", "A\\H", "L", "L\\F\\H", "\\", "\0", "LINEAR", "SIGMOID", "LINEAR_EXACT",
     "sigmoid", "FOR PROCESSING", "FOR PRESENTATION", "A" * 5000, "\x1b$B", "\xff\xfe", "INVERSE",
 )  # fmt: skip
@@ -42,7 +43,8 @@ _UIDS = (
     "", "1.2", "1..2", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
     "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.70",
     "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.100",
-    "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2", "A" * 64, "1" * 200, "../../x", "1.2\0\0",
+    "1.2.840.10008.1.3.10", "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2", "A" * 64, "1" * 200, "../../x",
+    "1.2\0\0",
 )  # fmt: skip
 
 US, DS, IS, CS, DA, UI = b"US", b"DS", b"IS", b"CS", b"DA", b"UI"
@@ -57,8 +59,10 @@ ATTRIBUTES: Mapping[int, tuple[bytes, Sequence[object]]] = MappingProxyType({
     0x00280034: (IS, ("1\\1", "1\\2", "0\\1", "1\\0", *_INTEGERS)), 0x00280008: (IS, _INTEGERS),
     0x00280004: (CS, _CODES), 0x00080060: (CS, _CODES), 0x00180015: (CS, _CODES), 0x00185101: (CS, _CODES),
     0x00200020: (CS, _CODES), 0x00281056: (CS, _CODES), 0x00080068: (CS, _CODES), 0x20500020: (CS, _CODES),
-    0x00080005: (CS, ("ISO_IR 192", "ISO_IR 100", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "GB18030", "nonsense", "", "\\\\\\")),
-    0x00080020: (DA, _DATES), 0x00080016: (UI, _UIDS), 0x00080018: (UI, _UIDS), 0x0020000D: (UI, _UIDS), 0x0020000E: (UI, _UIDS),
+    0x00080005: (CS, ("ISO_IR 192", "ISO_IR 100", "ISO 2022 IR 87", "\\ISO 2022 IR 149", "GB18030", "nonsense", "",
+    "\\\\\\")),
+    0x00080020: (DA, _DATES), 0x00080016: (UI, _UIDS), 0x00080018: (UI, _UIDS), 0x0020000D: (UI, _UIDS),
+    0x0020000E: (UI, _UIDS),
 })  # fmt: skip
 """The attributes that are read, with values at which their meaning changes or ends."""
 
@@ -215,10 +219,8 @@ def add_table(rng: random.Random, tree: DicomTree) -> None:
     if rng.random() < 0.5:
         which = rng.randrange(3)
         stated[which] = edge(rng, stated[which], EDGES)
-    if packed and bits == 8:
-        data = bytes(values)
-    else:
-        data = b"".join(struct.pack(f"{tree.order}H", value) for value in values)
+    words = b"".join(struct.pack(f"{tree.order}H", value) for value in values)
+    data = bytes(values) if packed and bits == 8 else words
     if rng.random() < 0.3:
         data = data[: rng.choice((0, 1, 2, len(data) // 2, len(data) - 1, len(data) - 2))]
     descriptor = b"".join(struct.pack(f"{tree.order}H", value & 0xFFFF) for value in stated)
@@ -301,7 +303,9 @@ def append(rng: random.Random, tree: DicomTree) -> None:
 
 
 TREE_MUTATORS: tuple[TreeMutator, ...] = (
-    state_length, state_length, state_item_length, change_vr, change_vr, change_tag, change_value, change_value, change_value,
-    change_value, damage_value, exchange_values, drop, repeat, reorder, nest, nest_deep, many_elements, add_table, add_table, add_table,
+    state_length, state_length, state_item_length, change_vr, change_vr, change_tag, change_value, change_value,
+    change_value,
+    change_value, damage_value, exchange_values, drop, repeat, reorder, nest, nest_deep, many_elements, add_table,
+    add_table, add_table,
     change_pixel_length, fragment, fragment, change_meta, change_meta, rewrite, append,
 )  # fmt: skip

@@ -17,7 +17,7 @@ from mcr_infer.images.decode import TRANSFER_SYNTAXES
 from mcr_infer.phantom import make
 from tests.codestreams import JPEG, frame_of
 from tests.dicoms import EXPLICIT, RLE, table, write
-from tests.fuzz.elements import DicomTree, parse
+from tests.fuzz.elements import DicomTree, Element, parse
 
 SIDE = 48
 _LARGEST = 150_000
@@ -148,6 +148,15 @@ def _saved(image: Image.Image, kind: str, **how: object) -> bytes:
 
 def members(rng: random.Random) -> dict[str, bytes]:
     """Draw a few images with the names that they have in an archive."""
-    pool = (*trees(), *pngs(), *jpegs())
     names = ("a.dcm", "study/b.dcm", "c.png", "d", "\u00e9/e.jpg", "notes.txt", ".hidden", "f g.dcm")
-    return {name: rng.choice(pool) for name in names[: rng.randint(1, len(names))]}
+    return {name: _image(rng) for name in names[: rng.randint(1, len(names))]}
+
+
+def _image(rng: random.Random) -> bytes:
+    """Draw a PNG, a JPEG, or a DICOM file with a UID of its own."""
+    if rng.random() < 0.3:
+        return rng.choice((*pngs(), *jpegs()))
+    image = tree(rng.choice(dicoms()))
+    uid = f"2.25.{rng.getrandbits(60)}".encode()
+    image.put(Element(0x00080018, b"UI", uid + b"\0" * (len(uid) % 2)))
+    return image.encode()
