@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mcr_infer
-from tests.fuzz import samples
+from tests.fuzz import embedding, samples
 from tests.fuzz.archive_runs import ARCHIVES
 from tests.fuzz.elements import parse
 from tests.fuzz.headers import TREE_MUTATORS
@@ -73,6 +75,7 @@ def test_samples_are_taken_apart_and_put_together():
     assert len(samples.trees()) > 100
 
 
+@pytest.mark.slow
 def test_a_short_run_finds_nothing(tmp_path: Path):
     fuzz("--count", "25", "--seed", "7", "--out", str(tmp_path / "fuzz.json"))
     result = json.loads((tmp_path / "fuzz.json").read_text())
@@ -94,6 +97,40 @@ def test_a_run_goes_on_and_parts_add_up(tmp_path: Path):
     (one,), (other,) = (json.loads(Path(file).read_text())["formats"] for file in (first, both))
     assert one["cases"] == other["cases"] == 40
     assert one["mutations"] == other["mutations"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "parent crashed"), (lambda: os._exit(3), "parent crashed"),
+        (lambda: 1 / 0, "traceback"), (lambda: print("Traceback", file=sys.stderr, flush=True), "traceback"),
+        (lambda: print("SURNAME^FORENAME", file=sys.stderr, flush=True), "leak"),
+    ],
+)  # fmt: skip
+def test_what_a_run_does_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[], object], kind: str
+):
+    """The second of three files does something to its run; the other two are accounted for all the same."""
+    groups = []
+    for number, data in enumerate((samples.pngs()[0], b"no image", samples.jpegs()[0])):
+        path = tmp_path / f"{number}"
+        path.write_bytes(data)
+        groups.append(embedding.Group(number, ("none",), str(path)))
+    real = embedding.embed_images
+
+    def faulty(*arguments: Any, **named: Any) -> Iterator[Any]:
+        for outcome in real(*arguments, **named):
+            if outcome.path == groups[1].path:
+                fault()
+            yield outcome
+
+    monkeypatch.setattr(embedding, "embed_images", faulty)
+    tally = Tally("png")
+    done = embedding.run_isolated(groups, tmp_path, tally, reduce=True)
+    assert [group.number for group, _, _ in done] == [0, 1, 2]
+    assert [one.status for number in (0, 2) for one in done[number][1]] == ["embedded", "embedded"]
+    assert {one.kind for one in tally.findings} == {kind}
+    assert {one.number for one in tally.findings} <= {1, -1}
 
 
 def test_findings_add_up():

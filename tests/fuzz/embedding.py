@@ -24,8 +24,11 @@ from tests.tiny import DIM, tiny_bundle
 SECONDS = 20.0
 """What one file may take before it is a failure; more than half a minute without any outcome is a hang."""
 
-SECRETS = (b"surname", b"forename", b"4711", b"19370415")
+NAMES, NUMBERS = (b"surname", b"forename"), (b"4711", b"19370415")
 """Of the patient in the samples: in no outcome, whatever the case. Lower case."""
+
+_MEASURES = frozenset({"multi_frame", "too_large", "bit_depth", "corrupt", "truncated"})
+"""Reasons whose words quote how large an image is said to be, which is a number of any kind."""
 
 Tell = Callable[[Any], None]
 
@@ -70,54 +73,58 @@ def memory() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def run_isolated(
-    groups: list[Group], place: Path, tally: Tally, *, reduce: bool
-) -> list[tuple[Group, list[Told], int]]:
-    """Run all groups through one `embed_images` in a process of its own; return the outcomes of each and what it ignored.
+Ran = tuple[Group, list[Told], int]
+"""A group, its outcomes, and how many entries were left out by their names; -1 where the run ended at it."""
 
-    A crash, a hang or a traceback of that process is a finding; the group that it was at is the one that is blamed, and
-    what comes after it is run again.
+
+def run_isolated(groups: list[Group], place: Path, tally: Tally, *, reduce: bool) -> list[Ran]:
+    """Run all groups through one `embed_images` in a process of its own; return what came of each.
+
+    A crash, a hang or a traceback of that process is a finding. The first group that was not through is the one that is
+    blamed, though one that was ahead may have done it; a new process goes on behind it.
     """
     bundle()
-    done: list[tuple[Group, list[Told], int]] = []
+    done: list[Ran] = []
+    errors = place / "stderr"
     while len(done) < len(groups):
         rest = groups[len(done) :]
-        errors = place / "stderr"
-        victim = Victim(lambda tell, rest=rest, errors=errors: _embed(rest, place / "index", errors, reduce, tell))  # type: ignore[misc]
-        told: dict[int, list[Told]] = {}
-        ended = False
+        victim = Victim(lambda tell, rest=rest: _embed(rest, place / "index", errors, reduce, tell))  # type: ignore[misc]
         try:
-            while True:
-                what, number, value = victim.next()
-                if what == "outcome":
-                    told.setdefault(number, []).append(Told(*value))
-                elif what == "left":  # the run has gone on to the next group, and all outcomes of this one are told
-                    done.append((rest[number], told.pop(number, []), value))
-                elif what == "raised":
-                    tally.find("traceback", -1, (), value)
-                else:
-                    ended = True
-                    break
-        except DiedError as error:
-            at = len(done) - (len(groups) - len(rest))
-            blamed = rest[min(at, len(rest) - 1)]
-            tally.find(
-                "hung" if "hang" in str(error) or "nothing" in str(error) else "parent crashed",
-                blamed.number,
-                blamed.mutations,
-                str(error),
-            )
-            done.append((blamed, told.get(at, []), -1))
-        victim.kill()
-        victim.rest()
+            done += _follow(victim, rest, tally)
+        finally:
+            victim.kill()
+            victim.rest()
         said = errors.read_bytes() if errors.exists() else b""
         if b"Traceback" in said:
             tally.find("traceback", -1, (), said.decode(errors="replace"))
-        if any(secret in said.lower() for secret in SECRETS):
+        if any(secret in said.lower() for secret in (*NAMES, *NUMBERS)):
             tally.find("leak", -1, (), said.decode(errors="replace"))
-        if ended and len(done) < len(groups):
-            break
     return done
+
+
+def _follow(victim: Victim, groups: list[Group], tally: Tally) -> list[Ran]:
+    """Hear what a run says until it ends; return the groups that were through, and the one at which it ended badly."""
+    done: list[Ran] = []
+    told: list[Told] = []
+    try:
+        while True:
+            what, value = victim.next()
+            if what == "outcome":
+                told.append(Told(*value))
+            elif what == "left":  # the run has gone on to the next group, and all outcomes of this one are told
+                done.append((groups[len(done)], told, value))
+                told = []
+            elif what == "raised":
+                kind, words = "traceback", value
+                break
+            else:
+                return done
+    except DiedError as error:
+        words = str(error)
+        kind = "hung" if words.startswith(("hangs", "says nothing")) else "parent crashed"
+    blamed = groups[min(len(done), len(groups) - 1)]
+    tally.find(kind, blamed.number, blamed.mutations, words)
+    return done if len(done) == len(groups) else [*done, (blamed, told, -1)]
 
 
 def _embed(groups: list[Group], index: Path, errors: Path, reduce: bool, tell: Tell) -> None:
@@ -127,8 +134,9 @@ def _embed(groups: list[Group], index: Path, errors: Path, reduce: bool, tell: T
     try:
         _run(groups, index, reduce, tell)
     except BaseException:  # noqa: BLE001 - a traceback is what this looks for
-        tell(("raised", -1, traceback.format_exc()))
-    tell(("end", 0, 0))
+        tell(("raised", traceback.format_exc()[-1800:]))
+        return
+    tell(("end", None))
 
 
 def _run(groups: list[Group], folder: Path, reduce: bool, tell: Tell) -> None:
@@ -150,22 +158,28 @@ def _run(groups: list[Group], folder: Path, reduce: bool, tell: Tell) -> None:
             ignored.append(sources.ignored.total())
 
     at, seen = 0, 0
+
+    def leave() -> None:
+        """Tell of every group that is through: outcomes come in the order of the sources."""
+        nonlocal at, seen
+        while at < len(counts) and seen == counts[at]:
+            tell(("left", ignored[at]))
+            at, seen = at + 1, 0
+
     with Index.open_or_create(
         folder, fingerprint=used.fingerprint, embedding_dim=DIM, bundle=used.name, bundle_path=str(used.path),
         notify=lambda _: None,
     ) as index:  # fmt: skip
         for outcome in embed_images(everything(), index=index, encoder=encoder, plan=plan):
-            while at < len(counts) and seen == counts[at]:
-                tell(("left", at, ignored[at]))
-                at, seen = at + 1, 0
+            leave()
             seen += 1
-            tell(("outcome", at, (outcome.path, outcome.status, outcome.reason, outcome.error)))
-        while at < len(groups):
-            tell(("left", at, ignored[at]))
-            at += 1
+            tell(("outcome", (outcome.path, outcome.status, outcome.reason, outcome.error)))
+            leave()
+        leave()
+    assert at == len(groups), f"{at} of {len(groups)} groups are through, {seen} outcomes of the next"
 
 
-def account(done: Iterable[tuple[Group, list[Told], int]], tally: Tally) -> Iterator[tuple[Group, list[Told], int]]:
+def account(done: Iterable[Ran], tally: Tally) -> Iterator[Ran]:
     """Count the outcomes of every group, and look for what no outcome may be; yield the groups again."""
     for group, told, ignored in done:
         tally.cases += 1
@@ -182,7 +196,8 @@ def _check(group: Group, told: Told, tally: Tally) -> None:
     error = told.error or ""
     if (told.status in ("failed", "left_out")) != bool(told.reason and error):
         tally.find("unaccounted", group.number, group.mutations, f"{told.status} with reason {told.reason}: {error}")
-    if any(secret.decode() in error.lower() for secret in SECRETS) and told.reason != "uid_conflict":
+    secrets = NAMES if told.reason in _MEASURES or told.reason == "uid_conflict" else (*NAMES, *NUMBERS)
+    if any(secret.decode() in error.lower() for secret in secrets):
         tally.find("leak", group.number, group.mutations, error)
     if "\n" in error or "Traceback" in error:
         tally.find("traceback", group.number, group.mutations, error)

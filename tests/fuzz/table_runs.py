@@ -48,7 +48,7 @@ def fuzz_tables(format: str, seed: int, numbers: range, place: Path, tally: Tall
         except DiedError as error:
             case, _ = left.pop(0)
             tally.cases += 1
-            kind = "hung" if "hangs" in str(error) or "nothing" in str(error) else "parent crashed"
+            kind = "hung" if str(error).startswith(("hangs", "says nothing")) else "parent crashed"
             tally.find(kind, case.number, case.mutations, str(error))
         finally:
             victim.kill()
