@@ -97,6 +97,7 @@ def test_a_run_goes_on_and_parts_add_up(tmp_path: Path):
     (one,), (other,) = (json.loads(Path(file).read_text())["formats"] for file in (first, both))
     assert one["cases"] == other["cases"] == 40
     assert one["mutations"] == other["mutations"]
+    assert "chunks" not in json.loads(Path(both).read_text())  # a whole run is not gone on with
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import machine_card
 from mcr_infer.durable import replace_file
+from tests.fuzz import dcmtk
 from tests.fuzz.archive_runs import fuzz_archives
 from tests.fuzz.embedding import memory
 from tests.fuzz.picture_runs import fuzz_pictures
@@ -49,34 +51,15 @@ def main() -> None:
     """Run what was asked for."""
     options = _options()
     if options.merge:
-        documents = [json.loads(path.read_text()) for path in options.merge]
-        _write(
-            options.out,
-            {**documents[0], "formats": merged(one for document in documents for one in document["formats"])},
-        )
+        _write(options.out, _added_up([json.loads(path.read_text()) for path in options.merge]))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies in memory is removed
-    begun = time.monotonic()
     known = _known(options)
     with tempfile.TemporaryDirectory(prefix="mcr-fuzz-", dir=memory()) as place:
         os.environ["XDG_CACHE_HOME"] = f"{place}/cache"  # nothing of these runs goes into this user's cache
-        for format in options.only:
-            fuzz, count, size = FORMATS[format]
-            size = min(size, options.chunk or size)
-            numbers = range(options.first, options.first + (options.count or count))
-            share, shares = options.part
-            for chunk, start in enumerate(numbers[::size]):
-                if chunk % shares != share or [format, start] in known["chunks"]:
-                    continue
-                if options.seconds is not None and time.monotonic() - begun > options.seconds:
-                    break
-                tally, then = Tally(format), time.monotonic()
-                fuzz(options.seed, range(start, min(start + size, numbers.stop)), Path(place), tally)
-                tally.seconds = time.monotonic() - then
-                known["chunks"].append([format, start])
-                known["formats"] = merged([*known["formats"], tally.values()])
-                _tell(tally, start)
-                _write(options.out, known)
+        ended = _run_all(options, known, Path(place))
+    if ended and options.part == (0, 1):
+        del known["chunks"]  # whole: the next run begins anew
     _write(options.out, known)
     summary = {
         one["format"]: {"cases": one["cases"], **{k: n for k, n in one["findings"].items() if n}}
@@ -84,6 +67,40 @@ def main() -> None:
     }
     print(json.dumps(summary))
     sys.exit(1 if any(sum(one["findings"].values()) for one in known["formats"]) else 0)
+
+
+def _run_all(options: argparse.Namespace, known: dict[str, Any], place: Path) -> bool:
+    """Run every chunk that is asked for and not known; True unless the time was over before that."""
+    begun = time.monotonic()
+    for format in options.only:
+        fuzz, count, size = FORMATS[format]
+        size = min(size, options.chunk or size)
+        numbers = range(options.first, options.first + (options.count or count))
+        share, shares = options.part
+        for chunk, start in enumerate(numbers[::size]):
+            stop = min(start + size, numbers.stop)
+            if chunk % shares != share or any(
+                name == format and first < stop and start < last for name, first, last in known["chunks"]
+            ):
+                continue
+            if options.seconds is not None and time.monotonic() - begun > options.seconds:
+                return False
+            tally, then = Tally(format), time.monotonic()
+            fuzz(options.seed, range(start, stop), place, tally)
+            tally.seconds = time.monotonic() - then
+            known["chunks"].append([format, start, stop])
+            known["formats"] = merged([*known["formats"], tally.values()])
+            _tell(tally, start)
+            _write(options.out, known)
+    return True
+
+
+def _added_up(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of several parts of one run as that of the whole."""
+    first = {name: value for name, value in documents[0].items() if name != "chunks"}
+    if any(document["seed"] != first["seed"] for document in documents):
+        sys.exit("the results are of different seeds: numbers of cases would mean several cases")
+    return {**first, "formats": merged(one for document in documents for one in document["formats"])}
 
 
 def _options() -> argparse.Namespace:
@@ -111,13 +128,16 @@ def _part(text: str) -> tuple[int, int]:
     return int(share) - 1, int(shares)
 
 
-def _known(options: argparse.Namespace) -> dict[str, list[object]]:
-    """Return the result so far: that of the file where its run was of the same seed."""
+def _known(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the result so far: that of the file, where a run of the same seed was ended before its end."""
     if options.out is not None and options.out.exists():
-        known = json.loads(options.out.read_text())
+        known: dict[str, Any] = json.loads(options.out.read_text())
         if known.get("seed") == options.seed and "chunks" in known:
-            return known  # type: ignore[no-any-return]
-    return {"benchmark": "fuzz", "seed": options.seed, "formats": [], "chunks": [], "machine": machine_card()}  # type: ignore[dict-item]
+            return known
+    return {
+        "benchmark": "fuzz", "seed": options.seed, "formats": [], "chunks": [], "dcmtk": dcmtk.version(),
+        "machine": machine_card(),
+    }  # fmt: skip
 
 
 def _tell(tally: Tally, start: int) -> None:

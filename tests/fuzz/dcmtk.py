@@ -20,10 +20,22 @@ _JPEG = "1.2.840.10008.1.2.4."
 _LOSSY = (_JPEG + "50", _JPEG + "51")
 _WORDS = re.compile(r"truncated|corrupt|premature|bogus|unsupported|error|warn|E:|W:", re.IGNORECASE)
 
+_BESIDE = re.compile(r"bytes|UID|Patient Orientation|FOR PROCESSING|transfer syntax|Spacing|AspectRatio")
+"""Notes that say nothing about grey levels, and so excuse no difference."""
+
 
 def available() -> bool:
     """True where dcmtk's three renderers are installed."""
     return all(shutil.which(f"dc{kind}2pnm") for kind in ("m", "mj", "ml"))
+
+
+def version() -> str | None:
+    """Return the version of dcmtk, None where it is not installed."""
+    if not available():
+        return None
+    done = subprocess.run(["dcm2pnm", "--version"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r"v(\d+\.\d+\.\d+)", done.stdout)
+    return found.group(1) if found else "unknown"
 
 
 def compare(file: Path) -> tuple[str, str]:
@@ -73,7 +85,7 @@ def compare(file: Path) -> tuple[str, str]:
         return ("equal but for the loss of JPEG" if float(apart.mean()) <= 3.0 else "damaged JPEG with loss"), ""
     words = f"{radiograph.intensity}, up to {worst:.1f} levels, {np.mean(apart > 1.01):.3f} of the pixels"
     words += f"; notes {radiograph.notes}; dcmtk says {done.stderr.decode(errors='replace')[:300]!r}"
-    if radiograph.notes:
+    if any(not _BESIDE.search(note) for note in radiograph.notes):
         return "noted", words
     if any(
         element.tag in ATTRIBUTES and element.VR not in dictionary_VR(element.tag).split(" or ") for element in header
