@@ -101,7 +101,7 @@ def _rounding(header: pydicom.Dataset, radiograph: Radiograph) -> float:
     slope, intercept, width = (_number(header, name) for name in ("RescaleSlope", "RescaleIntercept", "WindowWidth"))
     if slope.is_integer() and intercept.is_integer():
         return 0.0
-    return 1.01 * 255 / max(width if radiograph.intensity == "window" else 256.0, 1.0)
+    return 1.01 * 255 / max(width if radiograph.intensity == "window" else 64.0, 1.0)
 
 
 def _number(header: pydicom.Dataset, name: str) -> float:
