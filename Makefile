@@ -45,7 +45,7 @@ nightly: $(DEV)/.installed
 faults: $(DEV)/.installed
 	$(DEV)/bin/python -m benchmarks.faults --out benchmarks/results/faults.json
 
-# Mutated files of every format through real runs: 104,000 images and 26,000 of the rest. Two hours of a core; a run that was
+# Mutated files of every format through real runs: 104,000 images and 26,000 of the rest. Half an hour when idle; a run that was
 # ended goes on where it was. FUZZ="--part 1/2 --out a.json" and FUZZ="--part 2/2 --out b.json" share it between two processes,
 # and FUZZ="--merge a.json b.json --out benchmarks/results/fuzz.json" adds their results up.
 fuzz: $(DEV)/.installed
