@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from codestreams import ENCAPSULATED, JPEG, frame_of
 from dicoms import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, IN_12_BITS, RLE, write
 from mcr_infer import phantom
 from mcr_infer.errors import BrokenImageError, ImageError
@@ -17,10 +18,8 @@ from mcr_infer.images import read_image
 from mcr_infer.images.decode import TRANSFER_SYNTAXES
 from mcr_infer.images.run_length import _unpack_segment
 
-JPEG = "1.2.840.10008.1.2.4."
 IN_8_BITS = {"WindowCenter": "128", "WindowWidth": "256"}
 STORED = np.ascontiguousarray(phantom.make(5, 200).stored[:180, :163])
-ENCAPSULATED = "1.2.840.10008.1.2.1.98"
 
 LEVELS_OFF = {
     IMPLICIT: 0, EXPLICIT: 0, ENCAPSULATED: 0, DEFLATED: 0, BIG_ENDIAN: 0, RLE: 0,
@@ -28,34 +27,6 @@ LEVELS_OFF = {
     JPEG + "90": 0, JPEG + "91": 60, JPEG + "201": 0, JPEG + "202": 0, JPEG + "203": 30,
 }  # fmt: skip
 """By how many levels at most a pixel may be off, in the syntaxes with loss: .81 is made near-lossless by 3."""
-
-
-def frame_of(syntax: str, stored: np.ndarray) -> bytes | None:
-    """Compress one frame; None where the bytes are native."""
-    if syntax in (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN):
-        return None
-    if syntax == ENCAPSULATED:
-        return stored.tobytes()
-    codecs = pytest.importorskip("imagecodecs")
-    match syntax.removeprefix(JPEG):
-        case "50":
-            buffer = io.BytesIO()
-            Image.fromarray(stored).save(buffer, "JPEG", quality=98)
-            return buffer.getvalue()
-        case "51":
-            return bytes(codecs.jpeg8_encode(stored, level=98, bitspersample=12))
-        case "57" | "70" as code:
-            # .57 may choose any predictor, .70 the first one (PS3.5 A.4.1).
-            return bytes(
-                codecs.jpeg8_encode(stored, lossless=True, predictor=7 if code == "57" else 1, bitspersample=12)
-            )
-        case "80" | "81" as code:
-            return bytes(codecs.jpegls_encode(stored, level=3 if code == "81" else 0))
-        case "90" | "91" as code:
-            how = {"level": 0, "reversible": True} if code == "90" else {"level": 55, "reversible": False}
-            return bytes(codecs.jpeg2k_encode(stored, codecformat="J2K", bitspersample=12, **how))
-        case code:
-            return bytes(codecs.htj2k_encode(stored, reversible=code != "203"))
 
 
 def save(path: Path, syntax: str, **attributes: object) -> tuple[Path, np.ndarray]:
@@ -148,6 +119,28 @@ def test_loss_beyond_bits_stored_is_clipped_and_lies_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda frame: frame[:-2], "truncated"), (lambda frame: frame[: len(frame) // 2], "truncated"),
+        (lambda frame: frame[:1], "truncated"), (lambda frame: frame + bytes(2000), "corrupt"),
+        (lambda frame: frame * 2, "corrupt"),
+    ],
+)  # fmt: skip
+def test_an_uncompressed_frame_has_the_declared_size(tmp_path, change, reason):
+    file = write(tmp_path / "a.dcm", STORED, syntax=ENCAPSULATED, frame=change(STORED.tobytes()), **IN_12_BITS)
+    with pytest.raises(BrokenImageError) as caught:
+        read_image(file)
+    assert caught.value.reason == reason
+
+
+def test_padding_of_an_uncompressed_frame_is_noted(tmp_path):
+    file = write(tmp_path / "a.dcm", STORED, syntax=ENCAPSULATED, frame=STORED.tobytes() + bytes(512), **IN_12_BITS)
+    radiograph = read_image(file)
+    assert np.abs(radiograph.pixels * 4095 - STORED).max() <= 0.001
+    assert radiograph.notes == ("512 bytes of padding in the pixel data ignored",)
+
+
+@pytest.mark.parametrize(
     "segment",
     [
         b"\x03abcd", b"\x03abcd\x00", b"\xfdx", b"\xfdx\x80", b"\x80\x03abcd", b"\x01ab\xffc\x80\x80", b"\x03abcd\xff\xff",
@@ -166,3 +159,15 @@ def test_runs_are_judged_alike_with_and_without_imagecodecs(segment, tmp_path):
             return error.reason, str(error)
 
     assert outcome(run_length._unpack_fast) == outcome(_unpack_segment)
+
+
+@pytest.mark.parametrize("start", [0, 63, 65, 66, 128, 1000])
+def test_first_run_length_segment_follows_its_header(tmp_path, start):
+    """PS3.5 G.5: from any other offset the runs would be unpacked from their middle, to a picture that is none."""
+    file, _ = save(tmp_path / "a.dcm", RLE)
+    data = pydicom.dcmread(file)
+    (frame,) = pydicom.encaps.generate_frames(data.PixelData, number_of_frames=1)
+    data.PixelData = pydicom.encaps.encapsulate([frame[:4] + start.to_bytes(4, "little") + frame[8:]])
+    data.save_as(file)
+    with pytest.raises(BrokenImageError, match="header that does not fit"):
+        read_image(file)

@@ -103,6 +103,12 @@ def test_a_file_that_kills_its_decoder_twice_fails_alone(folder: Path):
         assert decoder.deaths == 2
 
 
+def test_exit_status_of_a_worker_is_told(folder: Path):
+    bad = codecs.write_command(folder / "bad.dcm", "leave")
+    with pool() as decoder, pytest.raises(BrokenImageError, match=r"died \(exit status 7\), twice"):
+        decoder.submit(source(bad)).result(timeout=60)
+
+
 def test_the_second_try_is_alone(folder: Path, tmp_path: Path):
     once = codecs.write_command(folder / "once.dcm", f"die-once {tmp_path / 'mark'}")
     slow = codecs.write_command(folder / "slow.dcm", "sleep")

@@ -177,3 +177,56 @@ def test_damaged_bytes_never_escape_as_anything_but_our_errors(file, syntax, cap
             assert 0 <= pixels.min() < pixels.max() <= 1
     assert outcomes & {"corrupt", "truncated", "missing_attribute", "modality"}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PhotometricInterpretation": "4711"}, "colour"), ({"PhotometricInterpretation": "MONOCHROME 4711"}, "corrupt"),
+        ({"Modality": "4711"}, "modality"), ({"Modality": "SURNAME"}, "modality"),
+        ({"Modality": None, "SOPClassUID": "4711"}, "modality"),
+    ],
+)  # fmt: skip
+def test_misplaced_identifiers_are_never_quoted(file, attributes, reason):
+    """What stands where a term or a UID must be can be the id or the name of a patient."""
+    write(file, picture(), **attributes)
+    with pytest.raises(ImageError) as caught:
+        read_dicom(file)
+    assert caught.value.reason == reason
+    assert not any(word in str(caught.value) for word in ("4711", "SURNAME"))
+
+
+def test_a_misplaced_identifier_is_no_transfer_syntax(file):
+    write(file, picture())
+    file.write_bytes(file.read_bytes().replace(EXPLICIT.encode() + b"\0", b"4711".ljust(len(EXPLICIT) + 1, b"\0")))
+    with pytest.raises(UnsupportedImageError, match="that is no UID") as caught:
+        read_dicom(file)
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rendering", ["voi", "minmax"])
+@pytest.mark.parametrize(
+    "rescale",
+    [
+        {"RescaleSlope": "1e308"}, {"RescaleSlope": "-1e308"}, {"RescaleSlope": "1e308", "RescaleIntercept": "-1e308"},
+        {"RescaleSlope": "8e304", "RescaleIntercept": "-1.7e308"}, {"RescaleIntercept": "1.7e308", "RescaleSlope": "1e305"},
+    ],
+)  # fmt: skip
+def test_a_rescale_that_overflows_is_refused(file, rescale, rendering):
+    """Pixels that are no numbers would end the whole run at the tower."""
+    write(file, picture(), **{"RescaleIntercept": "0", "RescaleSlope": "1", **rescale}, **IN_12_BITS)
+    with pytest.raises(BrokenImageError, match="overflows") as caught:
+        read_dicom(file, rendering=rendering)
+    assert caught.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("center", ["1e308", "-1e308", "0", "2048"])
+@pytest.mark.parametrize("width", ["1e308", "1e-300", "1", "2"])
+@pytest.mark.parametrize("slope", ["1", "1e304", "1e-300"])
+def test_pixels_are_numbers_whatever_the_window(file, function, center, width, slope):
+    values = {"WindowCenter": center, "WindowWidth": width, "RescaleSlope": slope, "RescaleIntercept": "0"}
+    write(file, picture(), VOILUTFunction=function, **values)
+    pixels = read_dicom(file).pixels
+    assert np.isfinite(pixels).all()
+    assert 0 <= pixels.min() < pixels.max() <= 1

@@ -193,32 +193,6 @@ def test_odd_times_of_zip_members_do_not_matter(tmp_path: Path, date: int, time:
     assert [source.open().read() for source in Sources([str(path)])] == [b"abc"]
 
 
-@pytest.mark.parametrize("size", [2**63, 2**64 - 1])
-def test_a_zip_member_of_any_claimed_size_is_one_failure(tmp_path: Path, size: int):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("1.dcm", b"abc")
-        archive.writestr("2.dcm", b"def")
-    content = path.read_bytes()
-    at = content.index(b"PK\x01\x02")
-    entry = bytearray(content[at : at + 46])
-    struct.pack_into("<L", entry, 24, 0xFFFFFFFF)
-    struct.pack_into("<H", entry, 30, 12)
-    extra = struct.pack("<2HQ", 1, 8, size)
-    name_end = at + 46 + len("1.dcm")
-    changed = content[:at] + entry + content[at + 46 : name_end] + extra + content[name_end:]
-    end = bytearray(changed[-22:])
-    struct.pack_into("<L", end, 12, struct.unpack_from("<L", end, 12)[0] + len(extra))
-    path.write_bytes(changed[:-22] + end)
-    first, second = list(Sources([str(path)]))
-    stamp = first.stamp()
-    assert stamp is not None
-    assert -(2**63) <= stamp.size < 2**63
-    with pytest.raises(ImageError, match=f"{size} bytes once unpacked"):
-        first.open()
-    assert second.open().read() == b"def"
-
-
 @pytest.mark.parametrize("name", ["a\0b.dcm", "a\x1b[2J.dcm", "a\nb.dcm", "\u202ea.dcm"])
 def test_odd_names_of_members_are_kept(tmp_path: Path, name: str):
     path = tmp_path / "a.tar"
@@ -227,3 +201,43 @@ def test_odd_names_of_members_are_kept(tmp_path: Path, name: str):
         member.size, member.pax_headers = 3, {"path": name}
         archive.addfile(member, io.BytesIO(b"abc"))
     assert [source.path for source in Sources([str(path)])] == [f"{path}/{name.replace(chr(0), '%00')}"]
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "offset", "reason"),
+    [
+        (2**63, 5, 0, "too_large"), (2**64 - 1, 2**64 - 1, 2**64 - 1, "too_large"), (5, 2**64 - 1, 0, "corrupt"),
+        (5, 5, 2**63, "corrupt"), (5, 5, 2**64 - 1, "corrupt"), (5, 5, 2**40, "corrupt"), (2**31, 5, 0, "too_large"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_zip64_member_are_bounded(tmp_path: Path, size: int, packed: int, offset: int, reason: str):
+    path = write_zip(tmp_path / "a.zip", {"1.dcm": b"12345", "2.dcm": b"12345"}, zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    directory, end = raw.index(b"PK\x01\x02"), raw.rindex(b"PK\x05\x06")
+    raw[directory + 20 : directory + 28] = b"\xff" * 8
+    raw[directory + 42 : directory + 46] = b"\xff" * 4
+    extra = struct.pack("<2H3Q", 1, 24, size, packed, offset)
+    raw[directory + 30 : directory + 32] = struct.pack("<H", len(extra))
+    raw[end + 12 : end + 16] = struct.pack("<L", struct.unpack_from("<L", raw, end + 12)[0] + len(extra))
+    raw[directory + 51 : directory + 51] = extra
+    path.write_bytes(raw)
+    assert read(Sources([str(path)], largest=1 << 30)) == {f"{path}/1.dcm": reason, f"{path}/2.dcm": b"12345"}
+    for source in Sources([str(path)], largest=1 << 30):
+        stamp = source.stamp()
+        assert stamp is None or stamp.size < 1 << 30  # what the index can keep
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "\u00e9" * 2500, "a/" * 3000 + "b", "\udcff" * 4097])
+def test_names_longer_than_a_path_are_failures(tmp_path: Path, name: str):
+    raw = name.encode("utf-8", "surrogateescape")
+    placeholder = "x" * len(raw)
+    path = write_zip(tmp_path / "a.zip", {placeholder: b"12345", "2.dcm": b"12345"})
+    path.write_bytes(path.read_bytes().replace(placeholder.encode(), raw))
+    shown = f"{path}/{name[:100]}..."
+    assert read(Sources([str(path)])) == {shown: "unreadable", f"{path}/2.dcm": b"12345"}
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as archive:
+        archive.addfile(member(name, 5), io.BytesIO(b"12345"))
+        archive.addfile(member("2.dcm", 5), io.BytesIO(b"12345"))
+    shown = f"{path}/{name[:100]}..."
+    assert read(Sources([str(path)])) == {shown: "unreadable", f"{path}/2.dcm": b"12345"}

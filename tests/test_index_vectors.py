@@ -1,5 +1,6 @@
 """The file of vectors: a checked snapshot that spares a cold search the store, and never changes what it finds."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from mcr_infer import digests
+from mcr_infer.errors import IndexCorruptError
 from mcr_infer.index import Index, Row, column_file, search
 from mcr_infer.index.store import Store
 from mcr_infer.index.vectors import SAVED_FROM
@@ -205,3 +207,23 @@ def test_the_digest_is_remembered_by_searches_and_never_by_a_writer(
         index.save_snapshots()
     # What is published again under a new digest was read.
     assert sorted(name.split("-")[0] for name in hashed) == ["facts", "vectors"]
+
+
+@pytest.mark.parametrize("label", [-1, 0, 10**6, 2**62])
+@pytest.mark.parametrize("distinct", [("study",), ()])
+def test_labels_of_no_row_are_an_error(folder: Path, label: int, distinct: tuple[str, ...]):
+    """A file whose digest matches can still name rows that there are not: whoever wrote it can compute digests, too."""
+    path = vector_file(folder)
+    content = bytearray(path.read_bytes())
+    content[8 * (COUNT - 1) : 8 * COUNT] = label.to_bytes(8, "little", signed=True)
+    manifest = json.loads((folder / "index.json").read_text())
+    saved = manifest["kinds"]["image"]["vectors"]
+    old, saved["sha256"] = saved["sha256"], hashlib.sha256(content).hexdigest()
+    del manifest["digest"]
+    manifest["digest"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "index.json").write_text(json.dumps(manifest))
+    path.unlink()
+    path.with_name(path.name.replace(old[:16], saved["sha256"][:16])).write_bytes(content)
+    query = units(COUNT, seed=1)[COUNT - 1 :]  # nearest to the row whose label is wrong
+    with read(folder) as index, pytest.raises(IndexCorruptError):
+        search(index, query, kind="image", k=3, distinct=distinct)

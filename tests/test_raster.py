@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,42 @@ def test_other_formats_are_refused_in_words(tmp_path, kind):
     with pytest.raises(BrokenImageError, match="besides DICOM, PNG and JPEG are read") as caught:
         read_image(path)
     assert caught.value.reason == "not_dicom"
+
+
+def png_chunks(path: Path, change: Callable[[bytes, bytes], bytes]) -> None:
+    """Change the content of every chunk of a PNG, with the right length and CRC."""
+    data, here, out = path.read_bytes(), 8, path.read_bytes()[:8]
+    while here < len(data):
+        (length,) = struct.unpack_from(">L", data, here)
+        kind, content = data[here + 4 : here + 8], data[here + 8 : here + 8 + length]
+        content = change(kind, content)
+        out += struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+        here += 12 + length
+    path.write_bytes(out)
+
+
+@pytest.mark.parametrize(("transparency", "reason"), [(b"\xff" * 300, "corrupt"), (b"\x00" * 300, "corrupt")])
+def test_a_palette_with_too_many_alphas_is_corrupt(tmp_path, transparency, reason):
+    file = save(tmp_path / "a.png", Image.fromarray(GREY).convert("P"), transparency=3)
+    png_chunks(file, lambda kind, content: transparency if kind == b"tRNS" else content)
+    with pytest.raises(BrokenImageError) as caught:
+        read_raster(file)
+    assert caught.value.reason == reason
+
+
+def test_damaged_exif_says_nothing_aloud(tmp_path):
+    """Python's warnings are errors in these tests."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # what is cut is behind it
+    for suffix, cut in ((".png", 1), (".png", 3), (".jpg", 1), (".jpg", 2)):
+        file = save(tmp_path / f"a{suffix}", Image.fromarray(GREY), exif=exif)
+        if suffix == ".png":
+            png_chunks(file, lambda kind, content, cut=cut: content[:-cut] if kind == b"eXIf" else content)
+        else:
+            data = file.read_bytes()
+            at = data.index(b"\xff\xe1") + 2
+            (length,) = struct.unpack_from(">H", data, at)
+            file.write_bytes(
+                data[:at] + struct.pack(">H", length - cut) + data[at + 2 : at + length - cut] + data[at + length :]
+            )
+        assert read_raster(file).pixels.shape == GREY.T.shape

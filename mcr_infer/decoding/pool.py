@@ -304,7 +304,7 @@ class DecodePool:
         message = worker.receive()
         if worker in self._starting:
             if message is None:
-                status = worker.end()
+                status = worker.end(itself=True)
                 self._starting.remove(worker)
                 raise DecodingError(
                     f"the process that decodes ends as soon as it begins ({_describe(status)}): see whether the memory "
@@ -354,7 +354,7 @@ class DecodePool:
         """End a worker for what its job did to it; the job gets a second chance, or fails."""
         job = self._busy.pop(worker)
         selector.unregister(worker)
-        status = worker.end()
+        status = worker.end(itself=not hung)
         self.deaths += 1
         if not job.again:
             job.again = True

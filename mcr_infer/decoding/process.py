@@ -1,5 +1,6 @@
 """One worker process as its pool sees it: started, given a job, read from, killed."""
 
+import contextlib
 import json
 import os
 import socket
@@ -23,6 +24,10 @@ _ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_T
 _KEPT_MEMORY = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(256 << 20))
 """glibc (mallopt(3)) keeps what a file needed for the next one. Given back after each array and taken anew, zeroed page by
 page, it costs two fifths of what decoding an uncompressed file takes."""
+
+
+_LAST_WORDS = 2.0
+"""Seconds that an interpreter takes at most to end after an exception."""
 
 
 class WorkerProcess:
@@ -89,8 +94,14 @@ class WorkerProcess:
             packet = b""
         return from_bytes(packet) if packet else None
 
-    def end(self) -> int:
-        """End it at once, whatever it is at: it keeps nothing. Return its exit status once it is gone."""
+    def end(self, *, itself: bool = False) -> int:
+        """End it at once, whatever it is at: it keeps nothing. Return its exit status once it is gone.
+
+        One that has closed its socket by `itself` is given a moment, so that its status says why it ended.
+        """
         self._peer.close()
+        if itself:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(_LAST_WORDS)
         self._process.kill()
         return self._process.wait()

@@ -15,6 +15,7 @@ from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.codestream import Codestream, describe_jpeg, describe_jpeg2000
 from mcr_infer.images.extra import imagecodecs_if_installed, require_imagecodecs
 from mcr_infer.images.layout import PixelFormat, Stored
+from mcr_infer.images.pixeldata import check_native_length
 from mcr_infer.images.quiet import quietly
 from mcr_infer.images.reduction import reduced_shape, spread_evenly
 from mcr_infer.images.run_length import unpack_runs
@@ -63,8 +64,11 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
         if syntax.run_length:
             return _unpack_native(unpack_runs(data, layout), layout)
         size, order = layout.bits_allocated // 8, ">" if syntax.big_endian else "<"
+        # Native pixel data were measured when they were read; an encapsulated frame (PS3.5 A.4.11) is as long as it likes.
+        notes = tuple(check_native_length(len(data), layout.byte_count))
         stored = np.frombuffer(data, dtype=f"{order}u{size}", count=layout.rows * layout.columns)
-        return _unpack_native(stored.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns), layout)
+        native = _unpack_native(stored.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns), layout)
+        return replace(native, notes=(*notes, *native.notes))
     if not data.rstrip(b"\x00\xff").endswith(b"\xff\xd9"):
         # Several codecs fill what is missing with zeros and report success.
         raise BrokenImageError(

@@ -340,7 +340,7 @@ def _describe_uid(uid: str) -> str:
     """Quote a UID with its name in PS3.6 table A-1, if it is one."""
     from pydicom.uid import UID
 
-    if not re.fullmatch(r"[0-9.]{1,64}", uid):
+    if len(uid) > 64 or not re.fullmatch(r"[0-9]+(\.[0-9]+)+", uid):  # without a dot it could be the id of a patient
         return "that is no UID"
     with quietly():
         name = UID(uid).name

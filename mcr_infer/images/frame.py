@@ -7,6 +7,13 @@ from mcr_infer.images.attributes import Attributes
 from mcr_infer.images.layout import PixelFormat
 from mcr_infer.images.rendering import Turn
 
+_COLOURS = frozenset({
+    "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420",
+    "YBR_ICT",
+    "YBR_RCT", "XYB", "MONOCHROME1", "MONOCHROME2",
+})  # fmt: skip
+"""The terms of Photometric Interpretation (PS3.3 C.7.6.3.1.2), which may be quoted; any other could be a misplaced id."""
+
 _WIDEST_ASPECT = 10.0
 """Pixels further from square than this are taken for a mistake."""
 
@@ -21,14 +28,15 @@ def require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelForm
             reason="missing_attribute",
         )
     if samples != 1 or not photometric.startswith("MONOCHROME"):
+        kind = photometric if photometric in _COLOURS else "unknown"
         raise UnsupportedImageError(
-            f"the image has {photometric} pixels of {samples:g} sample(s): only greyscale ones are read, "
+            f"the image has {kind} pixels of {samples:g} sample(s): only greyscale ones are read, "
             "MONOCHROME1 or MONOCHROME2 of 1 sample",
             reason="colour",
         )
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise BrokenImageError(
-            f"PhotometricInterpretation is {photometric}, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
+            "PhotometricInterpretation is none that exists, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
         )
     frames = int(attributes.number("NumberOfFrames", 1))
     if frames > 1:

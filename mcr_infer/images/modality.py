@@ -62,6 +62,5 @@ def require_radiograph(modality: str | None, sop_class: str | None, describe_uid
 def _describe(modality: str) -> str:
     if modality in _NAMES:
         return f"{modality} ({_NAMES[modality]})"
-    # A code string can be quoted; anything else in this place could be a misplaced name.
-    known = re.fullmatch(r"[A-Z0-9_ ]{1,16}", modality)
-    return f"modality {modality}" if known else "a modality that is no DICOM code"
+    # A retired code has two letters. Anything longer could be an id or a name that stands in the wrong place.
+    return f"modality {modality}" if re.fullmatch(r"[A-Z]{2}", modality) else "a modality that is no DICOM code"

@@ -79,7 +79,21 @@ def _read_element_header(file: BinaryIO, *, implicit: bool, little_endian: bool)
 
 
 def _read_native(file: BinaryIO, *, length: int, expected: int, swapped: bool) -> tuple[bytes, list[str]]:
-    held = min(length, _remaining(file))
+    notes = check_native_length(length, expected, held=min(length, _remaining(file)))
+    data = _read(file, length)
+    if swapped:
+        words = array("H", data[: length & ~1])
+        words.byteswap()
+        data = words.tobytes()
+    return data[:expected], notes
+
+
+def check_native_length(length: int, expected: int, *, held: int | None = None) -> list[str]:
+    """Return the notes on uncompressed pixel data of `length` bytes, `held` of which the file holds.
+
+    Raises `BrokenImageError` (`truncated`, `corrupt`) where they are not the `expected` bytes of the image with padding.
+    """
+    held = length if held is None else held
     if held < expected:
         raise BrokenImageError(
             f"the pixel data are too short: Rows, Columns and Bits Allocated need {expected} bytes, the file holds {held}; "
@@ -94,13 +108,7 @@ def _read_native(file: BinaryIO, *, length: int, expected: int, swapped: bool) -
             f"the pixel data are too long: Rows, Columns and Bits Allocated need {expected} bytes, the element has {length}",
             reason="corrupt",
         )
-    data = _read(file, length)
-    if swapped:
-        words = array("H", data[: length & ~1])
-        words.byteswap()
-        data = words.tobytes()
-    notes = [f"{surplus} bytes of padding in the pixel data ignored"] if surplus > 1 else []
-    return data[:expected], notes
+    return [f"{surplus} bytes of padding in the pixel data ignored"] if surplus > 1 else []
 
 
 def _read_fragments(file: BinaryIO, *, limit: int) -> bytes:

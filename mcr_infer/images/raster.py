@@ -23,6 +23,9 @@ from mcr_infer.images.selection import Selection
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Grey = NDArray[np.uint8] | NDArray[np.uint16]
+"""Grey levels [H, W]."""
+
 PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 _GREY_TOLERANCE = 8
@@ -56,10 +59,9 @@ def read_raster(
         data = file.read(8 * max_pixels + (1 << 20))
         if file.read(1):
             raise UnsupportedImageError(f"the file has more than {len(data)} bytes", reason="too_large")
-    image, whole, turned = _decode(data, max_pixels, reduce_to if preset != "minmax" else None)
+    grey, whole, turned = _decode(data, max_pixels, reduce_to if preset != "minmax" else None)
     notes = ["grey scale and orientation are not stated in the file: high taken for radiodense, and upright"]
     notes += ["turned by its EXIF orientation"] if turned else []
-    grey = _grey(image)
     reduction = 1 if turned else round(max(whole) / max(grey.shape))
     spacing = Spacing()
     if reduction > 1:
@@ -86,10 +88,10 @@ def read_raster(
     )
 
 
-def _decode(data: bytes, max_pixels: int, reduce_to: Room | None) -> tuple["Image", tuple[int, int], bool]:
-    """Decode and turn by EXIF; a picture that need not be turned is reduced where that is asked for.
+def _decode(data: bytes, max_pixels: int, reduce_to: Room | None) -> tuple[Grey, tuple[int, int], bool]:
+    """Decode, turn by EXIF and take the grey levels; a picture that need not be turned is reduced where that is asked for.
 
-    Return the image, the rows and columns that are stored, and whether it was turned.
+    Return the grey levels, the rows and columns that are stored, and whether the picture was turned.
     """
     from PIL import Image, ImageOps
 
@@ -111,7 +113,11 @@ def _decode(data: bytes, max_pixels: int, reduce_to: Room | None) -> tuple["Imag
             # Only Pillow's JPEG reader takes the hint; it keeps the channels, so that colour is still seen.
             image.draft(None, (image.width // factor, image.height // factor))
         image.load()
-        return (ImageOps.exif_transpose(image) if turned else image), whole, turned
+        if not turned:
+            return _grey(image), whole, False
+        with quietly():  # it reads the EXIF data once more
+            upright = ImageOps.exif_transpose(image)
+        return _grey(upright), whole, True
     except Image.DecompressionBombError as error:
         raise UnsupportedImageError(f"the image has more than {max_pixels} pixels", reason="too_large") from error
     except ImageError:
@@ -125,7 +131,7 @@ def _decode(data: bytes, max_pixels: int, reduce_to: Room | None) -> tuple["Imag
         raise BrokenImageError(f"the image cannot be decoded ({type(error).__name__})", reason="corrupt") from error
 
 
-def _grey(image: "Image") -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _grey(image: "Image") -> Grey:
     """Return grey levels [H, W] of 8 or 16 bits; raises `UnsupportedImageError` for colour, transparency or one bit."""
     if image.mode == "1":
         raise UnsupportedImageError("the image has one bit a pixel: 8 or 16 are read", reason="bit_depth")

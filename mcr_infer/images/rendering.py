@@ -124,12 +124,22 @@ def render(stored: Stored, rendering: Rendering, preset: Preset = "voi") -> Rend
     """Render stored values [H, W] of 8 or 16 bits to float32 [H, W] in [0, 1], high = radiodense.
 
     With `voi`, a VOI LUT or window that shows nothing of the picture gives way to percentiles, with a note. Raises
-    `BrokenImageError` (`no_contrast`) where all unpadded pixels have one value.
+    `BrokenImageError`: `no_contrast` where all unpadded pixels have one value, `corrupt` where the numbers of the header are
+    so large that no pixel has a value.
     """
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused, or clipped to black and white
+        return _render(stored, rendering, preset)
+
+
+def _render(stored: Stored, rendering: Rendering, preset: Preset) -> Rendered:
     if preset == "mimic_cxr_jpg":
         rendering = Rendering(inverted=rendering.inverted)  # all that the makers of the data set asked a header for
     histogram = Histogram(stored, rendering.padding)
     values = _modality_values(histogram.levels, rendering)
+    if not np.isfinite(values.max() - values.min()):
+        raise BrokenImageError(
+            "the modality transformation overflows: Rescale Slope and Rescale Intercept are too large", reason="corrupt"
+        )
     # Unpadded values in one straight line have their extremes at both ends, and nobody need count what lies between.
     straight = rendering.padding is None and rendering.modality_lut is None
     seen = values[[0, -1]] if straight else values[histogram.counts() > 0]

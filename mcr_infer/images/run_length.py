@@ -19,7 +19,8 @@ def unpack_runs(data: bytes, layout: PixelFormat) -> Stored:
     planes, count = layout.bits_allocated // 8, layout.rows * layout.columns
     header = np.frombuffer(data[:64].ljust(64, b"\0"), dtype="<u4").tolist()
     starts = [*header[1 : planes + 1], len(data)]
-    if header[0] != planes or starts[0] < 64 or starts != sorted(starts):
+    # The first segment stands right behind the header; one that is said to begin later would be decoded from its middle.
+    if header[0] != planes or starts[0] != 64 or starts != sorted(starts):
         raise BrokenImageError(
             f"the RLE data have a header that does not fit {planes} segment(s) in {len(data)} bytes", reason="corrupt"
         )

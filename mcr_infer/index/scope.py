@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.errors import QueryError
+from mcr_infer.errors import IndexCorruptError, QueryError
 from mcr_infer.index.facts import Facts, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in
 from mcr_infer.index.graph import Graph
@@ -166,7 +166,13 @@ class Scope:
         """Turn away what does not come into question, and what is not the first of its kind; from the graph or of all."""
         if self._facts is None:
             return found
-        places = np.searchsorted(self._facts.labels, found.labels)
+        known = self._facts.labels
+        places = np.searchsorted(known, found.labels)
+        if not np.array_equal(known[np.minimum(places, len(known) - 1)], found.labels):
+            raise IndexCorruptError(
+                f"index {self._index.folder}: the files beside the store hold rows that it does not; run "
+                f"`mcr-infer rebuild --index {self._index.folder}`"
+            )
         keep = np.ones(len(places), dtype=np.bool_) if self._allowed is None else self._allowed[places]
         places, found = places[keep], Candidates(found.labels[keep], found.scores[keep])
         for name in self._first_of:

@@ -1,5 +1,7 @@
 """Which names say clearly that something is no image, which are archives, and how a way inside an archive is written."""
 
+from mcr_infer.errors import BrokenImageError
+
 _NOT_IMAGES = frozenset({
     ".7z", ".avi", ".bat", ".bz2", ".cfg", ".css", ".csv", ".db", ".doc", ".docx", ".dll", ".exe", ".gz", ".h5",
     ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js", ".json", ".jsonl", ".log", ".lz4", ".md", ".mov", ".mp4",
@@ -11,6 +13,9 @@ _NOT_IMAGES = frozenset({
 """Extensions of something else. DICOM files have any name, or a UID with dots for one."""
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
+
+_LONGEST_NAME = 4096
+"""Bytes that the name of a member may have: as many as a path may have on Linux. A message to a worker holds it."""
 
 _UP = "%2E%2E"
 """How `..` is written inside an archive, where it leads nowhere: in a path it would name another file."""
@@ -55,6 +60,20 @@ def way_inside(name: str) -> str:
     """
     parts = [_UP if part == ".." else part for part in name.replace("\0", "%00").split("/") if part not in ("", ".")]
     return "/".join(parts)
+
+
+def check_length(way: str) -> str | None:
+    """Return the beginning of a name that is too long to be one, None for any other."""
+    return None if len(way.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME else way[:100] + "..."
+
+
+def name_too_long() -> BrokenImageError:
+    """Return the error for a member whose name is."""
+    return BrokenImageError(
+        f"the name of the member is longer than the {_LONGEST_NAME} bytes that a path may have: "
+        "pack it again under a shorter one",
+        reason="unreadable",
+    )
 
 
 def kind_of_no_member(way: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import BinaryIO, ClassVar, cast
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
 from mcr_infer.images.opening import open_image, unreadable
-from mcr_infer.sources.names import kind_of_no_member, way_inside
+from mcr_infer.sources.names import check_length, kind_of_no_member, name_too_long, way_inside
 from mcr_infer.sources.source import Failed, Json, Loaded, LocalSource, Source
 from mcr_infer.sources.xz import open_xz
 from mcr_infer.stamp import FileStamp
@@ -156,7 +156,9 @@ def _members(path: str, file: BinaryIO, largest: int, ignored: Counter[str]) -> 
                 ignored[kind] += 1
                 continue
             shown = f"{path}/{way}"
-            if member.issparse():
+            if (beginning := check_length(way)) is not None:
+                yield Failed(path=f"{path}/{beginning}", error=name_too_long())
+            elif member.issparse():
                 yield Failed(path=shown, error=UnsupportedImageError(
                     "the member is stored as a sparse file: pack it again without --sparse", reason="compression"
                 ))  # fmt: skip

@@ -16,8 +16,8 @@ from typing import BinaryIO, ClassVar
 
 from mcr_infer.errors import BrokenImageError, UnsupportedImageError
 from mcr_infer.images.opening import open_image, unreadable
-from mcr_infer.sources.names import kind_of_no_member, way_inside
-from mcr_infer.sources.source import Json, LocalSource, Source
+from mcr_infer.sources.names import check_length, kind_of_no_member, name_too_long, way_inside
+from mcr_infer.sources.source import Failed, Json, LocalSource, Source
 from mcr_infer.stamp import FileStamp
 
 _END = struct.Struct("<4s4H2LH")
@@ -54,8 +54,6 @@ class ZipMember(LocalSource):
     method: int
     """How it is compressed (APPNOTE 4.4.5)."""
     encrypted: bool
-    largest: int
-    """Bytes that a member may have once it is unpacked."""
 
     def stamp(self) -> FileStamp | None:
         """Return size and time as they were when the archive was opened."""
@@ -66,13 +64,13 @@ class ZipMember(LocalSource):
         return {
             "kind": self.kind, "path": self.path, "archive": self.archive, "mtime_ns": self.mtime_ns,
             "ctime_ns": self.ctime_ns, "header_offset": self.header_offset, "packed_size": self.packed_size,
-            "size": self.size, "crc": self.crc, "method": self.method, "encrypted": self.encrypted, "largest": self.largest,
+            "size": self.size, "crc": self.crc, "method": self.method, "encrypted": self.encrypted,
         }  # fmt: skip
 
     def open(self) -> BinaryIO:
         """Unpack the member and check its CRC-32.
 
-        Raises `UnsupportedImageError` (`encrypted`, `compression`, `too_large`) or `BrokenImageError`.
+        Raises `UnsupportedImageError` (`encrypted`, `compression`) or `BrokenImageError`.
         """
         if self.encrypted:
             raise UnsupportedImageError(
@@ -84,8 +82,6 @@ class ZipMember(LocalSource):
                 "pack it again",
                 reason="compression",
             )
-        if self.size > self.largest:
-            raise too_large(self.size, self.largest)
         if self.size == 0:
             raise BrokenImageError("the member is empty (0 bytes)", reason="empty_file")
         with open_image(self.archive) as file:
@@ -105,10 +101,7 @@ class ZipMember(LocalSource):
         file.seek(self.header_offset)
         head = file.read(_LOCAL.size)
         if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
-            raise BrokenImageError(
-                "the member is not where its archive says: the archive is damaged, or changed meanwhile",
-                reason="corrupt",
-            )
+            raise _misplaced()
         *_, name_length, extra_length = _LOCAL.unpack(head)
         file.seek(name_length + extra_length, os.SEEK_CUR)
         if self.method == _STORED:
@@ -129,6 +122,12 @@ class ZipMember(LocalSource):
         return bytes(out)
 
 
+def _misplaced() -> BrokenImageError:
+    return BrokenImageError(
+        "the member is not where its archive says: the archive is damaged, or changed meanwhile", reason="corrupt"
+    )
+
+
 def too_large(size: int, largest: int) -> UnsupportedImageError:
     """Return the error for something that would take more memory than was allowed."""
     return UnsupportedImageError(f"{size} bytes once unpacked: at most {largest} are read", reason="too_large")
@@ -142,7 +141,6 @@ def read_zip(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
     """
     with open_image(path) as file:
         try:
-            status = os.fstat(file.fileno())
             for entry in _entries(file):
                 if entry.name.endswith("/"):
                     continue
@@ -151,13 +149,25 @@ def read_zip(path: str, *, largest: int, ignored: Counter[str]) -> Iterator[Sour
                 if kind is not None:
                     ignored[kind] += 1
                     continue
-                yield ZipMember(
-                    path=f"{path}/{way}", archive=path, mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns,
-                    header_offset=entry.header_offset, packed_size=entry.packed_size, size=entry.size, crc=entry.crc,
-                    method=entry.method, encrypted=entry.encrypted, largest=largest,
-                )  # fmt: skip
+                yield _member(path, way, entry, archive=os.fstat(file.fileno()), largest=largest)
         except OSError as error:
             raise unreadable(error) from error
+
+
+def _member(path: str, way: str, entry: "_Entry", *, archive: os.stat_result, largest: int) -> Source:
+    """Return a member as a source, or as a failure where what its archive says of it cannot be."""
+    if (beginning := check_length(way)) is not None:
+        return Failed(path=f"{path}/{beginning}", error=name_too_long())
+    if entry.size > largest:
+        return Failed(path=f"{path}/{way}", error=too_large(entry.size, largest))
+    if entry.header_offset + entry.packed_size > archive.st_size:
+        # Here and not when it is opened: such numbers can be larger than files, databases and memory know.
+        return Failed(path=f"{path}/{way}", error=_misplaced())
+    return ZipMember(
+        path=f"{path}/{way}", archive=path, mtime_ns=archive.st_mtime_ns, ctime_ns=archive.st_ctime_ns,
+        header_offset=entry.header_offset, packed_size=entry.packed_size, size=entry.size, crc=entry.crc,
+        method=entry.method, encrypted=entry.encrypted,
+    )  # fmt: skip
 
 
 def zip_holds(path: str, way: str, *, most_bytes: int) -> bool:
