@@ -122,6 +122,17 @@ def _without_lobe(label: str) -> str:
     return str(_parse(label)._replace(lobe=""))
 
 
+def note_kind_columns(header: Sequence[str]) -> str | None:
+    """Say that a table without a column of labels has one column a finding instead, as CheXpert's tables do."""
+    kinds = [name for name in header if _parse(name).kind in KINDS]
+    if len(kinds) < 2:
+        return None
+    return (
+        f"the columns {', '.join(kinds)} look like one finding each and are not read: list the findings that are present "
+        "in one column of labels"
+    )
+
+
 def read_label_column(
     cells: Mapping[str, int], *, where: str, separator: str | None = None
 ) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mcr_infer.errors import ConfigError, ReportError
-from mcr_infer.finding_labels import read_label_column
+from mcr_infer.finding_labels import note_kind_columns, read_label_column
 
 COLUMNS = {
     "image": ("image", "file"), "report": ("report",), "patient": ("patient",), "findings": ("findings",),
@@ -78,6 +78,8 @@ def read_pairs(
             )
     places = {role: header.index(name) for role, name in found.items() if name is not None}
     numbered, notes = _take_split(path, numbered, places.get("split"), split)
+    if "findings" not in places and (note := note_kind_columns(header)):
+        notes.append(f"{path.name}: {note}")
     findings = _read_findings(path, numbered, places.get("findings"), label_separator, notes)
     pairs = [_pair(path, number, row, places, labels) for (number, row), labels in zip(numbered, findings, strict=True)]
     absent = [

@@ -102,3 +102,9 @@ def test_blank_is_unlabelled_beside_no_finding(tmp_path: Path):
     pairs, notes = read_pairs(write(tmp_path, "image,report,findings\na.png,x,No Finding\nb.png,y,\n"))
     assert [pair.findings for pair in pairs] == ["", None]
     assert notes == ["pairs.csv: 1 blank cells of findings are not labelled, since others say that there is no finding"]
+
+
+def test_columns_of_one_finding_each_are_noted(tmp_path: Path):
+    path = write(tmp_path, "image,report,Edema,Pleural Effusion,No Finding\na.png,x,1,0,\nb.png,y,-1,1,\n")
+    _, (note,) = read_pairs(path)
+    assert note.startswith("pairs.csv: the columns Edema, Pleural Effusion look like one finding each and are not read")

@@ -167,7 +167,7 @@ def _require_trainable(config: Config, surveyed: Surveyed) -> None:
     if config.loss.positives == "findings" and all(labels is None for labels in training.labels):
         raise ConfigError(
             'loss.positives is "findings" and no training pair has labels: set it to "report", or give the table '
-            f"of labels (MIMIC: chexpert or negbio; a table: data.radiographs.labels_column){details}"
+            f"of labels (MIMIC: chexpert or negbio; a table: data.radiographs.findings_column){details}"
         )
 
 
