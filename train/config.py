@@ -334,6 +334,8 @@ class Run:
     """Groups by length in which the reports of a batch are read: less padding; worth it on a CPU."""
     device: Literal["cpu", "cuda"] = "cpu"
     """`cuda` under torchrun means the GPU of the process's local rank."""
+    init_from: str | None = None
+    """A run of the same architecture whose weights, and tokenizer, this one starts with; None = none."""
     workers: int = 1
     """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: int = 10
