@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.finding_labels import (
@@ -41,6 +43,17 @@ def test_joined_labels_are_counted_alike(write):
         ("atelectasis", "effusion"), (), ("effusion",), ("effusion", "infiltration", "pleural thickening"),
         ("effusion", "zebra sign"), ("zebra sign",), ("cardiomegaly",),
     ]  # fmt: skip
+
+
+@given(
+    sets=st.lists(st.sets(st.sampled_from(sorted(KINDS)), min_size=1, max_size=4), min_size=1, max_size=8),
+    separator=st.sampled_from([";", "|", ",", ", ", "\n", " | "]),
+    side=st.sampled_from(["", "left ", "Bilateral ", "RIGHT-SIDED "]),
+)
+def test_any_sets_of_known_kinds_are_read(sets: list[set[str]], separator: str, side: str):
+    plain = side.lower().replace("-sided", "")
+    read_sets = read(*(separator.join(side + kind for kind in sorted(kinds)) for kinds in sets))
+    assert read_sets == [tuple(sorted(plain + kind for kind in kinds)) for kinds in sets]
 
 
 @pytest.mark.parametrize(

@@ -189,14 +189,30 @@ def start_model(source: Path, config: Config) -> MCR:
     return _load(source, former, config)
 
 
+def bare_model(run: Path, config: Config) -> MCR:
+    """Make the model of a run that has a checkpoint, without its weights and without what it was pretrained on."""
+    pretrained = config.model.text.pretrained is not None
+    return MCR(config, fill=False, text_settings=_text_settings(run) if pretrained else None)
+
+
+def _text_settings(run: Path) -> BertConfig:
+    """Read the shape of a pretrained text tower; raises `ConfigError`."""
+    try:
+        return BertConfig.from_json_file(run / TEXT_TOWER)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"the checkpoint in {run} is damaged: {TEXT_TOWER} cannot be read ({type(exc).__name__}: {exc}); put it back "
+            "from a copy, or copy config.json of the pretrained tower there"
+        ) from exc
+
+
 def _load(run: Path, former: Config, config: Config) -> MCR:
     """Load the weights of a run, made with one configuration, into the model of another."""
     path = run / MODEL
     if not path.exists():
         raise ConfigError(f"{run} holds no {MODEL}: the run has not saved a checkpoint yet")
-    pretrained = former.model.text.pretrained is not None
+    settings = _text_settings(run) if former.model.text.pretrained is not None else None
     try:
-        settings = BertConfig.from_json_file(run / TEXT_TOWER) if pretrained else None
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
         raise ConfigError(

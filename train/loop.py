@@ -50,8 +50,12 @@ def _train(
     # ---- Model and optimisers: first, so that a mistake in them does not wait for hours of decoding -----------------
     require_even_shares(config.optim.batch_size, size=world.size)
     starts = not (run / checkpoint.STATE).exists()
-    source = config.run.init_from if starts else run
-    learner, average = make_learner(config, world, init_from=None if source is None else Path(source))
+    model = None
+    if not starts:
+        model = checkpoint.bare_model(run, config)
+    elif config.run.init_from is not None:
+        model = checkpoint.start_model(Path(config.run.init_from), config)
+    learner, average = make_learner(config, world, model=model)
 
     # ---- The pairs and the tokenizer: made by the first process, found by the others --------------------------------
     # The configuration is written once the pairs are known to be good: until then it may change as the survey advises.
@@ -131,10 +135,10 @@ def _compare_threads(learner: Learner, batch: Batch, config: Config, step: int) 
     return advise_threads(compare_threads(lambda: measure_gradients(learner, batch, config, step)))
 
 
-def make_learner(config: Config, world: World, *, init_from: Path | None = None) -> tuple[Learner, Average | None]:
-    """Make the model of a configuration, untrained or with the weights of a run, with all that trains it."""
+def make_learner(config: Config, world: World, *, model: MCR | None = None) -> tuple[Learner, Average | None]:
+    """Make all that trains a model; without one, the untrained model of the configuration, too."""
     torch.manual_seed(config.run.seed)
-    model = (MCR(config) if init_from is None else checkpoint.start_model(init_from, config)).to(world.device)
+    model = (MCR(config) if model is None else model).to(world.device)
     if config.run.attention == "plain":
         model.use_plain_attention()
     if config.run.gradient_checkpointing:
