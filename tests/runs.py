@@ -11,7 +11,6 @@ from train import checkpoint
 from train import config as cfg
 from train.loop import train
 
-
 CLOCKED = {"time", "seconds", "waited", "pairs_per_second", "seconds_left"}
 """What lines of a log have from the clock."""
 
