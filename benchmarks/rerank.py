@@ -33,8 +33,8 @@ from benchmarks.language import FIRST_SEED, TOP, capped_precision, read_paraphra
 from benchmarks.machine import machine_card
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
 from mcr_infer.errors import McrError
+from mcr_infer.finding_labels import finding_set_key
 from mcr_infer.local import Local
-from mcr_infer.pairs import finding_set_key
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.phantom.language import describe
 from mcr_infer.rerank import DEPTH, LATE_WEIGHT, TAU, late_interaction

@@ -24,8 +24,8 @@ from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import ConfigError, McrError
+from mcr_infer.finding_labels import finding_labels_match
 from mcr_infer.labels import EncodeText
-from mcr_infer.pairs import finding_labels_match
 from mcr_infer.phantom import FIRST_TRAINING_SEED
 from mcr_infer.phantom.findings import KINDS
 

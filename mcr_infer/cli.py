@@ -24,12 +24,17 @@ from mcr_infer.options import (
     BundleOption,
     Device,
     DeviceOption,
+    FindingsColumnOption,
+    ImageColumnOption,
     IndexOption,
     JsonOption,
+    PatientColumnOption,
     PrecisionName,
     PrecisionOption,
     PseudonymiseOption,
+    ReportColumnOption,
     SecretOption,
+    SplitColumnOption,
 )  # fmt: skip
 from mcr_infer.output import printable, run
 from mcr_infer.pseudonym_command import pseudonym
@@ -159,8 +164,18 @@ def demo(
 @app.command()
 def evaluate(
     pairs: Annotated[
-        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings.")
+        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings, split.")
     ],
+    image_column: ImageColumnOption = None,
+    report_column: ReportColumnOption = None,
+    patient_column: PatientColumnOption = None,
+    findings_column: FindingsColumnOption = None,
+    split_column: SplitColumnOption = None,
+    split: Annotated[str | None, typer.Option("--split", help="Evaluate the rows of this split alone.")] = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option("--label-separator", help="What separates findings in a cell, where the column leaves it open."),
+    ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
@@ -176,7 +191,18 @@ def evaluate(
 
     chosen = workspace.open_bundle(bundle)
     budget = chosen.patch_budget(patch_budget)
-    each = read_pairs(pairs)
+    named = {
+        "image": image_column, "report": report_column, "patient": patient_column, "findings": findings_column,
+        "split": split_column,
+    }  # fmt: skip
+    each, notes = read_pairs(
+        pairs,
+        columns={role: name for role, name in named.items() if name is not None},
+        label_separator=label_separator,
+        split=split,
+    )
+    for sentence in notes:
+        console.note(sentence)
     texts = TextEncoder(chosen, device=device, precision=precision)
     images, reports = pipeline.embed_pairs(
         each,

@@ -18,6 +18,7 @@ import numpy as np
 
 from mcr_infer import metrics
 from mcr_infer.errors import ConfigError
+from mcr_infer.finding_labels import finding_set_key
 from mcr_infer.labels import (
     ClassFigures,
     EncodeText,
@@ -29,7 +30,7 @@ from mcr_infer.labels import (
     label_lines,
 )
 from mcr_infer.metrics import KS, RESAMPLES, Integers, Interval
-from mcr_infer.pairs import Pair, finding_set_key
+from mcr_infer.pairs import Pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,10 +307,7 @@ def _retrieval_lines(evaluation: Evaluation) -> list[str]:
     for one in evaluation.protocols:
         name = f"{one.name} ({one.classes}, {one.average})"
         for way, figures in (("image → report", one.image_to_report), ("report → image", one.report_to_image)):
-            recalls = [
-                f"{100 * r.value:.1f} [{100 * r.low:.1f}, {100 * r.high:.1f}] ({100 * r.chance:.1f})"
-                for r in figures.recall.values()
-            ]
+            recalls = [f"{r.text()} ({100 * r.chance:.1f})" for r in figures.recall.values()]
             rank = f"{figures.median_rank} ({figures.chance_median_rank})"
             rsum = f"{one.rsum:.1f} ({one.chance_rsum:.1f})"
             lines.append(f"| {' | '.join([name, way, str(figures.gallery), *recalls, rank, rsum])} |")

@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer import metrics
+from mcr_infer.finding_labels import finding_labels_match, query_labels, split_findings
 from mcr_infer.metrics import KS, RESAMPLES, Bools, Floats, Integers, Interval
-from mcr_infer.pairs import finding_labels_match, query_labels, split_findings
 
 Vectors = NDArray[np.float32]
 EncodeText = Callable[[Sequence[str]], Vectors]
 
 CLASSES = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
 """The five findings of the CheXpert competition (Irvin et al., arXiv 1901.07031); `edema` is pulmonary edema, too."""
+
+TOO_FEW = f"no interval, since fewer than {metrics.LEAST_FOR_INTERVAL} patients have the finding, or fewer lack it"
 
 PER_CLASS = 200
 CLASS_KS = (5, 10, 100)
@@ -62,6 +64,7 @@ class LabelFigures:
             "count": self.count,
             "base_rate": self.base_rate,
             "auroc": self.auroc.to_dict(),
+            "auroc_interval": "bootstrap by patient" if self.auroc.low is not None else TOO_FEW,
             "precision": {str(k): value for k, value in self.precision.items()},
             "average_precision": self.average_precision,
             "chance_average_precision": self.chance_average_precision,
@@ -224,11 +227,13 @@ def label_lines(labels: Sequence[LabelFigures]) -> list[str]:
             one.label,
             f"{one.positives} of {one.count}",
             f"{100 * one.base_rate:.1f}",
-            f"{one.auroc.value:.3f} [{one.auroc.low:.3f}, {one.auroc.high:.3f}]",
+            one.auroc.text(scale=1.0, digits=3),
             *(f"{100 * one.precision[k]:.0f}" for k in ks),
             f"{100 * one.average_precision:.1f} ({100 * one.chance_average_precision:.1f})",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if any(one.auroc.low is None for one in labels):
+        lines += ["", f"[too few]: {TOO_FEW}."]
     return lines
 
 
@@ -243,10 +248,7 @@ def class_lines(figures: ClassFigures) -> list[str]:
         f"|{'---|' * len(columns)}",
     ]
     for way, precision in (("image → report", figures.image_to_report), ("image → image", figures.image_to_image)):
-        cells = [
-            f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}] ({100 * one.chance:.1f})"
-            for one in precision.values()
-        ]
+        cells = [f"{one.text()} ({100 * one.chance:.1f})" for one in precision.values()]
         lines.append(f"| {' | '.join([way, str(figures.gallery), *cells])} |")
     if figures.prompt_to_image is not None:
         cells = [f"{100 * value:.1f} ({100 / len(figures.classes):.1f})" for value in figures.prompt_to_image.values()]

@@ -25,6 +25,10 @@ KS = (1, 5, 10)
 RESAMPLES = 1000
 """Bootstrap resamples behind an interval."""
 
+LEAST_FOR_INTERVAL = 5
+"""Patients with a finding, and without it, below which a bootstrap interval of its AUROC is left out: it would be narrow
+because hardly anything can be drawn, not because the figure is certain."""
+
 _CELLS = 2**23
 """Scores held at a time: 64 MiB with their masks, whatever the size of the gallery."""
 
@@ -34,13 +38,22 @@ class Interval:
     """A figure with its 95 % bootstrap interval and what a random ranking gets."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """None, both, where there are too few cases for an interval to mean anything."""
+
     chance: float
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """Return the four numbers."""
         return {"value": self.value, "low": self.low, "high": self.high, "chance": self.chance}
+
+    def text(self, *, scale: float = 100.0, digits: int = 1) -> str:
+        """Write the figure with its interval, in percent by default."""
+        value = f"{scale * self.value:.{digits}f}"
+        if self.low is None or self.high is None:
+            return f"{value} [too few]"
+        return f"{value} [{scale * self.low:.{digits}f}, {scale * self.high:.{digits}f}]"
 
 
 def first_hit_ranks(scores: NDArray[np.float32], relevant: Bools) -> Integers:
@@ -148,10 +161,16 @@ def auroc(scores: Floats, positive: Bools, weights: Floats | None = None) -> Flo
 
 
 def auroc_interval(scores: Floats, positive: Bools, groups: Integers, *, count: int, seed: int) -> Interval:
-    """AUROC with its 95 % bootstrap interval by group; resamples without one of the classes are left out."""
+    """AUROC with its 95 % bootstrap interval by group; resamples without one of the classes are left out.
+
+    Without an interval where positives or negatives come from fewer than `LEAST_FOR_INTERVAL` groups.
+    """
+    value = float(auroc(scores, positive)[0])
+    if min(len(np.unique(groups[positive])), len(np.unique(groups[~positive]))) < LEAST_FOR_INTERVAL:
+        return Interval(value=value, low=None, high=None, chance=0.5)
     drawn = np.concatenate([auroc(scores, positive, n[:, groups]) for n in resamples(groups, count=count, seed=seed)])
     low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return Interval(value=float(auroc(scores, positive)[0]), low=float(low), high=float(high), chance=0.5)
+    return Interval(value=value, low=float(low), high=float(high), chance=0.5)
 
 
 def ranked_relevance(scores: Floats, relevant: Bools) -> Bools:

@@ -87,6 +87,21 @@ BudgetOption = Annotated[
         "'recommended' is what the bundle names.",
     ),
 ]
+ImageColumnOption = Annotated[
+    str | None, typer.Option("--image-column", metavar="NAME", help="Column of image files, if not image or file.")
+]
+ReportColumnOption = Annotated[
+    str | None, typer.Option("--report-column", metavar="NAME", help="Column of report texts, if not report.")
+]
+PatientColumnOption = Annotated[
+    str | None, typer.Option("--patient-column", metavar="NAME", help="Column that names the patient, if not patient.")
+]
+FindingsColumnOption = Annotated[
+    str | None, typer.Option("--findings-column", metavar="NAME", help="Column of finding labels, if not findings.")
+]
+SplitColumnOption = Annotated[
+    str | None, typer.Option("--split-column", metavar="NAME", help="Column that names the split, if not split.")
+]
 SecretOption = Annotated[
     Path | None,
     typer.Option(

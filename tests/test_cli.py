@@ -257,3 +257,23 @@ def test_evaluate_prints_both_directions(phantom_folder: Path):
     table = run_cli("evaluate", phantom_folder / "truth.csv").stdout
     assert "R@10" in table
     assert "chance" in table
+
+
+def test_evaluate_counts_labels_however_joined(phantom_folder: Path, tmp_path: Path):
+    with (phantom_folder / "truth.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["Image Index", "Text", "Finding Labels", "fold"])
+        for row in rows:
+            labels = "|".join(row["findings"].title().split(";")) or "No Finding"
+            writer.writerow([phantom_folder / row["file"], row["report"], labels, "TEST"])
+    names = ("--image-column", "image index", "--report-column", "Text", "--findings-column", "Finding Labels")
+    (told,) = json_lines(
+        run_cli("evaluate", table, *names, "--split-column", "fold", "--split", "test", "--json").stdout
+    )
+    (truth,) = json_lines(run_cli("evaluate", phantom_folder / "truth.csv", "--json").stdout)
+    assert told == truth
+    done = run_cli("evaluate", phantom_folder / "truth.csv", "--findings-column", "report", code=1)
+    assert "row 2 holds a text, not labels" in " ".join(done.stderr.split())

@@ -44,9 +44,35 @@ def test_a_tie_costs_precision_and_is_half_a_win_for_auroc():
     assert edema.auroc.value == 0.5
     assert edema.precision == pytest.approx({1: 0.0, 2: 0.0, 3: 1 / 3})
     assert edema.average_precision == pytest.approx((1 / 3 + 2 / 4) / 2)
-    assert label_lines(figures)[2].startswith(
-        "| edema | 2 of 4 | 50.0 | 0.500 [0.500, 0.500] | 0 | 0 | 33 | 41.7 (68.1) |"
+    assert label_lines(figures)[2].startswith("| edema | 2 of 4 | 50.0 | 0.500 [too few] | 0 | 0 | 33 | 41.7 (68.1) |")
+
+
+@pytest.mark.parametrize(
+    ("positives", "patients", "interval"),
+    [(4, 12, False), (5, 12, True), (7, 12, True), (8, 12, False), (6, 3, False)],
+)
+def test_auroc_of_few_patients_has_no_interval(positives: int, patients: int, interval: bool):
+    rng = np.random.default_rng(0)
+    images = unit(rng.standard_normal((12, 2)).tolist())
+    findings = ["edema"] * positives + [""] * (12 - positives)
+    (edema,) = figures = evaluate_labels(
+        images,
+        findings,
+        lambda texts: unit([[-1, 0] if text.startswith("No ") else [1, 0] for text in texts]),
+        groups=np.arange(12) % patients,
+        resamples=20,
     )
+    facts = edema.to_dict()
+    assert (edema.auroc.low is not None, edema.auroc.high is not None) == (interval, interval)
+    assert facts["auroc_interval"] == (
+        "bootstrap by patient"
+        if interval
+        else "no interval, since fewer than 5 patients have the finding, or fewer lack it"
+    )
+    assert facts["auroc"]["low"] == edema.auroc.low
+    table = "\n".join(label_lines(figures))
+    assert ("[too few]: no interval, since fewer than 5 patients" in table) is not interval
+    assert (f"{edema.auroc.value:.3f} [too few]" in table) is not interval
 
 
 def test_exclusive_rows_hold_one_class_and_as_many_of_each():

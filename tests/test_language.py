@@ -321,8 +321,8 @@ def test_token_lengths(written):
 # ---- Held-out paraphrases -------------------------------------------------------------------------------------------
 # benchmarks/paraphrases.csv was written by hand, before the phrase tables and not from them: sentences that a radiologist
 # could type, and the labels that a right answer has, as in truth.csv, separated by `;`. A label names kind, side and lobe
-# as far as the sentence does, and is met by a finding that has all its words (`mcr_infer.pairs.finding_labels_match`). `!`
-# before a label: no finding has all its words. No label at all: a radiograph without findings.
+# as far as the sentence does, and is met by a finding that has all its words (`finding_labels_match`). `!` before a
+# label: no finding has all its words. No label at all: a radiograph without findings.
 
 
 def paraphrases() -> list[dict[str, str]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,24 +9,13 @@ from safetensors.torch import load_file
 
 from mcr_infer.bundle import WORDS
 from mcr_infer.errors import ConfigError
+from runs import Killed, copied, read_metrics, same_state, tiny, untimed
 from train import checkpoint
 from train import config as cfg
 from train.__main__ import main
 from train.loop import train
-
-
-def tiny(folder, **optim):
-    return cfg.Config(
-        model=cfg.Model(
-            image=cfg.ImageTower(image_size=32, patch_size=8, width=32, depth=1, heads=2),
-            text=cfg.TextTower(vocab_size=400, max_tokens=48, width=32, depth=1, heads=2, dropout=0.1),
-            space=cfg.CommonSpace(embedding_dim=16),
-            decoders=cfg.Decoders(image_width=16, image_heads=2, report_heads=2),
-        ),
-        optim=cfg.Optim(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, "unmasked_steps": 2} | optim),
-        data=cfg.Data(cache=str(folder), phantoms=cfg.Phantoms(size=48, train_count=50, validation_count=50)),
-        run=cfg.Run(workers=0, log_every=1, evaluate_every=3, checkpoint_every=3),
-    )
+from train.settings import dump_toml
+from trees import small_mimic
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +35,6 @@ def finished(cache, tmp_path_factory):
     with Path("/dev/null").open("w") as sink:
         train(tiny(cache), run, console=Console(file=sink))
     return run
-
-
-def read_metrics(run):
-    return [json.loads(line) for line in (run / checkpoint.METRICS).read_text().splitlines()]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("extra", [{}, {"optimizer": "muon", "ema_decay": 0.9, "micro_batch": 3}], ids=["adamw", "all"])
@@ -80,14 +62,8 @@ def test_a_killed_run_goes_on_bit_for_bit(cache, finished, extra, tmp_path, cons
     assert load_file(run / checkpoint.STATE).keys() >= {"model/logit_scale", "exp_avg/logit_scale", "step/logit_scale"}
     train(tiny(cache, **extra), run, console=console)
 
-    straight, resumed = (load_file(path / checkpoint.STATE) for path in (finished, run))
-    assert straight.keys() == resumed.keys()
-    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    lines = [read_metrics(path) for path in (finished, run)]
-    for one, other in zip(*lines, strict=True):
-        assert [(k, v) for k, v in one.items() if k not in ("seconds", "waited")] == [
-            (k, v) for k, v in other.items() if k not in ("seconds", "waited")
-        ]
+    assert same_state(finished, run)
+    assert untimed(finished) == untimed(run)
 
 
 def test_the_run_folder_holds_what_was_promised(cache, finished):
@@ -138,8 +114,10 @@ def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished
 
 
 def test_another_configuration_is_refused(cache, finished, console):
-    with pytest.raises(ConfigError, match=r"optim\.steps: 6 -> 9.*give another --out"):
-        train(tiny(cache, steps=9), finished, console=console)
+    with pytest.raises(ConfigError, match=r"optim\.steps: 6 -> 5.*give another --out"):
+        train(tiny(cache, steps=5), finished, console=console)
+    with pytest.raises(ConfigError, match=r"started with another configuration \(optim\.warmup_steps: 2 -> 1\)"):
+        train(tiny(cache, steps=9, warmup_steps=1), finished, console=console)
 
 
 def test_two_processes_cannot_train_into_one_folder(cache, finished, console, monkeypatch):
@@ -152,10 +130,7 @@ def test_two_processes_cannot_train_into_one_folder(cache, finished, console, mo
 
 
 def test_a_damaged_checkpoint_is_named(cache, finished, tmp_path, console):
-    run = tmp_path / "run"
-    run.mkdir()
-    for path in finished.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    run = copied(finished, tmp_path / "run")
     (run / checkpoint.STATE).write_bytes((finished / checkpoint.STATE).read_bytes()[:1000])
     with pytest.raises(ConfigError, match=r"state\.safetensors is damaged"):
         train(tiny(cache), run, console=console)
@@ -170,3 +145,26 @@ def test_the_command_names_a_typo(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train", "--config", str(config), "--out", str(tmp_path / "run")])
     assert main() == 1
     assert "unknown key optim.step; the nearest known one is optim.steps" in capsys.readouterr().err
+
+
+def test_the_advice_of_the_survey_can_be_followed(tmp_path, capsys, monkeypatch):
+    studies = small_mimic(tmp_path / "data", training=9, validation=2)
+    (tmp_path / "data" / f"{studies[0].folder}.txt").unlink()
+    config = dataclasses.replace(
+        tiny(tmp_path / "cache", steps=1, unmasked_steps=0),
+        data=cfg.Data(
+            source="mimic_cxr_jpg", cache=str(tmp_path / "cache"),
+            radiographs=cfg.Radiographs(images=str(tmp_path / "data"), cached_side=40),
+        ),
+    )  # fmt: skip
+    (tmp_path / "config.toml").write_text(dump_toml(config))
+    command = ["train", "--config", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", command)
+    assert main() == 1
+    advice = 'data.radiographs.missing_files = "skip"'
+    assert f"leave these pairs out with {advice}" in capsys.readouterr().err
+    assert list((tmp_path / "run").iterdir()) == []
+    monkeypatch.setattr("sys.argv", [*command, "--set", advice, "--threads", "1"])
+    assert main() == 0
+    assert 'missing_files = "skip"' in (tmp_path / "run" / "config.toml").read_text()
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["training"]["pairs"] == 8

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mcr_infer.errors import ConfigError, ReportError
-from mcr_infer.pairs import finding_labels_match, finding_set_key, query_labels, read_pairs
+from mcr_infer.pairs import read_pairs
 
 
 def write(folder: Path, text: str, images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
@@ -19,24 +19,32 @@ def test_pairs_are_read_with_paths_relative_to_their_file(tmp_path: Path):
         tmp_path,
         '\ufeffFile,Report,patient,findings\na.png,"FINDINGS: clear, ""quiet"".\nIMPRESSION: none.",p1,\n\nb.png,x,,edema\n',
     )
-    one, two = read_pairs(path)
+    (one, two), notes = read_pairs(path)
     assert one.image == tmp_path / "a.png"
     assert one.report == 'FINDINGS: clear, "quiet".\nIMPRESSION: none.'
     assert (one.patient, one.findings) == ("p1", "")
     assert (two.patient, two.findings) == (None, "edema")
+    assert notes == ["pairs.csv: 1 blank cells of findings are radiographs without findings"]
 
 
 def test_optional_columns_may_be_absent(tmp_path: Path):
-    pairs = read_pairs(write(tmp_path, "image,report,other\na.png,x,1\nb.png,y,2\n"))
+    pairs, notes = read_pairs(write(tmp_path, "image,report,other\na.png,x,1\nb.png,y,2\n"))
+    assert notes == []
     assert [(pair.patient, pair.findings) for pair in pairs] == [(None, None), (None, None)]
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "message"),
     [
-        ("", ConfigError, "must have the columns image"),
-        ("image,text\na.png,x\n", ConfigError, r"its header is \['image', 'text'\]"),
-        ("image,report,report\na.png,x,y\n", ConfigError, "once each"),
+        ("", ConfigError, "no column 'image' or 'file': name it with --image-column"),
+        ("image,text\na.png,x\n", ConfigError, r"--report-column; its header is \['image', 'text'\]"),
+        (
+            "image,report,report\na.png,x,y\n",
+            ConfigError,
+            "the columns 'report', 'report' where one 'report' is expected",
+        ),
+        ("image,report,Findings,findings \na.png,x,,\n", ConfigError, "the columns 'Findings', 'findings' where one"),
+        ("image;report\na.png;x\n", ConfigError, r"its header is \['image;report'\]"),
         ("image,report\na.png,x\n", ConfigError, "has 1 pairs: retrieval needs at least 2"),
         ("image,report\na.png,x\nb.png,y,z\n", ConfigError, "row 3 has 3 columns, the header has 2"),
         ("image,report\na.png,x\n,y\n", ConfigError, "row 3 names no image"),
@@ -59,38 +67,44 @@ def test_what_is_no_text_is_refused(tmp_path: Path):
         read_pairs(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("query", "findings", "answered"),
-    [
-        ("pleural effusion", "left pleural effusion;cardiomegaly", True),
-        ("left pleural effusion", "left pleural effusion;cardiomegaly", True),
-        ("right pleural effusion", "left pleural effusion;cardiomegaly", False),
-        ("left pleural effusion", "bilateral pleural effusion", True),
-        ("right pleural effusion", "bilateral pleural effusion", True),
-        ("bilateral pleural effusion", "left pleural effusion", False),
-        ("bilateral pleural effusion", "bilateral pleural effusion", True),
-        ("right consolidation", "right upper lobe consolidation", True),
-        ("right upper lobe consolidation", "right lower lobe consolidation", False),
-        ("left consolidation", "right upper lobe consolidation;left pneumothorax", False),
-        ("cardiomegaly;pulmonary edema", "cardiomegaly;left pneumothorax;pulmonary edema", True),
-        ("cardiomegaly;pulmonary edema", "cardiomegaly", False),
-        ("Left  Pneumothorax", "left pneumothorax", True),
-        ("", "", True),
-        ("", "pacemaker", False),
-        ("pneumothorax", "", False),
-    ],
-)
-def test_which_findings_answer_which_query(query: str, findings: str, answered: bool):
-    assert finding_labels_match(query, findings) is answered
-
-
-def test_a_finding_set_is_named_by_kind_and_side():
-    assert finding_set_key("Right upper lobe consolidation; cardiomegaly") == "cardiomegaly;right consolidation"
-    assert finding_set_key("right lower lobe consolidation;right upper lobe consolidation") == "right consolidation"
-    assert finding_set_key("") == ""
-
-
-def test_query_labels_are_kinds_and_sided_kinds():
-    assert query_labels(["left upper lobe lung nodule;cardiomegaly", "", "bilateral pleural effusion"]) == [
-        "bilateral pleural effusion", "cardiomegaly", "left lung nodule", "lung nodule", "pleural effusion",
+def test_columns_may_have_other_names(tmp_path: Path):
+    path = write(tmp_path, "Image Index,Text,Pid,Labels,Part,image\na.png,x,p1,Edema,test,\nb.png,y,p1,Mass,TEST,\n")
+    names = {"image": "image index", "report": "text", "patient": "Pid", "findings": "labels", "split": "part"}
+    pairs, notes = read_pairs(path, columns=names)
+    assert [(pair.image.name, pair.report, pair.patient, pair.findings) for pair in pairs] == [
+        ("a.png", "x", "p1", "edema"), ("b.png", "y", "p1", "mass"),
     ]  # fmt: skip
+    assert notes == ["pairs.csv has several splits (test 1, TEST 1): all rows are evaluated; --split takes one of them"]
+
+
+@pytest.mark.parametrize("role", ["image", "report", "patient", "findings", "split"])
+def test_named_column_that_is_absent_is_refused(tmp_path: Path, role: str):
+    path = write(tmp_path, "image,report\na.png,x\nb.png,y\n")
+    with pytest.raises(ConfigError, match=f"no column 'Lables': name it with --{role}-column"):
+        read_pairs(path, columns={role: "Lables"})
+
+
+def test_one_split_is_taken_in_any_case(tmp_path: Path):
+    path = write(
+        tmp_path,
+        "image,report,split\na.png,x,Test\nb.png,y,test\nc.png,z,train\n",
+        ("a.png", "b.png"),
+    )
+    pairs, notes = read_pairs(path, split="TEST")
+    assert ([pair.report for pair in pairs], notes) == (["x", "y"], [])
+    with pytest.raises(ConfigError, match="no row of split 'dev'; its splits are Test 1, test 1, train 1"):
+        read_pairs(path, split="dev")
+    with pytest.raises(ConfigError, match="no column 'split' to choose 'dev' from"):
+        read_pairs(write(tmp_path, "image,report\na.png,x\nb.png,y\n"), split="dev")
+
+
+def test_blank_is_unlabelled_beside_no_finding(tmp_path: Path):
+    pairs, notes = read_pairs(write(tmp_path, "image,report,findings\na.png,x,No Finding\nb.png,y,\n"))
+    assert [pair.findings for pair in pairs] == ["", None]
+    assert notes == ["pairs.csv: 1 blank cells of findings are not labelled, since others say that there is no finding"]
+
+
+def test_columns_of_one_finding_each_are_noted(tmp_path: Path):
+    path = write(tmp_path, "image,report,Edema,Pleural Effusion,No Finding\na.png,x,1,0,\nb.png,y,-1,1,\n")
+    _, (note,) = read_pairs(path)
+    assert note.startswith("pairs.csv: the columns Edema, Pleural Effusion look like one finding each and are not read")

@@ -198,6 +198,7 @@ def test_a_checkpoint_needs_nothing_of_what_it_was_pretrained_on(bert, source, t
     config = tiny_config(model=changed)
     learner, run = make_tiny_learner(config), tmp_path / "run"
     with checkpoint.open_run(run, config):
+        checkpoint.begin_run(run, config)
         checkpoint.save_state(run, learner, None, 1)
     vit.unlink()
     (bert[1] / "config.json").unlink()
@@ -251,6 +252,7 @@ def test_a_vocabulary_that_is_damaged_is_named(bert, tmp_path, name, content):
 def test_a_damaged_checkpoint_of_a_run_is_named(tmp_path):
     config, run = tiny_config(), tmp_path / "run"
     with checkpoint.open_run(run, config):
+        checkpoint.begin_run(run, config)
         checkpoint.save_state(run, make_tiny_learner(config), None, 1)
     path = run / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:1000])

@@ -70,7 +70,7 @@ def test_lists_and_numbers_of_a_parquet_file(tmp_path):
     records = list(open_table(told(path)).records())
     assert [record.patient for record in records] == ["7", None]
     assert [record.report for record in records] == ["A.", ""]
-    assert [record.labels for record in records] == [("a", "b"), None]
+    assert [record.labels for record in records] == [("a", "b"), ()]
 
 
 def test_parquet_is_read_some_rows_at_a_time(tmp_path, monkeypatch):
@@ -87,12 +87,12 @@ def test_columns_have_the_names_that_the_configuration_says(tmp_path):
     )  # fmt: skip
     names = {
         "image_column": "ImageID", "report_column": "Report", "patient_column": "PatientID",
-        "view_column": "Projection", "labels_column": "Labels",
+        "view_column": "Projection", "findings_column": "Labels",
     }  # fmt: skip
     (record,) = open_table(told(path, **names)).records()
-    assert (record.report, record.patient, record.view, record.labels) == ("sin hallazg .", "99", "L", ("normal",))
+    assert (record.report, record.patient, record.view, record.labels) == ("sin hallazg .", "99", "L", ())
     with pytest.raises(
-        ConfigError, match=r"has no column 'image': set data\.radiographs\.\*_column; it has \['ImageID'"
+        ConfigError, match=r"no column 'image' or 'file': name it with data\.radiographs\.image_column; .*'ImageID'"
     ):
         open_table(told(path))
 
@@ -164,3 +164,95 @@ def test_a_table_is_opened_as_pairs(tmp_path):
     assert [training.text(index) for index in range(3)] == ["Text 0.", "Text 1.", "Text 2."]
     assert (len(validation), validation.patient(0), validation.labels(0)) == (1, "p3", "a")
     assert training.pixels(0).shape == (40, 40)
+
+
+def test_labels_are_read_as_evaluate_reads_them(tmp_path):
+    for separator in ("|", ", ", ";"):
+        sets = [("Edema", "Effusion"), ("No Finding",), ("Pleural_Thickening",), ("Effusion, left",)]
+        rows = [
+            (f"{i}.png", "A.", separator.join(labels)) for i, labels in enumerate(sets[: 3 if "," in separator else 4])
+        ]
+        path = write_csv(tmp_path / "pairs.csv", [*rows, ("9.png", "A.", " ")], header=("File", "Report", "Findings"))
+        found = [record.labels for record in open_table(told(path)).records()]
+        assert found[:3] == [("edema", "effusion"), (), ("pleural thickening",)]
+        assert found[3:] == ([None] if "," in separator else [("left effusion",), None])
+    path = write_csv(
+        tmp_path / "pairs.csv", [("0.png", "A.", "stripe, dot"), ("1.png", "A.", "dot/ring")],
+        header=("image", "report", "findings"),
+    )  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"column 'findings': row 2 holds 'stripe, dot'.*data.radiographs.label_separator"
+    ):
+        open_table(told(path))
+    records = open_table(told(path, label_separator=",")).records()
+    assert [record.labels for record in records] == [("dot", "stripe"), ("dot/ring",)]
+
+
+@pytest.mark.parametrize("role", ["image", "report", "patient", "findings", "split", "view"])
+def test_named_column_that_is_absent_is_refused(role, tmp_path):
+    path = write_csv(tmp_path / "pairs.csv", ROWS)
+    with pytest.raises(ConfigError, match=f"no column 'Typo': name it with data.radiographs.{role}_column"):
+        open_table(told(path, **{f"{role}_column": "Typo"}))
+    twice = write_csv(tmp_path / "twice.csv", [(*row, "") for row in ROWS], header=(*HEADER, role.upper()))
+    with pytest.raises(ConfigError, match=f"the columns '{role}', '{role.upper()}' where one '{role}' is expected"):
+        open_table(told(twice))
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "found", "notes"),
+    [
+        (("TRAIN", "Validate", "test"), {}, ["train", "validate", "test"], "'TRAIN' is train, 'Validate' is validate"),
+        (("training", "valid", ""), {}, ["train", "validate", None], "'training' is train, 'valid' is validate"),
+        (("train", "dev", "holdout"), {}, ["train", "validate", "holdout"], "'dev' is validate"),
+        (("train", "validate", "dev"), {}, ["train", "validate", "dev"], None),
+        (
+            ("fit", "dev", "val"),
+            {"train_split": "Fit", "validation_split": "dev"},
+            ["Fit", "dev", "val"],
+            "'fit' is Fit",
+        ),
+    ],
+)
+def test_usual_names_of_splits_are_known(names, more, found, notes, tmp_path):
+    rows = [(f"{i}.png", "A.", name) for i, name in enumerate(names)]
+    source = open_table(told(write_csv(tmp_path / "pairs.csv", rows, header=("image", "report", "split")), **more))
+    assert [record.split for record in source.records()] == found
+    assert source.notes == (() if notes is None else (f"splits of pairs.csv: {notes}",))
+
+
+def test_columns_of_one_finding_each_are_noted(tmp_path):
+    path = write_csv(tmp_path / "pairs.csv", [("0.png", "A.", "1", "0")], header=("image", "report", "Edema", "Mass"))
+    (note,) = open_table(told(path)).notes
+    assert note.startswith("pairs.csv: the columns Edema, Mass look like one finding each and are not read")
+
+
+def test_two_names_for_one_split_are_refused(tmp_path):
+    rows = [("0.png", "A.", "train"), ("1.png", "A.", "val"), ("2.png", "A.", "DEV")]
+    path = write_csv(tmp_path / "pairs.csv", rows, header=("image", "report", "split"))
+    with pytest.raises(
+        ConfigError,
+        match=r"several splits that could be 'validate' \(train 1, val 1, DEV 1\): name one .*validation_split",
+    ):
+        open_table(told(path))
+    assert [record.split for record in open_table(told(path, validation_split="dev")).records()] == [
+        "train",
+        "val",
+        "dev",
+    ]
+
+
+def test_splits_that_are_not_there_are_listed(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        write_png(tmp_path / f"images/{number}.png", number)
+    rows = [(f"{i}.png", "A.", split) for i, split in enumerate(("train", "train", "holdout"))]
+    path = write_csv(tmp_path / "pairs.csv", rows, header=("image", "report", "split"))
+    settings = cfg.Config(
+        model=cfg.Model(image=cfg.ImageTower(image_size=32, patch_size=8)),
+        data=cfg.Data(source="table", cache=str(tmp_path / "cache"), radiographs=told(path, cached_side=40, views=())),
+        optim=cfg.Optim(batch_size=2),
+    )
+    with pytest.raises(
+        ConfigError, match=r"no pair of split 'validate' is left of 3 records; the splits are train 2, holdout 1"
+    ):
+        open_records(settings, tmp_path / "run", Console(quiet=True))

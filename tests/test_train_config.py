@@ -119,3 +119,12 @@ def test_differences_name_every_value():
     changed = dataclasses.replace(Config(), optim=dataclasses.replace(Config().optim, steps=7, clip_norm=2.0))
     assert differences(Config(), Config()) == []
     assert differences(Config(), changed) == ["optim.steps: 6000 -> 7", "optim.clip_norm: 1.0 -> 2.0"]
+
+
+def test_former_names_of_keys_are_read(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[data.radiographs]\nlabels_column = "Labels"\n')
+    assert load_config(path).data.radiographs.findings_column == "Labels"
+    path.write_text('[data.radiographs]\nlabels_column = "Labels"\nfindings_column = "Other"\n')
+    with pytest.raises(ConfigError, match=r"unknown key data\.radiographs\.labels_column"):
+        load_config(path)

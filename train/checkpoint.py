@@ -7,7 +7,7 @@ RUN/text_tower.json      the shape of a pretrained text tower, which the configu
 RUN/data.json            what was found when real pairs were surveyed
 RUN/state.safetensors    weights, their average, optimisers, loss scale and step: one rename replaces all together
 RUN/model.safetensors    the weights alone, for export and evaluation: the average, where one is kept
-RUN/metrics.jsonl        one JSON object a line
+RUN/metrics.jsonl        one JSON object a line (`train.training_log`)
 """
 
 import contextlib
@@ -31,9 +31,10 @@ from train.model import MCR
 from train.optim import Average
 from train.settings import differences, dump_toml
 from train.step import Learner
+from train.training_log import METRICS
 
-CONFIG, TOKENIZER, STATE, MODEL, METRICS, TEXT_TOWER = (
-    "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "metrics.jsonl", "text_tower.json",
+CONFIG, TOKENIZER, STATE, MODEL, TEXT_TOWER = (
+    "config.toml", "tokenizer.json", "state.safetensors", "model.safetensors", "text_tower.json",
 )  # fmt: skip
 
 _ATTEMPTS = 10
@@ -45,20 +46,29 @@ _FREE = ("run.workers:", "run.log_every:", "run.evaluate_every:", "run.checkpoin
 """Values that may change when a run goes on: they do not touch what is learnt."""
 
 
-@contextlib.contextmanager
-def open_run(run: Path, config: Config) -> Iterator[None]:
-    """Make the run folder and hold it, or the one that exists, if it was made with the same configuration.
+_OTHER_START = ("image.pretrained:", "image.rendering:", "text.dropout:")
+"""Values of the model that may differ from those of a run whose weights are taken: no weight changes its meaning."""
 
-    Raises `ConfigError` where another process trains into it, or where the configuration is another.
+
+@contextlib.contextmanager
+def open_run(run: Path, config: Config) -> Iterator[Config | None]:
+    """Hold a run folder, which is made where there is none, and yield the configuration it was last trained with.
+
+    None where it has not begun to train (`begin_run`). Raises `ConfigError` where another process trains into it, or where
+    the configuration is another; `optim.steps` may be raised.
     """
     run.mkdir(parents=True, exist_ok=True)
     folder = os.open(run, os.O_RDONLY)
     try:
         _hold(folder, run)
-        _agree(run / CONFIG, config)
-        yield
+        yield _former(run / CONFIG, config)
     finally:
         os.close(folder)
+
+
+def begin_run(run: Path, config: Config) -> None:
+    """Write the configuration into a run folder: from here on it trains with this one."""
+    replace_file(run / CONFIG, dump_toml(config).encode())
 
 
 def _hold(folder: int, run: Path) -> None:
@@ -76,16 +86,19 @@ def _hold(folder: int, run: Path) -> None:
     raise ConfigError(f"another process is training into {run}: wait for it, or give another --out")
 
 
-def _agree(path: Path, config: Config) -> None:
-    """Write the configuration, or refuse one that differs from what the run was started with."""
-    if path.exists():
-        changed = [line for line in differences(load_config(path), config) if not line.startswith(_FREE)]
-        if changed:
-            raise ConfigError(
-                f"{path.parent} was started with another configuration ({'; '.join(changed)}): "
-                "give another --out, or remove the folder to start over"
-            )
-    replace_file(path, dump_toml(config).encode())
+def _former(path: Path, config: Config) -> Config | None:
+    """Read the configuration that a run was started with, and refuse one that differs from it."""
+    if not path.exists():
+        return None
+    former = load_config(path)
+    free = (*_FREE, "optim.steps:") if config.optim.steps > former.optim.steps else _FREE
+    changed = [line for line in differences(former, config) if not line.startswith(free)]
+    if changed:
+        raise ConfigError(
+            f"{path.parent} was started with another configuration ({'; '.join(changed)}): "
+            "give another --out, or remove the folder to start over"
+        )
+    return former
 
 
 def save_state(run: Path, learner: Learner, average: Average | None, step: int) -> None:
@@ -158,12 +171,49 @@ def drop_metrics_after(run: Path, step: int) -> None:
 def load_model(run: Path) -> tuple[MCR, Config]:
     """Load the trained model of a run, in eval mode, with its configuration; what it was pretrained on is not needed."""
     config = load_config(run / CONFIG)
+    return _load(run, config, config).eval(), config
+
+
+def start_model(source: Path, config: Config) -> MCR:
+    """Make the model of a configuration with the weights of a run: their average, where the run keeps one.
+
+    Raises `ConfigError`, which names the values, where its architecture is another.
+    """
+    former = load_config(source / CONFIG)
+    changed = [line for line in differences(former.model, config.model) if not line.startswith(_OTHER_START)]
+    changed = [f"model.{line}" for line in changed]
+    changed += [f"masking.{line}" for line in differences(former.masking, config.masking) if "text_mode" in line]
+    if config.model.image.pretrained not in (None, former.model.image.pretrained):
+        changed.append(f"model.image.pretrained: {former.model.image.pretrained} -> {config.model.image.pretrained}")
+    if changed:
+        raise ConfigError(f"--init-from {source}: its weights are those of another architecture ({'; '.join(changed)})")
+    return _load(source, former, config)
+
+
+def bare_model(run: Path, config: Config) -> MCR:
+    """Make the model of a run that has a checkpoint, without its weights and without what it was pretrained on."""
+    pretrained = config.model.text.pretrained is not None
+    return MCR(config, fill=False, text_settings=_text_settings(run) if pretrained else None)
+
+
+def _text_settings(run: Path) -> BertConfig:
+    """Read the shape of a pretrained text tower; raises `ConfigError`."""
+    try:
+        return BertConfig.from_json_file(run / TEXT_TOWER)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"the checkpoint in {run} is damaged: {TEXT_TOWER} cannot be read ({type(exc).__name__}: {exc}); put it back "
+            "from a copy, or copy config.json of the pretrained tower there"
+        ) from exc
+
+
+def _load(run: Path, former: Config, config: Config) -> MCR:
+    """Load the weights of a run, made with one configuration, into the model of another."""
     path = run / MODEL
     if not path.exists():
         raise ConfigError(f"{run} holds no {MODEL}: the run has not saved a checkpoint yet")
-    pretrained = config.model.text.pretrained is not None
+    settings = _text_settings(run) if former.model.text.pretrained is not None else None
     try:
-        settings = BertConfig.from_json_file(run / TEXT_TOWER) if pretrained else None
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as exc:
         raise ConfigError(
@@ -172,7 +222,7 @@ def load_model(run: Path) -> tuple[MCR, Config]:
         ) from exc
     model = MCR(config, fill=False, text_settings=settings)
     model.load_state_dict(weights)
-    return model.eval(), config
+    return model
 
 
 def tower_state(model: MCR) -> dict[str, Tensor]:

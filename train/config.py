@@ -274,10 +274,15 @@ class Radiographs:
     patient_column: str = "patient"
     split_column: str = "split"
     view_column: str = "view"
-    labels_column: str = "findings"
-    """Of a table; all but image and report may be absent from it, and Open-I's needs image and view alone."""
+    findings_column: str = "findings"
+    """Of a table; all but image and report may be absent from it under these names, and Open-I's needs image and view alone.
+    `image` stands for `file`, too."""
+    label_separator: str | None = None
+    """What separates the findings in a cell of a table, where the column as a whole leaves it open."""
     train_split: str = "train"
     validation_split: str = "validate"
+    """Names of the two splits, in any case; of a table that does not have them, `training`, and `val`, `valid`,
+    `validation` or `dev`, whichever one it has."""
     validation_share: float = 0.1
     """Share of the patients that go to validation where the source has no split: Open-I, a table without the column."""
     views: tuple[str, ...] = ("PA", "AP")
@@ -331,6 +336,8 @@ class Run:
     """Groups by length in which the reports of a batch are read: less padding; worth it on a CPU."""
     device: Literal["cpu", "cuda"] = "cpu"
     """`cuda` under torchrun means the GPU of the process's local rank."""
+    init_from: str | None = None
+    """A run of the same architecture whose weights, and tokenizer, this one starts with; None = none."""
     workers: int = 1
     """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: int = 10
@@ -373,6 +380,10 @@ class Config:
         require(enough, "data.phantoms.size", self.data.phantoms.size, f"at least {detail}, the size that is asked for")
 
 
+_RENAMED = {"data.radiographs.labels_column": "findings_column"}
+"""Former names of keys, which the configurations of older runs hold."""
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the configuration of a run; raises `ConfigError`."""
-    return read_toml(Config, path, overrides)
+    return read_toml(Config, path, overrides, renamed=_RENAMED)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcr_infer.finding_labels import finding_set_key
 from mcr_infer.metrics import label_ranks, macro_weights
-from mcr_infer.pairs import Pair, finding_set_key
+from mcr_infer.pairs import Pair
 from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Pairs, collate

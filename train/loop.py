@@ -1,16 +1,10 @@
 """The training loop, top to bottom: run folder, data, model, steps, end."""
 
-import contextlib
-import json
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -19,37 +13,56 @@ from torch.utils.data import DataLoader
 from mcr_infer.errors import ConfigError
 from train import checkpoint
 from train.config import Config
-from train.data import Pairs, Schedule, collate, require_even_shares
+from train.data import Batch, Pairs, Schedule, collate, require_even_shares
 from train.data.opening import open_pairs
 from train.distributed import World, open_world
 from train.held_out import embed_pairs, recall_figures
 from train.model import MCR
-from train.optim import Average, make_optimizers
-from train.progress import progress_bar
-from train.step import Learner, train_step
+from train.optim import Average, learning_rate, make_optimizers
+from train.step import Learner, measure_gradients, train_step
+from train.threads import advise_threads, compare_threads
+from train.training_log import open_log, require_tensorboard
 
 
-def train(config: Config, run: Path, *, console: Console) -> None:
+def train(
+    config: Config, run: Path, *, console: Console, tensorboard: bool = False, check_threads: bool = False
+) -> None:
     """Train until `optim.steps`, going on from the last checkpoint of the run folder where there is one.
 
-    Started by torchrun, every process trains on its part of each batch, and the first one writes and talks.
+    Started by torchrun, every process trains on its part of each batch, and the first one writes and talks. With
+    `tensorboard` the log goes to RUN/tensorboard, too; with `check_threads` a single process on the CPU first measures
+    whether one thread would be faster than torch's default, and says so.
     """
+    if tensorboard:
+        require_tensorboard()
     with open_world(config.run.device) as world:
         if world.leads:
-            with checkpoint.open_run(run, config):
-                _train(config, run, world, console)
+            with checkpoint.open_run(run, config) as former:
+                _train(config, run, world, console, former, tensorboard=tensorboard, check_threads=check_threads)
         else:
-            _train(config, run, world, Console(quiet=True))
+            _train(config, run, world, Console(quiet=True), None)
 
 
-def _train(config: Config, run: Path, world: World, console: Console) -> None:
+def _train(
+    config: Config, run: Path, world: World, console: Console, former: Config | None, *,
+    tensorboard: bool = False, check_threads: bool = False,
+) -> None:  # fmt: skip
     # ---- Model and optimisers: first, so that a mistake in them does not wait for hours of decoding -----------------
     require_even_shares(config.optim.batch_size, size=world.size)
-    learner, average = make_learner(config, world)
+    starts = not (run / checkpoint.STATE).exists()
+    model = None
+    if not starts:
+        model = checkpoint.bare_model(run, config)
+    elif config.run.init_from is not None:
+        model = checkpoint.start_model(Path(config.run.init_from), config)
+    learner, average = make_learner(config, world, model=model)
 
     # ---- The pairs and the tokenizer: made by the first process, found by the others --------------------------------
+    # The configuration is written once the pairs are known to be good: until then it may change as the survey advises.
     with world.leader_first():
-        pairs, held_out, _ = open_pairs(config, run, console)
+        pairs, held_out, _ = open_pairs(
+            config, run, console, begin=lambda: checkpoint.begin_run(run, config) if world.leads else None
+        )
 
     # ---- Weights, optimisers and step as the run left them ----------------------------------------------------------
     first_step = checkpoint.load_state(run, learner, average)
@@ -59,7 +72,12 @@ def _train(config: Config, run: Path, world: World, console: Console) -> None:
             "storage that all nodes share"
         )
     if world.leads:
+        if starts and config.run.init_from is not None:
+            # The run depends on the other one no longer, whatever becomes of it.
+            checkpoint.save_state(run, learner, average, 0)
         checkpoint.drop_metrics_after(run, first_step)
+        for line in _resumption(config, former, first_step):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     schedule = Schedule(
         len(pairs), batch_size=config.optim.batch_size, seed=config.run.seed, first_step=first_step,
         steps=config.optim.steps, unmasked_steps=config.optim.unmasked_steps, rank=world.rank, size=world.size,
@@ -70,28 +88,57 @@ def _train(config: Config, run: Path, world: World, console: Console) -> None:
     )  # fmt: skip
 
     # ---- Steps ------------------------------------------------------------------------------------------------------
-    with _tell(run if world.leads else None, console, config, first_step) as story:
+    with open_log(run if world.leads else None, console, config, first_step, tensorboard=tensorboard) as log:
         batches, ready = iter(loader), time.perf_counter()
         for step in range(first_step, config.optim.steps):
             batch = next(batches)
+            if step == first_step and check_threads and world.size == 1 and not config.run.compile:
+                advice = _compare_threads(learner, batch, config, step)
+                if advice is not None:
+                    console.print(f"note: {advice}", highlight=False, markup=False, soft_wrap=True)
+                ready = time.perf_counter()
             started = time.perf_counter()
             facts = train_step(learner, batch.to(world.device), config, step)
             done, last = step + 1, step + 1 == config.optim.steps
             if average is not None:
                 average.update(learner.model, done)
-            story.step(done, facts | {"waited": started - ready, "seconds": time.perf_counter() - started})
+            log.step(done, facts | {"waited": started - ready, "seconds": time.perf_counter() - started})
             if world.leads and (done % config.run.evaluate_every == 0 or last):
-                story.tell("evaluation", done, evaluate(learner, average, held_out, config))
+                log.evaluation(done, evaluate(learner, average, held_out, config))
             if world.leads and (done % config.run.checkpoint_every == 0 or last):
                 checkpoint.save_state(run, learner, average, done)
             ready = time.perf_counter()
     world.wait()
 
 
-def make_learner(config: Config, world: World) -> tuple[Learner, Average | None]:
-    """Make the untrained model of a configuration with all that trains it."""
+def _resumption(config: Config, former: Config | None, first_step: int) -> list[str]:
+    """Say with which weights a run goes on, and what more steps do to its schedule."""
+    steps, lines = config.optim.steps, []
+    if first_step == 0:
+        return [f"starting from the weights of {config.run.init_from}"] if config.run.init_from is not None else []
+    if first_step == steps:
+        return [f"finished at step {steps}: raise optim.steps to train on"]
+    lines.append(f"resumed at step {first_step} of {steps}")
+    if former is not None and former.optim.steps < steps:
+        rates = [f"{learning_rate(first_step, each.optim):.3g}" for each in (former, config)]
+        lines.append(
+            f"optim.steps raised from {former.optim.steps} to {steps}: learning rate and unmasked steps follow the schedule "
+            f"of {steps} steps from here on; the learning rate goes from {rates[0]} to {rates[1]}"
+        )
+    return lines
+
+
+def _compare_threads(learner: Learner, batch: Batch, config: Config, step: int) -> str | None:
+    """Measure on a batch whether one thread would be faster; the weights stay as they are."""
+    if learner.world.device.type != "cpu":
+        return None
+    return advise_threads(compare_threads(lambda: measure_gradients(learner, batch, config, step)))
+
+
+def make_learner(config: Config, world: World, *, model: MCR | None = None) -> tuple[Learner, Average | None]:
+    """Make all that trains a model; without one, the untrained model of the configuration, too."""
     torch.manual_seed(config.run.seed)
-    model = MCR(config).to(world.device)
+    model = (MCR(config) if model is None else model).to(world.device)
     if config.run.attention == "plain":
         model.use_plain_attention()
     if config.run.gradient_checkpointing:
@@ -126,37 +173,3 @@ def evaluate(learner: Learner, average: Average | None, held_out: Pairs, config:
     figures = recall_figures(embed_pairs(model, held_out, config))
     model.load_state_dict(own)
     return figures
-
-
-class _Story:
-    """What the run tells: metrics.jsonl for machines, a bar on a terminal, plain lines elsewhere."""
-
-    def __init__(self, metrics: TextIO, console: Console, progress: Progress, config: Config, first_step: int) -> None:
-        self._metrics, self._console, self._progress = metrics, console, progress
-        self._every, self._steps = config.run.log_every, config.optim.steps
-        self._bar = progress.add_task("training", total=self._steps, completed=first_step)
-
-    def step(self, done: int, facts: dict[str, float]) -> None:
-        """Count a step, and tell its figures where it is due."""
-        self._progress.update(self._bar, completed=done)
-        if done % self._every == 0 or done == self._steps:
-            self.tell("train", done, facts)
-
-    def tell(self, kind: str, done: int, facts: dict[str, float]) -> None:
-        """Write the figures of a step to the metrics and show them."""
-        rounded = {name: float(f"{value:.5g}") for name, value in facts.items()}
-        self._metrics.write(json.dumps({"kind": kind, "step": done, **rounded}) + "\n")
-        words = " ".join(f"{name} {value:.4g}" for name, value in rounded.items())
-        if self._console.is_terminal:
-            short = f"loss {rounded['loss']:.3f}" if "loss" in rounded else words
-            self._progress.update(self._bar, description=short)
-        else:
-            self._console.print(f"step {done}: {words}", highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _tell(run: Path | None, console: Console, config: Config, first_step: int) -> Iterator[_Story]:
-    """Open the metrics of a run folder and a bar; without a folder (a process that does not lead) nothing is kept."""
-    path = Path(os.devnull) if run is None else run / checkpoint.METRICS
-    with path.open("a", encoding="utf-8", buffering=1) as metrics, progress_bar(console) as progress:
-        yield _Story(metrics, console, progress, config, first_step)

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from mcr_infer.errors import ConfigError
@@ -15,8 +16,13 @@ from mcr_infer.errors import ConfigError
 T = TypeVar("T")
 
 
-def read_toml(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
-    """Read a TOML file as a dataclass and apply overrides such as `optim.steps=100`; raises `ConfigError`."""
+def read_toml(
+    kind: type[T], path: Path, overrides: Sequence[str] = (), renamed: Mapping[str, str] = MappingProxyType({})
+) -> T:
+    """Read a TOML file as a dataclass and apply overrides such as `optim.steps=100`; raises `ConfigError`.
+
+    `renamed` gives the present name of a key by its former dotted one.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -25,6 +31,8 @@ def read_toml(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
     for override in overrides:
         _apply(values, override)
+    for former, name in renamed.items():
+        _rename(values, former, name)
     return parse(kind, values)
 
 
@@ -104,6 +112,18 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{table} in the override {override!r} is a value, not a table")
     values[key] = value
+
+
+def _rename(values: dict[str, Any], former: str, name: str) -> None:
+    """Give a key its present name, unless that is there, too."""
+    *tables, key = former.split(".")
+    for table in tables:
+        found = values.get(table)
+        if not isinstance(found, dict):
+            return
+        values = found
+    if key in values and name not in values:
+        values[name] = values.pop(key)
 
 
 def require(holds: bool, name: str, got: object, expected: str) -> None:

@@ -52,13 +52,9 @@ class Learner:
 
 def train_step(learner: Learner, batch: Batch, config: Config, step: int) -> dict[str, float]:
     """Take one step and return its figures; raises `NonFiniteLossError` before the weights are touched."""
-    learner.model.train()
     rate = learning_rate(step, config.optim)
     set_learning_rate(learner.optimizers, rate)
-    for optimizer in learner.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    chunks = batch.split(config.optim.micro_batch or len(batch.keys))
-    parts = _one_pass(learner, batch, config, step) if len(chunks) == 1 else _cached(learner, chunks, config, step)
+    parts = measure_gradients(learner, batch, config, step)
     for optimizer in learner.optimizers:
         learner.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(learner.model.parameters(), config.optim.clip_norm)
@@ -69,6 +65,15 @@ def train_step(learner: Learner, batch: Batch, config: Config, step: int) -> dic
             learner.scaler.step(optimizer)
     learner.scaler.update()
     return {name: float(value) for name, value in parts.items()} | {"norm": float(norm), "rate": rate}
+
+
+def measure_gradients(learner: Learner, batch: Batch, config: Config, step: int) -> dict[str, Tensor]:
+    """Leave the gradients of a batch beside the weights, which stay as they are, and return the losses."""
+    learner.model.train()
+    for optimizer in learner.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    chunks = batch.split(config.optim.micro_batch or len(batch.keys))
+    return _one_pass(learner, batch, config, step) if len(chunks) == 1 else _cached(learner, chunks, config, step)
 
 
 def _one_pass(learner: Learner, batch: Batch, config: Config, step: int) -> dict[str, Tensor]:

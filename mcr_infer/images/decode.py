@@ -65,10 +65,10 @@ def decode(data: bytes, syntax: TransferSyntax, layout: PixelFormat, *, reductio
             return _unpack_native(unpack_runs(data, layout), layout)
         size, order = layout.bits_allocated // 8, ">" if syntax.big_endian else "<"
         # Native pixel data were measured when they were read; an encapsulated frame (PS3.5 A.4.11) is as long as it likes.
-        notes = tuple(check_native_length(len(data), layout.byte_count))
+        length_notes = check_native_length(len(data), layout.byte_count)
         stored = np.frombuffer(data, dtype=f"{order}u{size}", count=layout.rows * layout.columns)
         native = _unpack_native(stored.astype(f"u{size}", copy=False).reshape(layout.rows, layout.columns), layout)
-        return replace(native, notes=(*notes, *native.notes))
+        return replace(native, notes=(*length_notes, *native.notes))
     if not data.rstrip(b"\x00\xff").endswith(b"\xff\xd9"):
         # Several codecs fill what is missing with zeros and report success.
         raise BrokenImageError(

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from mcr_infer.errors import ConfigError
 from train.config import Radiographs
 from train.data.records import Record, Source, split_by_hash, view_position
-from train.data.tables import read_rows
+from train.data.tables import find_columns, read_rows
 
 _SECTIONS = ("FINDINGS", "IMPRESSION")
 
@@ -121,14 +121,17 @@ def _files(reports: Path) -> Iterator[tuple[str, bytes]]:
 def _views(table: Path, config: Radiographs) -> dict[tuple[str, str] | None, str]:
     """Read the view of each image; a row that names no image of Open-I is refused."""
     views: dict[tuple[str, str] | None, str] = {}
-    for number, row in read_rows(table, [config.image_column, config.view_column]):
-        key = _image_key(row[config.image_column] or "")
+    columns = find_columns(config, table, ("image", "view"))
+    if "view" not in columns:
+        raise ConfigError(f"{table} has no column 'view': name it with data.radiographs.view_column")
+    for number, row in read_rows(table, list(columns.values())):
+        key = _image_key(row[columns["image"]] or "")
         if key is None:
             raise ConfigError(
-                f"{table}: row {number}: column {config.image_column!r} names no image of Open-I; expected the like of "
+                f"{table}: row {number}: column {columns['image']!r} names no image of Open-I; expected the like of "
                 "CXR1_1_IM-0001-3001"
             )
-        if view := view_position(row[config.view_column]):
+        if view := view_position(row[columns["view"]]):
             views[key] = view
     return views
 

@@ -28,21 +28,26 @@ WORD_REPORTS = 5
 """Real reports in which a word must stand to be listed: what stands in fewer is hardly learned, and may be a name."""
 
 
-def open_pairs(config: Config, run: Path, console: Console) -> tuple[Pairs, Pairs, ReportTokenizer]:
-    """Open the training and the validation pairs of a run and its tokenizer; says on `console` what takes time."""
-    if config.model.text.pretrained is not None and not (run / TOKENIZER).exists():
-        # First, so that a vocabulary that is not there does not wait for hours of decoding.
-        replace_file(run / TOKENIZER, _pretrained_tokenizer(config.model.text.pretrained))
+def open_pairs(
+    config: Config, run: Path, console: Console, *, begin: Callable[[], None] = lambda: None
+) -> tuple[Pairs, Pairs, ReportTokenizer]:
+    """Open the training and the validation pairs of a run and its tokenizer; says on `console` what takes time.
+
+    `begin` is called when the pairs are known to be good, before anything is written into the run folder.
+    """
+    # First, so that a vocabulary that is not there does not wait for hours of decoding.
+    given = None if (run / TOKENIZER).exists() else _given_tokenizer(config)
     if config.data.source == "phantoms":
         require_pairs_for(config.optim.batch_size, count=config.data.phantoms.train_count)
         training, held_out = _open_phantoms(config, console, training=True), _open_phantoms(config, console)
+        begin()
         shares = config.data.phantoms.shares
         tokenizer = _open_tokenizer(
-            run, config, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng), least=1
+            run, config, given, lambda rng: phantom_texts(training, shares, TOKENIZER_TEXTS, rng), least=1
         )
         return PhantomPairs(config, training, tokenizer), PhantomPairs(config, held_out, tokenizer), tokenizer
-    records, others = open_records(config, run, console)
-    tokenizer = _open_tokenizer(run, config, records.texts, least=WORD_REPORTS)
+    records, others = open_records(config, run, console, begin=begin)
+    tokenizer = _open_tokenizer(run, config, given, records.texts, least=WORD_REPORTS)
     return RadiographPairs(config, records, tokenizer), RadiographPairs(config, others, tokenizer), tokenizer
 
 
@@ -77,6 +82,18 @@ def _open_phantoms(config: Config, console: Console, *, training: bool = False) 
         )  # fmt: skip
 
 
+def _given_tokenizer(config: Config) -> bytes | None:
+    """Return the tokenizer.json of the run or the text tower that a run starts from; None where one is to be trained."""
+    if config.run.init_from is not None:
+        path = Path(config.run.init_from, TOKENIZER)
+        try:
+            return path.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"--init-from: {path} cannot be read ({exc.strerror})") from exc
+    where = config.model.text.pretrained
+    return None if where is None else _pretrained_tokenizer(where)
+
+
 def _pretrained_tokenizer(where: str) -> bytes:
     """Return the tokenizer.json of a pretrained text tower; raises `ConfigError` where it is missing or not the tower's."""
     with reading(f"the tokenizer of model.text.pretrained {where!r}", remedy_for(where)):
@@ -94,20 +111,27 @@ def _pretrained_tokenizer(where: str) -> bytes:
 
 
 def _open_tokenizer(
-    run: Path, config: Config, texts: Callable[[np.random.Generator], Iterator[str]], *, least: int
+    run: Path,
+    config: Config,
+    given: bytes | None,
+    texts: Callable[[np.random.Generator], Iterator[str]],
+    *,
+    least: int,
 ) -> ReportTokenizer:
-    """Load the tokenizer of the run, or train one on the training texts; list their words, where that is not done yet.
+    """Load the tokenizer of the run; where it has none, keep the given one or train one on the training texts.
 
-    A word is listed that stands in at least `least` texts.
+    The words of these texts are listed beside it, where that is not done yet: those that stand in at least `least` texts.
     """
     path, tower, listed = run / TOKENIZER, config.model.text, run / WORDS
-    given: list[str] | None = None
-    if not path.exists():
-        given = list(texts(np.random.default_rng([config.run.seed, 0])))
-        made = train_tokenizer(given, tower.vocab_size)
+    read: list[str] | None = None
+    if not path.exists() and given is not None:
+        replace_file(path, given)
+    elif not path.exists():
+        read = list(texts(np.random.default_rng([config.run.seed, 0])))
+        made = train_tokenizer(read, tower.vocab_size)
         replace_file(path, made.to_str(pretty=True).encode())
     tokenizer = ReportTokenizer.from_file(path, tower.max_tokens)
     if not listed.exists():
-        given = texts(np.random.default_rng([config.run.seed, 0])) if given is None else given
-        replace_file(listed, words_file(training_words(given, tokenizer, least=least)))
+        read = list(texts(np.random.default_rng([config.run.seed, 0]))) if read is None else read
+        replace_file(listed, words_file(training_words(read, tokenizer, least=least)))
     return tokenizer

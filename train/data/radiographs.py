@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +128,14 @@ def open_source(config: Config) -> Source:
     raise ConfigError(f"data.source is {config.data.source!r}, which has no radiographs")
 
 
-def open_records(config: Config, run: Path, console: Console) -> tuple[RecordStore, RecordStore]:
+def open_records(
+    config: Config, run: Path, console: Console, *, begin: Callable[[], None] = lambda: None
+) -> tuple[RecordStore, RecordStore]:
     """Survey the data set, decode what is not in the cache yet, and return the training and the validation pairs.
 
-    The survey is printed and written to RUN/data.json. Raises `ConfigError` for faults that are refused, where the training
-    pairs are not enough for a batch or lack the labels that the loss asks for, and where the data set is no longer the one
-    that the run began with.
+    The survey is printed and, after `begin`, written to RUN/data.json. Raises `ConfigError` for faults that are refused,
+    where the training pairs are not enough for a batch or lack the labels that the loss asks for, and where the data set is
+    no longer the one that the run began with.
     """
     told = config.data.radiographs
     detail = config.model.image.image_size * config.model.decoders.super_resolution
@@ -156,7 +158,10 @@ def open_records(config: Config, run: Path, console: Console) -> tuple[RecordSto
     found = surveyed.summary(source, told)
     for line in found.lines():
         console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
-    _keep(found, run)
+    _require_same(found, run)
+    begin()
+    run.mkdir(parents=True, exist_ok=True)
+    replace_file(run / SURVEY, json.dumps(found.to_json(), indent=1).encode())
     return RecordStore(training, training_pictures), RecordStore(validation, validation_pictures)
 
 
@@ -168,7 +173,7 @@ def _require_trainable(config: Config, surveyed: Surveyed) -> None:
     if config.loss.positives == "findings" and all(labels is None for labels in training.labels):
         raise ConfigError(
             'loss.positives is "findings" and no training pair has labels: set it to "report", or give the table '
-            f"of labels (MIMIC: chexpert or negbio; a table: data.radiographs.labels_column){details}"
+            f"of labels (MIMIC: chexpert or negbio; a table: data.radiographs.findings_column){details}"
         )
 
 
@@ -204,8 +209,8 @@ def _decode(
     return selection.taken(kept), pictures.taken(kept)
 
 
-def _keep(found: Survey, run: Path) -> None:
-    """Write the survey into the run folder, unless it is that of other pairs than the run began with."""
+def _require_same(found: Survey, run: Path) -> None:
+    """Raise `ConfigError` where the pairs are not those that the run began with."""
     path, now = run / SURVEY, found.to_json()
     if path.exists():
         began = json.loads(path.read_text(encoding="utf-8"))
@@ -215,5 +220,3 @@ def _keep(found: Survey, run: Path) -> None:
                     f"the {split} pairs are not those that {run} began with ({began[split]['pairs']} then, "
                     f"{now[split]['pairs']} now; see {path}): put the data back as they were, or start a new run"
                 )
-    run.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(now, indent=1).encode())

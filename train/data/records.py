@@ -38,6 +38,8 @@ class Source:
     origin: dict[str, str]
     """The folders and tables that are read, for the record of the run."""
     records: Callable[[], Iterator[Record]]
+    notes: tuple[str, ...] = ()
+    """What was decided about the tables that their owner may not expect; printed with the survey."""
 
 
 def split_by_hash(patient: str, share: float) -> bool:

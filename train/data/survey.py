@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,15 +47,20 @@ class Survey:
     """Pairs by the part of the report that their text is."""
     views: dict[str, int]
     """Images of the two splits by view, taken or not; the empty one is not stated."""
+    splits: dict[str, int]
+    """Images by split, taken or not; the empty one is not stated."""
     training: dict[str, Any]
     validation: dict[str, Any]
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
         """Yield the survey as lines for a person."""
         yield f"{self.source}: {self.read} records read, text: {self.text}"
         for name, facts in (("training", self.training), ("validation", self.validation)):
             yield f"{name}: {facts['pairs']} pairs, {facts['texts']} texts, {facts['patients']} patients"
+        yield f"splits: {_listed(self.splits)}"
+        yield from self.notes
         yield from (str(fault) for fault in self.faults)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,21 +79,22 @@ class Surveyed(NamedTuple):
     read: int
     parts: Counter[str]
     views: Counter[str]
+    splits: Counter[str]
 
     def summary(self, source: Source, config: Radiographs) -> Survey:
         """Return the survey of what is left."""
         return Survey(
             source=source.kind, origin=source.origin, text=config.text, read=self.read, parts=dict(self.parts),
             views=dict(self.views), training=self.training.facts(), validation=self.validation.facts(),
-            faults=self.faults.listed(),
+            splits=dict(self.splits), faults=self.faults.listed(), notes=source.notes,
         )  # fmt: skip
 
 
 def survey(source: Source, config: Radiographs) -> Surveyed:
     """Read all records and choose; raises `ConfigError` for faults that are refused, and where a split stays empty."""
-    faults, parts, views, read = Faults(config), Counter[str](), Counter[str](), Counter[str]()
+    faults, parts, views, splits = Faults(config), Counter[str](), Counter[str](), Counter[str]()
     columns = {config.train_split: SelectionBuilder(), config.validation_split: SelectionBuilder()}
-    wanted = _wanted(source.records(), config, faults, views, read)
+    wanted = _wanted(source.records(), config, faults, views, splits)
     headings = read_headings(Path(config.headings)) if config.headings else None
     # Images of one study follow each other.
     choose = lru_cache(maxsize=64)(lambda report: _chosen(report, config, headings))
@@ -111,7 +117,7 @@ def survey(source: Source, config: Radiographs) -> Surveyed:
             if labels is None:
                 faults.add("no_labels", name or "")
     faults.refuse(source.origin)
-    surveyed = Surveyed(training, validation, faults, read["records"], parts, views)
+    surveyed = Surveyed(training, validation, faults, splits.total(), parts, views, splits)
     require_pairs(surveyed, config)
     return surveyed
 
@@ -129,20 +135,21 @@ def require_pairs(surveyed: Surveyed, config: Radiographs) -> None:
         if not len(selection.names):
             views = ", ".join(f"{count} {view or 'without a view'}" for view, count in surveyed.views.most_common())
             raise ConfigError(
-                f"no pair of split {split!r} is left of {surveyed.read} records; of both splits there are images of "
+                f"no pair of split {split!r} is left of {surveyed.read} records; the splits are {_listed(surveyed.splits)} "
+                f"(data.radiographs.train_split and validation_split name the two); of both there are images of "
                 f"these views: {views or 'none'}; wanted are {', '.join(config.views) or 'all'}"
                 + "".join(f"\n  {fault}" for fault in surveyed.faults.listed())
             )
 
 
 def _wanted(
-    records: Iterator[Record], config: Radiographs, faults: Faults, views: Counter[str], read: Counter[str]
+    records: Iterator[Record], config: Radiographs, faults: Faults, views: Counter[str], splits: Counter[str]
 ) -> Iterator[Record]:
     """Leave out records of other splits and views, and those that come again."""
     wanted_views = {view.upper() for view in config.views}
     seen: set[bytes] = set()
     for record in records:
-        read["records"] += 1
+        splits[record.split or ""] += 1
         if record.image is None:
             faults.add("no_image", record.name)
         elif record.split is None:
@@ -159,6 +166,10 @@ def _wanted(
             else:
                 seen.add(path)
                 yield record
+
+
+def _listed(splits: Mapping[str, int]) -> str:
+    return ", ".join(f"{split or 'not stated'} {count}" for split, count in splits.items()) or "none"
 
 
 class _Unread(NamedTuple):

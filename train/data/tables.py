@@ -2,12 +2,16 @@
 
 import csv
 import gzip
+import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from mcr_infer.errors import ConfigError
+from mcr_infer.finding_labels import note_kind_columns, read_label_column
+from mcr_infer.pairs import COLUMNS, find_column
 from train.config import Radiographs
 from train.data.records import Record, Source, split_by_hash, view_position
 
@@ -20,55 +24,93 @@ _DAMAGE = (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error)
 Row = dict[str, str | None]
 
 
+_SYNONYMS = {"train": ("training",), "validate": ("val", "valid", "validation", "dev")}
+"""Names of a split that are taken for the default one where a table does not have it."""
+
+
 def open_table(config: Radiographs) -> Source:
-    """Open a CSV or Parquet file of image paths and reports; the columns are named in the configuration."""
+    """Open a CSV or Parquet file of image paths and reports; the columns are named in the configuration.
+
+    The columns of splits and of findings are read as a whole, since what their cells mean depends on it.
+    """
     path = Path(config.table)
     if not config.table or not path.is_file():
         raise ConfigError(f"data.radiographs.table is {config.table!r}: expected a CSV or Parquet file of pairs")
-    names = column_names(path)
-    for column in (config.image_column, config.report_column):
-        if column not in names:
-            raise ConfigError(f"{path} has no column {column!r}: set data.radiographs.*_column; it has {names}")
+    columns = find_columns(config, path, tuple(COLUMNS))
+    wanted = [columns[role] for role in ("split", "findings") if role in columns]
+    counts, cells = Counter[str](), dict[str, int]()
+    for number, row in read_rows(path, wanted) if wanted else ():
+        if "split" in columns:
+            counts[(row[columns["split"]] or "").strip()] += 1
+        if "findings" in columns:
+            cells.setdefault(row[columns["findings"]] or "", number)
+    splits = _splits(counts, config, path)
+    labels = read_label_column(
+        cells, where=f"{path}, column {columns.get('findings')!r}", separator=config.label_separator
+    )
+    notes = []
+    if "findings" not in columns and (note := note_kind_columns(column_names(path))):
+        notes.append(f"{path.name}: {note}")
+    renamed = [f"{name!r} is {split}" for name, split in splits.items() if name != split]
+    if renamed:
+        notes.append(f"splits of {path.name}: {', '.join(renamed)}")
     return Source(
         kind="table",
         origin={"images": config.images, "table": config.table},
-        records=lambda: _records(config, path, names),
+        records=lambda: _records(config, path, columns, splits, labels),
+        notes=tuple(notes),
     )
 
 
-def _records(config: Radiographs, path: Path, names: Sequence[str]) -> Iterator[Record]:
-    columns = [
-        config.image_column, config.report_column, config.patient_column, config.split_column, config.view_column,
-        config.labels_column,
-    ]  # fmt: skip
-    root, has_split = Path(config.images), config.split_column in names
-    for number, row in read_rows(path, [name for name in columns if name in names]):
-        image = (row[config.image_column] or "").strip()
-        patient = (row.get(config.patient_column) or "").strip() or None
-        split = (row.get(config.split_column) or "").strip() or None
-        if not has_split:
+def find_columns(config: Radiographs, path: Path, roles: Sequence[str]) -> dict[str, str]:
+    """Return how a table spells its columns of these roles, as far as it has them; raises `ConfigError`."""
+    names = column_names(path)
+    found = {}
+    for role in roles:
+        name, option = getattr(config, f"{role}_column"), f"data.radiographs.{role}_column"
+        usual = name == COLUMNS[role][0]
+        found[role] = find_column(names, role, None if usual else name, where=str(path), option=option)
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def _splits(counts: Counter[str], config: Radiographs, path: Path) -> dict[str, str]:
+    """Return what each name in the column of splits stands for: one of the two splits, or itself."""
+    meant = {name: name for name in counts}
+    for split in (config.train_split, config.validation_split):
+        same = [name for name in counts if name.lower() == split.strip().lower()]
+        others = [] if same else [name for name in counts if name.lower() in _SYNONYMS.get(split, ())]
+        if len({name.lower() for name in others}) > 1:
+            listed = ", ".join(f"{name or '(blank)'} {count}" for name, count in counts.items())
+            raise ConfigError(
+                f"{path} has several splits that could be {split!r} ({listed}): name one of them in "
+                f"data.radiographs.{'train' if split == config.train_split else 'validation'}_split"
+            )
+        meant |= dict.fromkeys([*same, *others], split)
+    return meant
+
+
+def _records(
+    config: Radiographs, path: Path, columns: dict[str, str], splits: dict[str, str], labels: dict[str, tuple[str, ...]]
+) -> Iterator[Record]:
+    root = Path(config.images)
+    for number, row in read_rows(path, list(columns.values())):
+        cells = {role: row[name] or "" for role, name in columns.items()}
+        image, patient = cells["image"].strip(), cells.get("patient", "").strip() or None
+        if "split" in cells:
+            split = splits.get(cells["split"].strip()) or None
+        else:
             held_out = split_by_hash(patient or image, config.validation_share)
             split = config.validation_split if held_out else config.train_split
         yield Record(
             name=f"{path.name}:{number}",
             image=root / image if image else None,
-            report=row[config.report_column] or "",
+            report=cells["report"],
             patient=patient,
             study=None,
             split=split,
-            view=view_position(row.get(config.view_column)),
-            labels=_labels(row.get(config.labels_column)),
+            view=view_position(cells.get("view")),
+            labels=labels.get(cells.get("findings", "")),
         )
-
-
-def _labels(text: str | None) -> tuple[str, ...] | None:
-    """Read findings separated by `;`, or a list in brackets and quotes as PadChest has it; a blank field is no label."""
-    text = (text or "").strip()
-    if not text:
-        return None
-    listed = text.startswith("[") and text.endswith("]")
-    parts = text[1:-1].split(",") if listed else text.split(";")
-    return tuple(sorted({part.strip().strip("'\"").strip().lower() for part in parts} - {""}))
 
 
 def column_names(path: Path) -> list[str]:
@@ -154,7 +196,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row
 
 
 def _text(value: object) -> str | None:
-    """Return a Parquet value as text; a list, such as labels, joined by `;`."""
+    """Return a Parquet value as text; a list, such as labels, as JSON."""
     if value is None:
         return None
-    return ";".join(map(str, value)) if isinstance(value, list) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value)
