@@ -11,7 +11,7 @@ from mcr_infer.bundle import Bundle, FileRecord
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from tiny import DIM, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
+from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_mapped_parts_come_from_the_same_run_without_padding(bundle: Bundle):
     asked = [SENTENCES[1], "effusion", SENTENCES[3]]
     vectors, locals = texts.encode_with_locals(asked)
     assert np.abs(vectors - texts.encode(asked)).max() < 1e-6
-    assert [len(local.weights) for local in locals] == bundle.tokenizer().lengths(asked).clip(max=MAX_TOKENS).tolist()
+    fitted = texts.fit(asked)
+    assert [len(text.pieces) for text in fitted] == [1, 1, 2]
+    assert [len(local.weights) for local in locals] == [sum(map(len, text.pieces)) for text in fitted]
     for vector, local in zip(vectors, locals, strict=True):
         pooled = local.weights @ local.vectors
         assert pooled / np.linalg.norm(pooled) == pytest.approx(vector, abs=1e-5)

@@ -63,6 +63,16 @@ class SelectedText:
     text: str
     part: Literal["both", "findings", "impression", "whole"]
 
+    impression: str | None = None
+    """The part of `text` that is the impression; None where it was not recognized."""
+
+    @property
+    def impression_first(self) -> str:
+        """The text with its impression before everything else."""
+        if self.impression is None or self.impression == self.text:
+            return self.text
+        return f"{self.impression} {self.text.removesuffix(self.impression).rstrip()}"
+
 
 def split_report(text: str) -> Sections:
     """Find findings and impression under their headers: in any case, beside the text or above it, numbered or wrapped.
@@ -88,9 +98,11 @@ def select_text(text: str, *, use: Use = "both") -> SelectedText:
     elif use in ("impression", "longest"):
         findings = None
     if findings and impression:
-        return SelectedText(text=findings if findings == impression else f"{findings} {impression}", part="both")
+        text = findings if findings == impression else f"{findings} {impression}"
+        return SelectedText(text=text, part="both", impression=impression)
     if findings or impression:
-        return SelectedText(text=findings or impression or "", part="findings" if findings else "impression")
+        part: Literal["findings", "impression"] = "findings" if findings else "impression"
+        return SelectedText(text=findings or impression or "", part=part, impression=impression)
     whole = _clean(text)
     if not whole:
         raise ReportError("the report has no text: it is empty or holds nothing but blanks", reason="empty")
