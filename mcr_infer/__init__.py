@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcr_infer.bundle import Bundle
+    from mcr_infer.embeddings import Embeddings
     from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.errors import McrError
     from mcr_infer.images import read_image
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Bundle": "mcr_infer.bundle",
+    "Embeddings": "mcr_infer.embeddings",
     "ImageEncoder": "mcr_infer.encoder",
     "TextEncoder": "mcr_infer.encoder",
     "McrError": "mcr_infer.errors",
@@ -36,7 +38,9 @@ _HOME = {
     "search": "mcr_infer.index",
 }
 
-__all__ = ["Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search"]
+__all__ = [
+    "Bundle", "Embeddings", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose, Side, Tower, open_tower
 from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
-from mcr_infer.errors import BackendError, EmbeddingIndexError
+from mcr_infer.embeddings import Embeddings
+from mcr_infer.errors import BackendError, EmbeddingIndexError, UsageError
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.local import Local
 from mcr_infer.long_text import DEFAULT, FittedText, LongText, fit
@@ -63,6 +64,14 @@ class _Encoder:
     def embedding_dim(self) -> int:
         """D, the length of a vector."""
         return self._bundle.embedding_dim
+
+    def _marked(self, vectors: NDArray[np.float32]) -> Embeddings:
+        """Return vectors [N, D] that know their space."""
+        return Embeddings(vectors, self.fingerprint)
+
+    def _none(self) -> Embeddings:
+        """Return what is made of nothing [0, D]."""
+        return self._marked(np.empty((0, self.embedding_dim), dtype=np.float32))
 
     def _embed(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run one batch and check its embeddings [N, D]."""
@@ -116,19 +125,20 @@ class ImageEncoder(_Encoder):
         super().__init__(bundle, "image", device=device, precision=precision, threads=threads, purpose=purpose)
         self.preprocess = bundle.preprocess
 
-    def encode(self, batch: Sequence[Patches]) -> NDArray[np.float32]:
+    def encode(self, batch: Sequence[Patches]) -> Embeddings:
         """Embed one batch of patches and positions, all with the same number of patches K, to unit vectors [N, D]."""
         if not batch:
-            return np.empty((0, self.embedding_dim), dtype=np.float32)
-        return self._embed(self._inputs(batch))
+            return self._none()
+        return self._marked(self._embed(self._inputs(batch)))
 
-    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[NDArray[np.float32], list[Local]]:
+    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[Embeddings, list[Local]]:
         """Embed one batch as `encode` does, in one run, and return its mapped patches with it: [N, D], N times [K, D]."""
         if not batch:
-            return np.empty((0, self.embedding_dim), dtype=np.float32), []
+            return self._none(), []
         inputs = self._inputs(batch)
         parts = 1 if self.preprocess.input == "pixels" else len(batch[0][1])
-        return self._embed_with_locals(inputs, [parts] * len(batch))
+        vectors, locals = self._embed_with_locals(inputs, [parts] * len(batch))
+        return self._marked(vectors), locals
 
     def _inputs(self, batch: Sequence[Patches]) -> dict[str, NDArray[Any]]:
         """Stack a batch to what the tower takes."""
@@ -148,13 +158,21 @@ class ImageEncoder(_Encoder):
             )
         return self.preprocess.tower_inputs(patches, positions)
 
-    def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
+    def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> Embeddings:
         """Embed one batch of radiographs, with all their patches, to unit vectors [N, D].
 
-        Raises `BackendError` for one that was rendered by another preset than the tower's.
+        Raises `BackendError` for one that was rendered by another preset than the tower's, `UsageError` for anything but a
+        sequence of radiographs.
         """
         wanted = self.preprocess.rendering
+        if isinstance(radiographs, Radiograph | str):
+            raise UsageError(f"encode_radiographs takes a list of radiographs, got one {type(radiographs).__name__}")
         for one in radiographs:
+            if not isinstance(one, Radiograph):
+                raise UsageError(
+                    f"encode_radiographs takes radiographs, got a {type(one).__name__}: read files with "
+                    f"read_image(path, rendering={wanted!r})"
+                )
             if one.rendering != wanted:
                 raise BackendError(
                     f"the bundle {self._bundle.name} takes radiographs rendered by {wanted}, got {one.rendering}: "
@@ -193,17 +211,20 @@ class TextEncoder(_Encoder):
         """Tokenize texts as `encode` does: each says what was done where it is too long."""
         return fit(texts, self._tokenizer, self.long_text)
 
-    def encode(self, texts: Sequence[str | SelectedText]) -> NDArray[np.float32]:
-        """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches."""
+    def encode(self, texts: Sequence[str | SelectedText]) -> Embeddings:
+        """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches.
+
+        Raises `UsageError` for a single text, whose letters would be taken for texts.
+        """
         if isinstance(texts, str):
-            raise TypeError(f"encode takes a list of texts: encode([{texts[:40]!r}])")
+            raise UsageError(f"encode takes a list of texts: encode([{texts[:40]!r}])")
         windows = [
             self.encode_fitted(self.fit(texts[start : start + _TEXT_WINDOW]))
             for start in range(0, len(texts), _TEXT_WINDOW)
         ]
-        return np.concatenate(windows) if windows else np.empty((0, self.embedding_dim), dtype=np.float32)
+        return self._marked(np.concatenate(windows)) if windows else self._none()
 
-    def encode_fitted(self, texts: Sequence[FittedText]) -> NDArray[np.float32]:
+    def encode_fitted(self, texts: Sequence[FittedText]) -> Embeddings:
         """Embed what `fit` gave to unit vectors [N, D]: of several pieces the mean, scaled to length 1."""
         pieces = [piece for text in texts for piece in text.pieces]
         vectors = np.empty((len(pieces), self.embedding_dim), dtype=np.float32)
@@ -212,15 +233,15 @@ class TextEncoder(_Encoder):
             rows = order[start : start + _TEXT_BATCH]
             input_ids, attention_mask = self._tokenizer.batch([pieces[row] for row in rows])
             vectors[rows] = self._embed({"input_ids": input_ids, "attention_mask": attention_mask})
-        return _means(vectors, texts)
+        return self._marked(_means(vectors, texts))
 
-    def encode_with_locals(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Local]]:
+    def encode_with_locals(self, texts: Sequence[str]) -> tuple[Embeddings, list[Local]]:
         """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding.
 
         A text of several windows has the words of all of them.
         """
         if not texts:
-            return np.empty((0, self.embedding_dim), dtype=np.float32), []
+            return self._none(), []
         fitted = self.fit(texts)
         pieces = [piece for text in fitted for piece in text.pieces]
         input_ids, attention_mask = self._tokenizer.batch(pieces)
@@ -230,7 +251,7 @@ class TextEncoder(_Encoder):
         for text in fitted:
             joined.append(_joined(locals[start : start + len(text.pieces)]))
             start += len(text.pieces)
-        return _means(vectors, fitted), joined
+        return self._marked(_means(vectors, fitted)), joined
 
 
 def _means(vectors: NDArray[np.float32], texts: Sequence[FittedText]) -> NDArray[np.float32]:

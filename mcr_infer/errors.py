@@ -16,7 +16,8 @@
     │   ├── IndexCorruptError      its files do not match their digests
     │   ├── IndexMismatchError     it was made by another bundle, or under another site secret
     │   └── IndexLockedError       another process is writing to it
-    └── QueryError                 a query cannot be answered as asked
+    ├── QueryError                 a query cannot be answered as asked
+    └── UsageError                 a function of the Python interface was called with something that it does not take
 
 A message says what happened, where, what was found, what was expected and what to do about it. It never carries patient
 data: no name, id, birth date, accession number, physician or institution. Foreign exceptions are mapped where the foreign
@@ -112,3 +113,7 @@ class IndexLockedError(EmbeddingIndexError):
 
 class QueryError(McrError):
     """A query cannot be answered as asked."""
+
+
+class UsageError(McrError, TypeError):
+    """A function of the Python interface was called with something that it does not take, or in the wrong thread."""

@@ -9,6 +9,7 @@ see `python -m benchmarks.combined`).
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose
 from mcr_infer.bundle import FULL, Bundle
+from mcr_infer.embeddings import Embeddings
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
@@ -29,7 +31,7 @@ NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0
 """How much a sentence that is not wanted takes away, where it does not say so itself; a picture needs more of a push."""
 
-_WEIGHTED = re.compile(r"(?P<what>.*\S)\s*\^(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
+_WEIGHTED = re.compile(r"(?P<what>[^^]*[^^\s])\s*\^\s*(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
 _SMALLEST_SUM = 1e-3
 _MAX_LINE = 1 << 20
 
@@ -87,8 +89,15 @@ class Question:
 
 
 def _part(text: str, weight: float) -> Part:
+    if "^" not in text:
+        return Part(text, weight)
     match = _WEIGHTED.fullmatch(text)
-    return Part(text, weight) if match is None else Part(match["what"], float(match["weight"]))
+    if match is None or not math.isfinite(float(match["weight"])):
+        raise QueryError(
+            f"{text!r}: a weight stands at the end as ^ and a number of at least 0 with a decimal point, as in "
+            "'left effusion^0.5'; what is not wanted goes to --not"
+        )
+    return Part(match["what"], float(match["weight"]))
 
 
 def read_questions(lines: Iterable[str], *, source: str) -> list[Question]:
@@ -136,7 +145,7 @@ def _texts(name: str, value: object) -> list[str]:
 
 def vectors_of(
     questions: Sequence[Question], bundle: Bundle, index: Index, *, device: str, precision: str = FULL
-) -> NDArray[np.float32]:
+) -> Embeddings:
     """Return a unit vector for each question [Q, D]; a tower is opened only where something goes through it.
 
     Rows of the index are images. Raises `QueryError` for an id that the index does not have and for parts that cancel each
@@ -156,12 +165,12 @@ def vectors_of(
         encoder = ImageEncoder(bundle, device=device, precision=precision, purpose=purpose)
         for row, part in images:
             sums[row] += part.weight * _image_vector(encoder, Path(part.what)).astype(np.float64)
-    return _unit(sums + _sums_of_rows(questions, index))
+    return Embeddings(_unit(sums + _sums_of_rows(questions, index)), bundle.fingerprint)
 
 
-def vectors_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float32]:
+def vectors_of_rows(questions: Sequence[Question], index: Index) -> Embeddings:
     """Return what `vectors_of` returns for questions of rows of the index alone, whose bundle need not be there [Q, D]."""
-    return _unit(_sums_of_rows(questions, index))
+    return Embeddings(_unit(_sums_of_rows(questions, index)), index.fingerprint)
 
 
 def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float64]:
@@ -174,7 +183,7 @@ def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.flo
 
 def vectors_with_words(
     questions: Sequence[Question], bundle: Bundle, *, device: str, precision: str = FULL
-) -> tuple[NDArray[np.float32], list[list[tuple[Local, float]]]]:
+) -> tuple[Embeddings, list[list[tuple[Local, float]]]]:
     """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
 
     The weights are those in the sum that was brought to length 1. Raises `QueryError` where there is a radiograph in a
@@ -197,7 +206,7 @@ def vectors_with_words(
             sums[row] -= weights.sum() * vectors[-1].astype(np.float64)
         length = float(np.linalg.norm(sums[row]))
         asked.append([(one, weight / length) for one, weight in zip(words, weights.tolist(), strict=False)])
-    return _unit(sums), asked
+    return Embeddings(_unit(sums), bundle.fingerprint), asked
 
 
 def _image_vector(encoder: ImageEncoder, path: Path) -> NDArray[np.float32]:

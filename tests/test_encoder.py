@@ -9,7 +9,7 @@ import pytest
 
 from mcr_infer.bundle import Bundle, FileRecord
 from mcr_infer.encoder import ImageEncoder, TextEncoder
-from mcr_infer.errors import BackendError
+from mcr_infer.errors import BackendError, UsageError
 from mcr_infer.images.radiograph import Radiograph
 from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
@@ -158,3 +158,15 @@ def test_modules_load_no_runtime_before_a_tower_is_opened():
     code = f"import sys, {modules}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"onnxruntime", "torch", "timm", "transformers", "onnx", "pydicom", "safetensors"}
+
+
+def test_what_is_no_list_of_inputs_is_refused(bundle: Bundle):
+    images, texts = ImageEncoder(bundle), TextEncoder(bundle)
+    with pytest.raises(UsageError, match=r"encode\(\['left pneumothorax'\]\)"):
+        texts.encode("left pneumothorax")
+    with pytest.raises(UsageError, match=r"read_image\(path, rendering='voi'\)"):
+        images.encode_radiographs(["x.dcm"])
+    with pytest.raises(UsageError, match="got one Radiograph"):
+        images.encode_radiographs(radiograph(1))
+    with pytest.raises(UsageError, match="got one str"):
+        images.encode_radiographs("x.dcm")

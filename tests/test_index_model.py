@@ -218,6 +218,7 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
             where=None if where is None else parse_filter(where),
             distinct=distinct,
             exclude={f"{number:04d}" for number in exclude},
+            fingerprint=index.fingerprint,
         )
         return found[0]
 

@@ -258,7 +258,7 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
     with Index.open(folder) as index:
         assert index.fingerprint == hashlib.sha256(b"mcr-infer model without a bundle: my-clip").hexdigest()
         assert (index.bundle, index.embedding_dim, index.count("report")) == ("my-clip", DIM, 5)
-        hits = search(index, unit(4), kind="report", k=2, where=parse_filter("view=PA"))[0]
+        hits = search(index, unit(4), kind="report", k=2, where="view=PA", fingerprint=index.fingerprint)[0]
         assert (hits[0].id, hits[0].study_uid, dict(hits[0].metadata)) == ("4", "1.9.1", {"view": "PA"})
         with pytest.raises(BundleError, match=r"the model 'my-clip', which is no bundle: there is no text tower"):
             workspace.bundle_of(index, None)
@@ -267,7 +267,7 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
     invoke("import", file, "--index", folder, *FOREIGN)  # as images, too
     (hit,) = json_lines(invoke("query", "--like", "4", "-k", "1", "--index", folder, "--json").stdout)
     with Index.open(folder) as index:
-        (first,) = search(index, unit(4), k=1, exclude={"4"})[0]
+        (first,) = search(index, unit(4), k=1, exclude={"4"}, fingerprint=index.fingerprint)[0]
     assert (hit["id"], hit["score"]) == (first.id, round(first.score, 6))
     assert "no text tower" in invoke("query", "--like", "4", "--not", "effusion", "--index", folder, code=1).stderr
     assert json_lines(invoke("info", "--index", folder, "--json").stdout)[0]["bundle"] == "my-clip"

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def test_windows_cover_every_token_and_overlap(tokenizer: ReportTokenizer, extra
     pieces = windows(ids, tokenizer)
     assert all(len(piece) == MAX_TOKENS and piece[0] == 0 and piece[-1] == len(ids) - 1 for piece in pieces)
     assert {place for piece in pieces for place in piece} == set(range(len(ids)))
-    for one, following in zip(pieces, pieces[1:], strict=False):
+    for one, following in pairwise(pieces):
         assert one == sorted(one)
         assert len(set(one[1:-1]) & set(following[1:-1])) >= OVERLAP * (MAX_TOKENS - 2) - 1
 
@@ -89,8 +91,3 @@ def test_mapped_words_of_windows_point_where_the_vector_does(bundle: Bundle):
         pooled = local.weights @ local.vectors
         assert local.weights.sum() == pytest.approx(1.0, abs=1e-5)
         assert pooled / np.linalg.norm(pooled) == pytest.approx(vector, abs=1e-5)
-
-
-def test_a_single_text_is_refused_as_a_list(bundle: Bundle):
-    with pytest.raises(TypeError, match=r"encode\(\['left pneumothorax'\]\)"):
-        TextEncoder(bundle).encode("left pneumothorax")

@@ -32,6 +32,29 @@ def test_what_is_not_wanted_counts_more_beside_a_picture():
     assert Question.of(likes=["1.2"], unwanted=["b"]).sentences[0].weight == -1.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "effusion^-1",
+        "effusion^,5",
+        "effusion^0,5",
+        "effusion^abc",
+        "effusion^",
+        "^2",
+        "a^2^3",
+        "effusion^1e3",
+        "a ^ b",
+        "x^nan",
+    ],
+)
+def test_what_is_no_weight_is_refused_with_the_right_form(text: str):
+    for part in ("sentences", "unwanted", "likes"):
+        with pytest.raises(QueryError, match=r"a weight stands at the end as \^ and a number.*'left effusion\^0.5'"):
+            Question.of(**{"sentences": ["a"], part: [text]})
+    with pytest.raises(QueryError, match=r"line 2: .*a weight stands"):
+        read_questions(["fine", json.dumps({"query": text})], source="q.jsonl")
+
+
 @pytest.mark.parametrize("given", [{}, {"unwanted": ["pneumothorax"]}, {"sentences": ["effusion^0"]}])
 def test_something_must_be_wanted(given: dict[str, list[str]]):
     with pytest.raises(QueryError, match="needs a sentence, a radiograph or an id that is wanted"):
