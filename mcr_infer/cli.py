@@ -1,7 +1,7 @@
 """The command line: parse, call, print. What a command does lives in the modules that it imports when it runs.
 
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 3 done but
-some inputs failed.
+some inputs failed, 4 the index is busy.
 """
 
 import gc
@@ -150,7 +150,7 @@ app.command()(pseudonym)
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one line on stderr and exit code 1."""
+    """Run the command line; every error of ours becomes one line on stderr and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # File names of old archives are not always UTF-8: they are printed as the bytes that they are.
@@ -161,6 +161,6 @@ def main() -> None:
         app()
     except McrError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_code) from None
     finally:
         gc.freeze()

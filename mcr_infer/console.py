@@ -98,7 +98,7 @@ def show_summary(
     """Print the closing summary: one JSON object with every failure, or a sentence and the first failures by name."""
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
-        print(f"left out as no images by their names: {kinds}", file=sys.stderr)
+        print(f"skipped by file name: {kinds}", file=sys.stderr)
     if as_json:
         # Failures are read and written one by one: there may be millions.
         facts = {verb if name == "embedded" else name: value for name, value in summary.to_dict().items()}
@@ -114,7 +114,8 @@ def show_summary(
             print(f"failed  {rest} more [{reason}]; {summary.failures_file} names each one")
     if summary.left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in summary.left_out.most_common())
-        print(f"left out  {summary.left_out.total()} {what}: {reasons}")
+        # Not all of them are radiographs: some are left out because they are none.
+        print(f"{summary.left_out.total()} {'files' if what == 'radiographs' else what} left out: {reasons}")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     print(
         f"{summary.embedded} {what} {verb}, {summary.unchanged} unchanged, {summary.failure_count} failed "
@@ -187,7 +188,7 @@ def warn_of_unseen(look: "SecondLook") -> None:
         )
 
 
-def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool = False, as_json: bool) -> None:
+def show_hits(hits: "Sequence[Hit]", *, query: str | int | None = None, reranked: bool = False, as_json: bool) -> None:
     """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries.
 
     `reranked` shows what the second look gave, too.
@@ -199,7 +200,7 @@ def show_hits(hits: "Sequence[Hit]", *, query: str | None = None, reranked: bool
             again = {"rerank_score": second} if reranked else {}
             print(json.dumps(name | {
                 "rank": hit.rank, "score": round(hit.score, 6), **again, "id": hit.id, "kind": hit.kind, "path": hit.path,
-                "study_uid": hit.study_uid, "metadata": dict(hit.metadata),
+                "study_uid": hit.study_uid, "series_uid": hit.series_uid, "metadata": dict(hit.metadata),
             }))  # fmt: skip
         return
     if query is not None:

@@ -32,7 +32,11 @@ def embed_images(
         ),
     ] = None,
     files_from: Annotated[
-        str | None, typer.Option("--files-from", help="A file with more of them, one a line; - for standard input.")
+        str | None,
+        typer.Option(
+            "--files-from",
+            help="A file with more of them, one a line, without comments: a name may begin with #. - for standard input.",
+        ),
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")

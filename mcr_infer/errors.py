@@ -24,9 +24,13 @@ data: no name, id, birth date, accession number, physician or institution. Forei
 library is called (`raise ... from exc`).
 """
 
+from typing import ClassVar
+
 
 class McrError(Exception):
-    """The root of all errors of this package; the command line turns it into exit code 1."""
+    """The root of all errors of this package; the command line turns it into its `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ImageError(McrError):
@@ -108,7 +112,9 @@ class IndexMismatchError(EmbeddingIndexError):
 
 
 class IndexLockedError(EmbeddingIndexError):
-    """Another process is writing to the index."""
+    """Another process is writing to the index: the same command can succeed later."""
+
+    exit_code: ClassVar[int] = 4
 
 
 class QueryError(McrError):

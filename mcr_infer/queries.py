@@ -51,8 +51,8 @@ class Question:
     sentences: tuple[Part, ...] = ()
     images: tuple[Part, ...] = ()
     likes: tuple[Part, ...] = ()
-    name: str | None = None
-    """By which a batch of questions tells them apart."""
+    name: str | int | None = None
+    """By which a batch of questions tells them apart: the `id` of a JSON line as it stands there, else the line number."""
 
     def __post_init__(self) -> None:
         if not any(part.weight > 0 for part in (*self.sentences, *self.images, *self.likes)):
@@ -74,7 +74,7 @@ class Question:
         unwanted: Iterable[str] = (),
         images: Iterable[str] = (),
         likes: Iterable[str] = (),
-        name: str | None = None,
+        name: str | int | None = None,
     ) -> "Question":
         """Read the parts, each with `^WEIGHT` at its end or without. Raises `QueryError` where nothing is wanted."""
         images, likes = tuple(images), tuple(likes)
@@ -133,7 +133,10 @@ def _question(values: Mapping[str, Any], number: str) -> Question:
     if unknown:
         raise QueryError(f"unknown {', '.join(sorted(unknown))}; a query has {', '.join((*known, 'id'))}")
     parts = {known[name]: _texts(name, value) for name, value in values.items() if name in known}
-    return Question.of(**parts, name=str(values.get("id", number)))
+    name = values.get("id", number)
+    if type(name) not in (str, int):
+        raise QueryError(f"id is a text or a whole number, got {json.dumps(name)}")
+    return Question.of(**parts, name=name)
 
 
 def _texts(name: str, value: object) -> list[str]:

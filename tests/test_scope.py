@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcr_infer.errors import IndexCorruptError, QueryError
-from mcr_infer.index import EXACT_LIMIT, Index, Row, nearest, parse_filter, scope, search
+from mcr_infer.errors import IndexCorruptError
+from mcr_infer.index import EXACT_LIMIT, Index, Row, describe_no_match, nearest, parse_filter, scope, search
 
 DIM = 16
 COUNT = 1200
@@ -129,13 +129,13 @@ def test_duplicates_are_one_hit(index: Index):
     assert sum(hit.study_uid is None for hit in hits) == 80
 
 
-def test_a_filter_that_nothing_matches_says_what_there_is(index: Index):
-    with pytest.raises(
-        QueryError, match="matches --where: view holds AP, LATERAL, PA; study_year holds numbers from 2010"
-    ):
-        search(
-            index, units(1, seed=1), where=parse_filter("view=pa and study_year=2010"), fingerprint=index.fingerprint
-        )
+def test_a_filter_that_nothing_matches_gives_no_hits(index: Index):
+    where = "view=pa and study_year=2010"
+    assert search(index, units(2, seed=1), where=where, fingerprint=index.fingerprint) == [[], []]
+    labels, scores = nearest(index, units(2, seed=1), where=where, fingerprint=index.fingerprint)
+    assert labels.shape == scores.shape == (2, 0)
+    told = describe_no_match(index, "image", parse_filter(where))
+    assert "matches --where: view holds AP, LATERAL, PA; study_year holds numbers from 2010" in told
 
 
 def test_labels_and_scores_without_rows(index: Index):

@@ -39,6 +39,7 @@ class Hit:
     """Of the row in the store, as `Index.rows` and `Index.locals` take it in the same `snapshot`."""
 
     study_uid: str | None = None
+    series_uid: str | None = None
 
     rerank_score: float | None = None
     """Cosine and late interaction together, where the row was looked at again (`mcr_infer.second_look`)."""
@@ -58,8 +59,9 @@ def search(
 ) -> list[list[Hit]]:
     """Find the k rows of a kind nearest to each query [Q, D] or [D], best first, equal scores by id.
 
-    There are k hits for each query wherever k rows come into question: of the kind, matching `where`, of different studies
-    or pictures if `distinct` says so, besides the ids in `exclude` (the radiograph that a search started from).
+    There are k hits for each query wherever k rows come into question, and none where no row does: of the kind, matching
+    `where`, of different studies or pictures if `distinct` says so, besides the ids in `exclude` (the radiograph that a
+    search started from).
     `where` is a filter or its text, such as "view=PA". `ef_search` is the breadth of the search where there is a graph, by
     default what the index was tuned to. `fingerprint` names the embedding space of queries that do not know it, which are
     all but those of an encoder or an index (`Embeddings`). Raises `QueryError` for a wrong kind, k below 1, queries that are
@@ -169,4 +171,5 @@ def _hit(rank: int, score: float, row: Row, label: int) -> Hit:
         metadata=row.metadata,
         label=label,
         study_uid=row.study_uid,
+        series_uid=row.series_uid,
     )
