@@ -187,9 +187,9 @@ def filtered(gallery: Gallery, setting: Setting, rounds: int) -> Found:
         labels = index.vectors("image")[0]
         index.graph("image")
         begun = time.perf_counter()
-        nearest(index, some[:1], k=TOP, where=where)
+        nearest(index, some[:1], k=TOP, where=where, fingerprint=index.fingerprint)
         first = time.perf_counter() - begun
-        own: Search = lambda block, ef: nearest(index, block, k=TOP, where=where)[0]  # noqa: E731, ARG005
+        own: Search = lambda block, ef: nearest(index, block, k=TOP, where=where, fingerprint=index.fingerprint)[0]  # noqa: E731, ARG005
         ef = breadth_for(TARGET, plain, some, gallery.vectors, kth[:BATCH], least=TOP)
         swept: list[float] = []
 
@@ -207,9 +207,13 @@ def filtered(gallery: Gallery, setting: Setting, rounds: int) -> Found:
         rates = race(runs, queries=counts, rounds=rounds)
         alone = race({"index": partial(_one_by_one, own, some[:16])}, queries=16, rounds=rounds)
         wide = parse_filter(WIDE_FILTER)
-        race_wide = race({"index": lambda: nearest(index, some, k=TOP, where=wide)}, queries=len(some), rounds=rounds)
+        race_wide = race(
+            {"index": lambda: nearest(index, some, k=TOP, where=wide, fingerprint=index.fingerprint)},
+            queries=len(some),
+            rounds=rounds,
+        )
         wide_kth = _kth_among(gallery, (facts["view"] == "PA") & (facts["study_year"] >= 2020), some)
-        wide_rows = np.searchsorted(labels, nearest(index, some, k=TOP, where=wide)[0])
+        wide_rows = np.searchsorted(labels, nearest(index, some, k=TOP, where=wide, fingerprint=index.fingerprint)[0])
         rows = {
             "index": np.searchsorted(labels, own(some, 0)),
             "index, alone": np.searchsorted(labels, np.concatenate([own(one[None], 0) for one in some])),
@@ -271,7 +275,7 @@ def _open_once(folder: Path, queries: Path) -> tuple[dict[str, float], dict[str,
         index.vectors("image")
         index.facts("image")
         ready = time.perf_counter() - begun
-        nearest(index, query, k=TOP)
+        nearest(index, query, k=TOP, fingerprint=index.fingerprint)
         seconds = {
             "graph": graph,
             "graph, vectors and facts": ready,
@@ -289,11 +293,16 @@ def _plain(bare: Hnswlib, threads: int, queries: NDArray[np.float32], ef: int) -
 
 
 def _own(index: Index, queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:
-    return nearest(index, queries, k=TOP, ef_search=ef)[0]
+    return nearest(index, queries, k=TOP, ef_search=ef, fingerprint=index.fingerprint)[0]
 
 
 def _looked_up(index: Index, queries: NDArray[np.float32], ef: int) -> NDArray[np.int64]:
-    return np.array([[hit.label for hit in hits] for hits in search(index, queries, k=TOP, ef_search=ef)])
+    return np.array(
+        [
+            [hit.label for hit in hits]
+            for hits in search(index, queries, k=TOP, ef_search=ef, fingerprint=index.fingerprint)
+        ]
+    )
 
 
 def _one_by_one(search: Search, queries: NDArray[np.float32]) -> None:

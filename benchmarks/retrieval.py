@@ -37,16 +37,16 @@ def run(options: Options) -> Part:
                 part = items if budget == 1.0 else within(items, budget)
                 vectors = embed(towers, part)
                 found = _directions(items, vectors)
-                cells = [each for one in found for each in (_percent(one, 1), _percent(one, 10))]
+                cells = [each for one in found for each in (percent(one, 1), percent(one, 10))]
                 kept = agreement((full[1], full[0]), (vectors[1], vectors[0]))
                 rows.append((precision, f"{budget:.0%}", *cells, round(100 * kept, 1)))
                 # In a smaller gallery more is found.
                 key = f"retrieval.{bundle.name}.of_{count}.{precision}.{budget:.2f}"
                 for name, one in zip(("image_to_report", "report_to_image"), found, strict=True):
                     for k in KS:
-                        figures[f"{key}.{name}.r{k}"] = Figure(measure=_percent(one, k), unit="%", better="higher")
+                        figures[f"{key}.{name}.r{k}"] = Figure(measure=percent(one, k), unit="%", better="higher")
                 if precision == FULL:
-                    rate = _percent(found[1], 10)
+                    rate = percent(found[1], 10)
                     points.append((100 * budget, rate.value, rate.low, rate.high))
             gauge.tick()
     recall = [
@@ -103,7 +103,8 @@ def _directions(items: HeldOut, vectors: tuple[Vectors, Vectors]) -> tuple[Direc
     return found.image_to_report, found.report_to_image
 
 
-def _percent(direction: Direction, k: int) -> Measure:
+def percent(direction: Direction, k: int) -> Measure:
+    """Return recall at k in percent with its interval."""
     one = direction.recall[k]
     return Measure(value=round(100 * one.value, 1), low=round(100 * one.low, 1), high=round(100 * one.high, 1))
 

@@ -22,6 +22,7 @@ from mcr_infer.telemetry import switch_off
 
 if TYPE_CHECKING:
     from mcr_infer.bundle import Bundle
+    from mcr_infer.embeddings import Embeddings
     from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.errors import McrError
     from mcr_infer.images import read_image
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Bundle": "mcr_infer.bundle",
+    "Embeddings": "mcr_infer.embeddings",
     "ImageEncoder": "mcr_infer.encoder",
     "TextEncoder": "mcr_infer.encoder",
     "McrError": "mcr_infer.errors",
@@ -42,7 +44,9 @@ _HOME = {
     "search": "mcr_infer.index",
 }
 
-__all__ = ["Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search"]
+__all__ = [
+    "Bundle", "Embeddings", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search",
+]  # fmt: skip
 
 switch_off()
 

@@ -206,7 +206,7 @@ def warn_of_unseen(look: "SecondLook") -> None:
 
 
 def warn_of_unknown_words(
-    queries: Sequence[str | None], unknown_words: "Sequence[Sequence[str]]", *, rule: str
+    queries: Sequence[str | int | None], unknown_words: "Sequence[Sequence[str]]", *, rule: str
 ) -> None:
     """Name the words of each query that the text tower does not know; `rule` says why they count as unknown."""
     from mcr_infer.vocabulary import quoted
@@ -223,7 +223,7 @@ def warn_of_unknown_words(
 def show_hits(
     hits: "Sequence[Hit]",
     *,
-    query: str | None = None,
+    query: str | int | None = None,
     reranked: bool = False,
     unknown_words: Sequence[str] = (),
     as_json: bool,
@@ -239,7 +239,8 @@ def show_hits(
             again = {"rerank_score": second} if reranked else {}
             print(json.dumps(name | {
                 "rank": hit.rank, "score": round(hit.score, 6), **again, "id": hit.id, "kind": hit.kind, "path": hit.path,
-                "study_uid": hit.study_uid, "metadata": dict(hit.metadata), "unknown_words": list(unknown_words),
+                "study_uid": hit.study_uid, "series_uid": hit.series_uid, "metadata": dict(hit.metadata),
+                "unknown_words": list(unknown_words),
             }))  # fmt: skip
         return
     if query is not None:

@@ -32,7 +32,11 @@ def embed_images(
         ),
     ] = None,
     files_from: Annotated[
-        str | None, typer.Option("--files-from", help="A file with more of them, one a line; - for standard input.")
+        str | None,
+        typer.Option(
+            "--files-from",
+            help="A file with more of them, one a line, without comments: a name may begin with #. - for standard input.",
+        ),
     ] = None,
     null: Annotated[
         bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")
@@ -109,7 +113,9 @@ def embed_images(
     sources = Sources(
         paths or (),
         names=None if files_from is None else NameList(path=files_from, null=null),
-        pacs=PacsAccess(token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca),
+        pacs=PacsAccess(
+            token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca, notify=console.note
+        ),
     )
     selection = Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent)
     limits = Limits(seconds=file_seconds, memory_bytes=file_memory << 20)
@@ -133,10 +139,15 @@ def embed_images(
         console.show_plan(plan.explain(tower, chosen.preprocess), plan.to_dict() | tower_facts(encoder), as_json=json)
         return
     meter, stop = Meter(), Stop()
+
+    def end_soon() -> None:
+        stop.ask()
+        sources.cancel()
+
     with (
         workspace.open_for_writing(index, chosen, naming) as store,
         console.Run("radiographs", sources.count) as run,
-        Interruption(stop.ask) as interruption,
+        Interruption(end_soon) as interruption,
     ):
         summary = Summary.of(index, naming=naming)
         outcomes = embed_images(

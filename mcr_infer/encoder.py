@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose, Side, Tower, open_tower
 from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
-from mcr_infer.errors import BackendError, EmbeddingIndexError
+from mcr_infer.embeddings import Embeddings
+from mcr_infer.errors import BackendError, EmbeddingIndexError, UsageError
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.local import Local
+from mcr_infer.long_text import DEFAULT, FittedText, LongText, fit
+from mcr_infer.reports import SelectedText
 from mcr_infer.vocabulary import Vocabulary
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -62,6 +65,14 @@ class _Encoder:
     def embedding_dim(self) -> int:
         """D, the length of a vector."""
         return self._bundle.embedding_dim
+
+    def _marked(self, vectors: NDArray[np.float32]) -> Embeddings:
+        """Return vectors [N, D] that know their space."""
+        return Embeddings(vectors, self.fingerprint)
+
+    def _none(self) -> Embeddings:
+        """Return what is made of nothing [0, D]."""
+        return self._marked(np.empty((0, self.embedding_dim), dtype=np.float32))
 
     def _embed(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Run one batch and check its embeddings [N, D]."""
@@ -121,20 +132,23 @@ class ImageEncoder(_Encoder):
         super().__init__(bundle, "image", device=device, precision=precision, threads=threads, purpose=purpose)
         self.preprocess = bundle.preprocess
 
-    def encode(self, batch: Sequence[Patches]) -> NDArray[np.float32]:
+    def encode(self, batch: Sequence[Patches]) -> Embeddings:
         """Embed one batch of patches and positions, all with the same number of patches K, to unit vectors [N, D]."""
         if not batch:
-            return np.empty((0, self.embedding_dim), dtype=np.float32)
-        return self._embed(self._inputs(batch))
+            return self._none()
+        return self._marked(self._embed(self._inputs(batch)))
 
-    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[NDArray[np.float32], list[Local]]:
+    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[Embeddings, list[Local]]:
         """Embed one batch as `encode` does, in one run, and return its mapped patches with it: [N, D], N times [K, D]."""
         if not batch:
-            return np.empty((0, self.embedding_dim), dtype=np.float32), []
+            return self._none(), []
         inputs = self._inputs(batch)
+        kept: Sequence[NDArray[np.int64] | None] = [at for _, at in batch]
+        counts = [len(at) for _, at in batch]
         if self.preprocess.input == "pixels":
-            return self._embed_with_locals(inputs, [1] * len(batch), [None] * len(batch))
-        return self._embed_with_locals(inputs, [len(at) for _, at in batch], [at for _, at in batch])
+            kept, counts = [None] * len(batch), [1] * len(batch)
+        vectors, locals = self._embed_with_locals(inputs, counts, kept)
+        return self._marked(vectors), locals
 
     def _inputs(self, batch: Sequence[Patches]) -> dict[str, NDArray[Any]]:
         """Stack a batch to what the tower takes."""
@@ -154,13 +168,21 @@ class ImageEncoder(_Encoder):
             )
         return self.preprocess.tower_inputs(patches, positions)
 
-    def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> NDArray[np.float32]:
+    def encode_radiographs(self, radiographs: Sequence[Radiograph]) -> Embeddings:
         """Embed one batch of radiographs, with all their patches, to unit vectors [N, D].
 
-        Raises `BackendError` for one that was rendered by another preset than the tower's.
+        Raises `BackendError` for one that was rendered by another preset than the tower's, `UsageError` for anything but a
+        sequence of radiographs.
         """
         wanted = self.preprocess.rendering
+        if isinstance(radiographs, Radiograph | str):
+            raise UsageError(f"encode_radiographs takes a list of radiographs, got one {type(radiographs).__name__}")
         for one in radiographs:
+            if not isinstance(one, Radiograph):
+                raise UsageError(
+                    f"encode_radiographs takes radiographs, got a {type(one).__name__}: read files with "
+                    f"read_image(path, rendering={wanted!r})"
+                )
             if one.rendering != wanted:
                 raise BackendError(
                     f"the bundle {self._bundle.name} takes radiographs rendered by {wanted}, got {one.rendering}: "
@@ -180,10 +202,15 @@ class TextEncoder(_Encoder):
         precision: str = FULL,
         threads: int | None = None,
         purpose: Purpose = "bulk",
+        long_text: LongText = DEFAULT,
     ) -> None:
-        """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does."""
+        """Open tower and tokenizer; raises `BackendError` or `BundleError` as `open_tower` does.
+
+        `long_text` is what is done with texts of more than `max_tokens` tokens.
+        """
         super().__init__(bundle, "text", device=device, precision=precision, threads=threads, purpose=purpose)
         self._tokenizer = bundle.tokenizer()
+        self.long_text = long_text
         self._vocabulary: Vocabulary | None = None
 
     @property
@@ -193,26 +220,77 @@ class TextEncoder(_Encoder):
             self._vocabulary = self._bundle.vocabulary(self._tokenizer)
         return self._vocabulary
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches."""
-        vectors = np.empty((len(texts), self.embedding_dim), dtype=np.float32)
-        for start in range(0, len(texts), _TEXT_WINDOW):
-            input_ids, attention_mask = self._tokenizer.encode(texts[start : start + _TEXT_WINDOW])
-            lengths = attention_mask.sum(axis=1)
-            order = np.argsort(lengths, kind="stable")
-            for rows in np.split(order, range(_TEXT_BATCH, len(order), _TEXT_BATCH)):
-                longest = int(lengths[rows].max())
-                vectors[start + rows] = self._embed(
-                    {"input_ids": input_ids[rows, :longest], "attention_mask": attention_mask[rows, :longest]}
-                )
-        return vectors
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens that the tower takes at once, special ones included."""
+        return self._tokenizer.max_tokens
 
-    def encode_with_locals(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Local]]:
-        """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding."""
+    def fit(self, texts: Sequence[str | SelectedText]) -> list[FittedText]:
+        """Tokenize texts as `encode` does: each says what was done where it is too long."""
+        return fit(texts, self._tokenizer, self.long_text)
+
+    def encode(self, texts: Sequence[str | SelectedText]) -> Embeddings:
+        """Embed texts to unit vectors [N, D] in their order; they run sorted by length, in small batches.
+
+        Raises `UsageError` for a single text, whose letters would be taken for texts.
+        """
+        if isinstance(texts, str):
+            raise UsageError(f"encode takes a list of texts: encode([{texts[:40]!r}])")
+        windows = [
+            self.encode_fitted(self.fit(texts[start : start + _TEXT_WINDOW]))
+            for start in range(0, len(texts), _TEXT_WINDOW)
+        ]
+        return self._marked(np.concatenate(windows)) if windows else self._none()
+
+    def encode_fitted(self, texts: Sequence[FittedText]) -> Embeddings:
+        """Embed what `fit` gave to unit vectors [N, D]: of several pieces the mean, scaled to length 1."""
+        pieces = [piece for text in texts for piece in text.pieces]
+        vectors = np.empty((len(pieces), self.embedding_dim), dtype=np.float32)
+        order = sorted(range(len(pieces)), key=lambda place: len(pieces[place]))
+        for start in range(0, len(order), _TEXT_BATCH):
+            rows = order[start : start + _TEXT_BATCH]
+            input_ids, attention_mask = self._tokenizer.batch([pieces[row] for row in rows])
+            vectors[rows] = self._embed({"input_ids": input_ids, "attention_mask": attention_mask})
+        return self._marked(_means(vectors, texts))
+
+    def encode_with_locals(self, texts: Sequence[str]) -> tuple[Embeddings, list[Local]]:
+        """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding.
+
+        A text of several windows has the words of all of them.
+        """
         if not texts:
-            return np.empty((0, self.embedding_dim), dtype=np.float32), []
-        input_ids, attention_mask = self._tokenizer.encode(texts)
-        lengths = attention_mask.sum(axis=1)
-        longest = int(lengths.max())
-        inputs = {"input_ids": input_ids[:, :longest], "attention_mask": attention_mask[:, :longest]}
-        return self._embed_with_locals(inputs, lengths.tolist(), [None] * len(texts))
+            return self._none(), []
+        fitted = self.fit(texts)
+        pieces = [piece for text in fitted for piece in text.pieces]
+        input_ids, attention_mask = self._tokenizer.batch(pieces)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        vectors, locals = self._embed_with_locals(inputs, [len(piece) for piece in pieces], [None] * len(pieces))
+        joined, start = [], 0
+        for text in fitted:
+            joined.append(_joined(locals[start : start + len(text.pieces)]))
+            start += len(text.pieces)
+        return self._marked(_means(vectors, fitted)), joined
+
+
+def _means(vectors: NDArray[np.float32], texts: Sequence[FittedText]) -> NDArray[np.float32]:
+    """Return the mean of the vectors of the pieces of each text, scaled to length 1 [N, D]."""
+    counts = [len(text.pieces) for text in texts]
+    if len(vectors) == len(counts):
+        return vectors  # to the bit what the tower gave
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(vectors.astype(np.float64), starts)
+    means = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    single = np.array(counts) == 1
+    means[single] = vectors[starts[single]]
+    return np.asarray(means, dtype=np.float32)
+
+
+def _joined(pieces: Sequence[Local]) -> Local:
+    """Return the mapped words of all pieces of a text; their weighted sum points where the mean of the pieces does."""
+    if len(pieces) == 1:
+        return pieces[0]
+    weights = [one.weights / np.linalg.norm(one.weights @ one.vectors) for one in pieces]
+    total = np.concatenate(weights)
+    return Local(
+        vectors=np.concatenate([one.vectors for one in pieces]), weights=(total / total.sum()).astype(np.float32)
+    )

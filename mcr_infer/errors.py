@@ -16,16 +16,21 @@
     │   ├── IndexCorruptError      its files do not match their digests
     │   ├── IndexMismatchError     it was made by another bundle, or under another site secret
     │   └── IndexLockedError       another process is writing to it
-    └── QueryError                 a query cannot be answered as asked
+    ├── QueryError                 a query cannot be answered as asked
+    └── UsageError                 a function of the Python interface was called with something that it does not take
 
 A message says what happened, where, what was found, what was expected and what to do about it. It never carries patient
 data: no name, id, birth date, accession number, physician or institution. Foreign exceptions are mapped where the foreign
 library is called (`raise ... from exc`).
 """
 
+from typing import ClassVar
+
 
 class McrError(Exception):
-    """The root of all errors of this package; the command line turns it into exit code 1."""
+    """The root of all errors of this package; the command line turns it into its `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ImageError(McrError):
@@ -107,8 +112,14 @@ class IndexMismatchError(EmbeddingIndexError):
 
 
 class IndexLockedError(EmbeddingIndexError):
-    """Another process is writing to the index."""
+    """Another process is writing to the index: the same command can succeed later."""
+
+    exit_code: ClassVar[int] = 4
 
 
 class QueryError(McrError):
     """A query cannot be answered as asked."""
+
+
+class UsageError(McrError, TypeError):
+    """A function of the Python interface was called with something that it does not take, or in the wrong thread."""

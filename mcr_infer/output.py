@@ -64,7 +64,7 @@ def say_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def run(command: Callable[[], object]) -> NoReturn:
     """Run the command of this process and end it with the exit code that the command returns or raises.
 
-    Every error of ours becomes one line on stderr and exit code 1.
+    Every error of ours becomes one line on stderr and its exit code.
     """
     _guard_streams()
     raise SystemExit(_code_of(command))
@@ -90,7 +90,7 @@ def _code_of_command(command: Callable[[], object]) -> int:
         code = command()
     except McrError as error:
         say(f"error: {error}", to_stderr=True)
-        return 1
+        return error.exit_code
     except SystemExit as end:
         code = end.code
     if code is None or isinstance(code, int):

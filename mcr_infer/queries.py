@@ -9,6 +9,7 @@ see `python -m benchmarks.combined`).
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.backends import Purpose
 from mcr_infer.bundle import FULL, Bundle
+from mcr_infer.embeddings import Embeddings
 from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
@@ -32,7 +34,7 @@ NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0
 """How much a sentence that is not wanted takes away, where it does not say so itself; a picture needs more of a push."""
 
-_WEIGHTED = re.compile(r"(?P<what>.*\S)\s*\^(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
+_WEIGHTED = re.compile(r"(?P<what>[^^]*[^^\s])\s*\^\s*(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
 _SMALLEST_SUM = 1e-3
 _MAX_LINE = 1 << 20
 _MOST_SUGGESTIONS = 5
@@ -53,8 +55,8 @@ class Question:
     sentences: tuple[Part, ...] = ()
     images: tuple[Part, ...] = ()
     likes: tuple[Part, ...] = ()
-    name: str | None = None
-    """By which a batch of questions tells them apart."""
+    name: str | int | None = None
+    """By which a batch of questions tells them apart: the `id` of a JSON line as it stands there, else the line number."""
 
     def __post_init__(self) -> None:
         if not any(part.weight > 0 for part in (*self.sentences, *self.images, *self.likes)):
@@ -80,7 +82,7 @@ class Question:
         unwanted: Iterable[str] = (),
         images: Iterable[str] = (),
         likes: Iterable[str] = (),
-        name: str | None = None,
+        name: str | int | None = None,
     ) -> "Question":
         """Read the parts, each with `^WEIGHT` at its end or without. Raises `QueryError` where nothing is wanted."""
         images, likes = tuple(images), tuple(likes)
@@ -103,8 +105,15 @@ def argument_text(argument: str) -> str:
 
 
 def _part(text: str, weight: float) -> Part:
+    if "^" not in text:
+        return Part(text, weight)
     match = _WEIGHTED.fullmatch(text)
-    return Part(text, weight) if match is None else Part(match["what"], float(match["weight"]))
+    if match is None or not math.isfinite(float(match["weight"])):
+        raise QueryError(
+            f"{text!r}: a weight stands at the end as ^ and a number of at least 0 with a decimal point, as in "
+            "'left effusion^0.5'; what is not wanted goes to --not"
+        )
+    return Part(match["what"], float(match["weight"]))
 
 
 def read_questions(lines: Iterable[str], *, source: str) -> list[Question]:
@@ -140,7 +149,10 @@ def _question(values: Mapping[str, Any], number: str) -> Question:
     if unknown:
         raise QueryError(f"unknown {', '.join(sorted(unknown))}; a query has {', '.join((*known, 'id'))}")
     parts = {known[name]: _texts(name, value) for name, value in values.items() if name in known}
-    return Question.of(**parts, name=str(values.get("id", number)))
+    name = values.get("id", number)
+    if type(name) not in (str, int):
+        raise QueryError(f"id is a text or a whole number, got {json.dumps(name)}")
+    return Question.of(**parts, name=name)
 
 
 def _texts(name: str, value: object) -> list[str]:
@@ -203,7 +215,7 @@ def vectors_of(
     device: str,
     precision: str = FULL,
     texts: TextEncoder | None = None,
-) -> NDArray[np.float32]:
+) -> Embeddings:
     """Return a unit vector for each question [Q, D]; a tower is opened only where something goes through it.
 
     `texts` is the text tower, if it is open already. Rows of the index are images. Raises `QueryError` for an id that the
@@ -223,12 +235,12 @@ def vectors_of(
         encoder = ImageEncoder(bundle, device=device, precision=precision, purpose=purpose)
         for row, part in images:
             sums[row] += part.weight * _image_vector(encoder, Path(part.what)).astype(np.float64)
-    return _unit(sums + _sums_of_rows(questions, index))
+    return Embeddings(_unit(sums + _sums_of_rows(questions, index)), bundle.fingerprint)
 
 
-def vectors_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float32]:
+def vectors_of_rows(questions: Sequence[Question], index: Index) -> Embeddings:
     """Return what `vectors_of` returns for questions of rows of the index alone, whose bundle need not be there [Q, D]."""
-    return _unit(_sums_of_rows(questions, index))
+    return Embeddings(_unit(_sums_of_rows(questions, index)), index.fingerprint)
 
 
 def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float64]:
@@ -246,7 +258,7 @@ def vectors_with_words(
     device: str,
     precision: str = FULL,
     texts: TextEncoder | None = None,
-) -> tuple[NDArray[np.float32], list[list[tuple[Local, float]]]]:
+) -> tuple[Embeddings, list[list[tuple[Local, float]]]]:
     """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
 
     The weights are those in the sum that was brought to length 1. Raises `QueryError` where there is a radiograph in a
@@ -267,7 +279,7 @@ def vectors_with_words(
             sums[row] -= weights.sum() * vectors[-1].astype(np.float64)
         length = float(np.linalg.norm(sums[row]))
         asked.append([(one, weight / length) for one, weight in zip(words, weights.tolist(), strict=False)])
-    return _unit(sums), asked
+    return Embeddings(_unit(sums), bundle.fingerprint), asked
 
 
 def _purpose(questions: Sequence[Question]) -> Purpose:

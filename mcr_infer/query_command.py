@@ -78,7 +78,7 @@ def query(
 ) -> None:
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
-    from mcr_infer.index import Index, parse_filter, search
+    from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
@@ -116,6 +116,8 @@ def query(
             look = SecondLook(store, chosen, device=device, precision=precision, notify=console.note)
             found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
             console.warn_of_unseen(look)
+        if chosen_rows is not None and not any(found):
+            console.note(describe_no_match(store, str(kind), chosen_rows))
         console.warn_of_mixture(
             store, kind,
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,

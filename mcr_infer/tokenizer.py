@@ -70,6 +70,9 @@ class ReportTokenizer:
 
         self.pad_id: int = pad
         self.max_tokens = max_tokens
+        special = tokenizer.encode("a").special_tokens_mask
+        head = special.index(0) if 0 in special else len(special)
+        self._special_ends = head, special[head:].count(1)
 
     @property
     def mask_id(self) -> int:
@@ -96,16 +99,32 @@ class ReportTokenizer:
         What goes beyond `max_tokens` is cut off before the last token, [SEP] or its like; `lengths` tells beforehand which
         texts that are.
         """
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        rows = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]] for ids in rows]
+        return self.batch([self.truncated(ids) for ids in self.token_ids(texts)])
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text with its special tokens, however many they are."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def truncated(self, ids: list[int]) -> list[int]:
+        """Cut what goes beyond `max_tokens` off before the last token, [SEP] or its like."""
+        return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pad rows of token ids to input_ids [N, T] and attention_mask [N, T]."""
         return _padded(rows, self.pad_id), _padded([[1] * len(ids) for ids in rows], 0)
 
-    def word_ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return the number of the word that each token of `encode` is part of [N, T]; -1 for special tokens and padding."""
-        encodings = self._tokenizer.encode_batch(list(texts))
-        rows = [[-1 if word is None else word for word in encoding.word_ids] for encoding in encodings]
-        rows = [words if len(words) <= self.max_tokens else [*words[: self.max_tokens - 1], -1] for words in rows]
-        return _padded(rows, -1)
+    @property
+    def special_ends(self) -> tuple[int, int]:
+        """How many special tokens stand before and after the words of a text: (1, 1) with [CLS] and [SEP]."""
+        return self._special_ends
+
+    def tokens_and_words(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of a text, however many, and the number of the word that each is part of.
+
+        Special tokens are part of no word: -1.
+        """
+        encoding = self._tokenizer.encode(text)
+        return encoding.ids, [-1 if word is None else word for word in encoding.word_ids]
 
     def encodings(self, texts: Sequence[str]) -> "list[Encoding]":
         """Split texts into tokens with their words and places in the text; without special tokens, and not cut."""
@@ -122,7 +141,7 @@ class ReportTokenizer:
         return np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
 
 
-def _padded(rows: list[list[int]], fill: int) -> NDArray[np.int64]:
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> NDArray[np.int64]:
     padded = np.full((len(rows), max(map(len, rows), default=0)), fill, dtype=np.int64)
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values

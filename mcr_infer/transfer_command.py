@@ -32,6 +32,11 @@ class OnConflictName(StrEnum):
     REPLACE = "replace"
 
 
+ConflictOption = Annotated[
+    OnConflictName, typer.Option(help="What to do with an id that stands for two pictures or reports.")
+]
+
+
 def export(
     out: Annotated[Path, typer.Option("--out", help="A .parquet file, or a folder for npy; neither may be there yet.")],
     index: IndexOption = Path("mcr-index"),
@@ -79,6 +84,7 @@ def import_(
         typer.Option(metavar="COLUMN", help="Column that becomes a fact to filter by; repeat for several."),
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide vectors by their length.")] = False,
+    on_conflict: ConflictOption = OnConflictName.REFUSE,
     json: JsonOption = False,
 ) -> None:
     """Take vectors into an index that were exported from one, or made elsewhere. What does not belong is refused by name."""
@@ -96,7 +102,8 @@ def import_(
         console.Run("vectors", lambda: opened.count) as run,
     ):
         summary = Summary.of(index)
-        run.follow(import_vectors(opened, store, kind=kind, normalise=normalise), summary)
+        outcomes = import_vectors(opened, store, kind=kind, normalise=normalise, on_conflict=on_conflict.value)
+        run.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="vectors", verb="imported", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
@@ -166,9 +173,7 @@ def merge(
     index: Annotated[
         Path, typer.Option("--index", help="Folder of the index that takes their rows; new, or one of them.")
     ],
-    on_conflict: Annotated[
-        OnConflictName, typer.Option(help="What to do with an id that stands for two pictures or reports.")
-    ] = OnConflictName.REFUSE,
+    on_conflict: ConflictOption = OnConflictName.REFUSE,
     json: JsonOption = False,
 ) -> None:
     """Bring the rows of several indexes of one bundle into one: what they share once, what contradicts itself not at all."""

@@ -33,7 +33,7 @@ def invoke(*arguments: str | Path, code: int = 0, input: str | None = None) -> R
     """Run mcr-infer in this process, which is faster, where a process of its own would prove nothing more."""
     done = CliRunner().invoke(app, list(map(str, arguments)), input=input)
     if isinstance(done.exception, McrError):  # which `main` maps
-        done.exit_code = 1
+        done.exit_code = done.exception.exit_code
         done.stderr_bytes += f"error: {done.exception}\n".encode()
     elif done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception

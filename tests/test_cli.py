@@ -44,7 +44,9 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
 
     hits = json_lines(run_cli("query", "bilateral pleural effusion", "-k", "5", "--json").stdout)
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
-    assert hits[0].keys() == {"rank", "score", "id", "kind", "path", "study_uid", "metadata", "unknown_words"}
+    assert list(hits[0]) == [
+        "rank", "score", "id", "kind", "path", "study_uid", "series_uid", "metadata", "unknown_words",
+    ]  # fmt: skip
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert all((tmp_path / hit["path"]).is_file() for hit in hits)
     assert hits[0]["path"].startswith("./dicoms/")

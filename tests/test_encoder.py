@@ -9,9 +9,9 @@ import pytest
 
 from mcr_infer.bundle import Bundle, FileRecord
 from mcr_infer.encoder import ImageEncoder, TextEncoder
-from mcr_infer.errors import BackendError
+from mcr_infer.errors import BackendError, UsageError
 from mcr_infer.images.radiograph import Radiograph
-from tiny import DIM, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
+from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def test_mapped_parts_come_from_the_same_run_without_padding(bundle: Bundle):
     asked = [SENTENCES[1], "effusion", SENTENCES[3]]
     vectors, locals = texts.encode_with_locals(asked)
     assert np.abs(vectors - texts.encode(asked)).max() < 1e-6
-    assert [len(local.weights) for local in locals] == bundle.tokenizer().lengths(asked).clip(max=MAX_TOKENS).tolist()
+    fitted = texts.fit(asked)
+    assert [len(text.pieces) for text in fitted] == [1, 1, 2]
+    assert [len(local.weights) for local in locals] == [sum(map(len, text.pieces)) for text in fitted]
     for vector, local in zip(vectors, locals, strict=True):
         pooled = local.weights @ local.vectors
         assert pooled / np.linalg.norm(pooled) == pytest.approx(vector, abs=1e-5)
@@ -156,3 +158,15 @@ def test_modules_load_no_runtime_before_a_tower_is_opened():
     code = f"import sys, {modules}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"onnxruntime", "torch", "timm", "transformers", "onnx", "pydicom", "safetensors"}
+
+
+def test_what_is_no_list_of_inputs_is_refused(bundle: Bundle):
+    images, texts = ImageEncoder(bundle), TextEncoder(bundle)
+    with pytest.raises(UsageError, match=r"encode\(\['left pneumothorax'\]\)"):
+        texts.encode("left pneumothorax")
+    with pytest.raises(UsageError, match=r"read_image\(path, rendering='voi'\)"):
+        images.encode_radiographs(["x.dcm"])
+    with pytest.raises(UsageError, match="got one Radiograph"):
+        images.encode_radiographs(radiograph(1))
+    with pytest.raises(UsageError, match="got one str"):
+        images.encode_radiographs("x.dcm")

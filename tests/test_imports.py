@@ -48,7 +48,8 @@ def test_a_text_query_reads_no_dicom_and_needs_no_graph(phantom_index):
 
 def test_the_public_names_are_these_and_no_others():
     assert sorted(mcr_infer.__all__) == [
-        "Bundle", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image", "search",
+        "Bundle", "Embeddings", "Hit", "ImageEncoder", "Index", "McrError", "Radiograph", "TextEncoder", "read_image",
+        "search",
     ]  # fmt: skip
     with pytest.raises(AttributeError, match="no attribute 'Manager'"):
         _ = mcr_infer.Manager

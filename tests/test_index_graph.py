@@ -43,7 +43,7 @@ def rows_of(vectors: np.ndarray, *, first: int = 0, kind: str = "image") -> list
 
 
 def found(index: Index, queries: np.ndarray, *, k: int = 10, kind: str = "image") -> list[list[str]]:
-    return [[hit.id for hit in hits] for hits in search(index, queries, kind=kind, k=k)]
+    return [[hit.id for hit in hits] for hits in search(index, queries, kind=kind, k=k, fingerprint=index.fingerprint)]
 
 
 def graph_file(folder: Path, kind: str = "image") -> Path:
@@ -66,10 +66,10 @@ def test_recall_of_the_graph_against_exact_search(tmp_path: Path) -> None:
     made_by = {**MADE_BY, "embedding_dim": 64}
     with Index.open_or_create(tmp_path / "index", **made_by, exact_limit=1000, notify=said.append) as index:  # type: ignore[arg-type]
         index.add(rows_of(clustered(3000, seed=4, dim=64)))
-        approximate = search(index, queries, k=10)
+        approximate = search(index, queries, k=10, fingerprint=index.fingerprint)
         index.save_snapshots()
     with Index.open(tmp_path / "index") as index:
-        exact = search(index, queries, k=10)
+        exact = search(index, queries, k=10, fingerprint=index.fingerprint)
     hits = sum(len({a.id for a in ours} & {e.id for e in true}) for ours, true in zip(approximate, exact, strict=True))
     assert hits / 2000 >= 0.98
     assert said == ["building the graph of 3000 images from store.sqlite: there is no graph yet"]
@@ -141,7 +141,7 @@ def test_replaced_and_deleted_rows_are_found_once_or_never(folder: Path, saved: 
         assert found(index, newer, k=1) == [[f"image-{i:05d}"] for i in range(30)]
         (everything,) = found(index, former[0], k=1000)
         assert sorted(everything) == [f"image-{i:05d}" for i in range(300) if not 30 <= i < 60]
-        best = [hits[0] for hits in search(index, former[:60], k=1)]
+        best = [hits[0] for hits in search(index, former[:60], k=1, fingerprint=index.fingerprint)]
         assert all(hit.score < 0.999 for hit in best)
 
 
@@ -275,7 +275,7 @@ import sys
 from test_index_graph import units
 from mcr_infer.index import Index, search
 with Index.open(sys.argv[1], exact_limit=int(sys.argv[2])) as index:
-    search(index, units(1, seed=1), k=3)
+    search(index, units(1, seed=1), k=3, fingerprint=index.fingerprint)
 print("hnswlib" in sys.modules)
 """
     assert run_python(code, str(folder), "300").stdout.strip() == "False"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_index_store import DIM, FINGERPRINT, opened, row, stamp, unit
 
 from conftest import invoke, json_lines, words
@@ -25,6 +26,11 @@ from mcr_infer.pseudonyms import SiteSecret
 from mcr_infer.tuning_queries import tuning_queries
 
 COUNT = 1_200
+
+
+def nearest_ten(index: Index, query: NDArray[np.float32]) -> list[tuple[str, float]]:
+    hits = search(index, query, k=10, ef_search=COUNT, fingerprint=index.fingerprint)[0]
+    return [(hit.id, hit.score) for hit in hits]
 
 
 def filled(folder: Path, count: int = COUNT, **options: object) -> Index:
@@ -105,7 +111,7 @@ def test_what_is_deleted_is_gone_from_the_disk(tmp_path: Path) -> None:
     assert (folder / "store.sqlite-wal").exists() is False
     with Index.open(folder) as index:
         assert index.count("image") == COUNT - len(gone)
-        hits = search(index, unit(13), k=COUNT)[0]
+        hits = search(index, unit(13), k=COUNT, fingerprint=index.fingerprint)[0]
         assert not {hit.id for hit in hits} & {f"1.2.{n}" for n in gone}
 
 
@@ -117,14 +123,14 @@ def test_a_graph_keeps_unreachable_vectors_until_it_is_purged(tmp_path: Path) ->
         assert unreachable(index, "image") == 2
         graph = next(folder.glob("graph-image-*"))
         assert unit(3).tobytes() in graph.read_bytes()
-        before = [(hit.id, hit.score) for hit in search(index, unit(3), k=20)[0]]
+        before = [(hit.id, hit.score) for hit in search(index, unit(3), k=20, fingerprint=index.fingerprint)[0]]
         index.save_snapshots(purge=True)
         assert unreachable(index, "image") == 0
         assert not graph.exists()
         assert {name for name, _ in on_disk(folder, unit(3).tobytes())} <= {"store.sqlite", "store.sqlite-wal"}
         assert index.erase()
         assert on_disk(folder, unit(3).tobytes()) == []
-        assert [(hit.id, hit.score) for hit in search(index, unit(3), k=20)[0]] == before
+        assert [(hit.id, hit.score) for hit in search(index, unit(3), k=20, fingerprint=index.fingerprint)[0]] == before
         assert "1.2.3" not in dict(before)
 
 
@@ -248,7 +254,9 @@ def test_rebuild_believes_no_file_beside_the_store(tmp_path: Path) -> None:
     said: list[str] = []
     with filled(folder, exact_limit=500) as index:
         query = unit(9_999)
-        before = [(hit.id, hit.score) for hit in search(index, query, k=10, ef_search=COUNT)[0]]
+        before = [
+            (hit.id, hit.score) for hit in search(index, query, k=10, ef_search=COUNT, fingerprint=index.fingerprint)[0]
+        ]
         index.save_snapshots(rebuild=True, m=8, ef_construction=60)
         graph = index.state("image").graph
         assert graph is not None
@@ -263,7 +271,9 @@ def test_rebuild_believes_no_file_beside_the_store(tmp_path: Path) -> None:
         again = index.state("image").graph
         assert again is not None
         assert (again.m, again.ef_construction, again.elements) == (8, 60, COUNT)  # shaped as before
-        assert [(hit.id, hit.score) for hit in search(index, query, k=10, ef_search=COUNT)[0]] == before
+        assert [
+            (hit.id, hit.score) for hit in search(index, query, k=10, ef_search=COUNT, fingerprint=index.fingerprint)[0]
+        ] == before
 
 
 def test_the_breadth_of_search_is_tuned_to_a_recall(tmp_path: Path) -> None:

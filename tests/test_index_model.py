@@ -198,11 +198,10 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
     ) -> None:
         query = unit(10_000 + seed)
         ranked = self.ranked(kind, query, where, distinct, {f"{number:04d}" for number in exclude})
-        chosen = [known for known in self.of(kind).values() if FILTERS[where](known.row)]
         for index in (self.index, self.reader):
             with exactly(index, exact):
-                if not chosen or not self.can_be_asked(where, kind):
-                    with pytest.raises(QueryError, match=r"holds no|no row has|matches --where"):
+                if not self.of(kind) or not self.can_be_asked(where, kind):
+                    with pytest.raises(QueryError, match=r"holds no|no row has"):
                         self.asked(index, query, kind, k, where, distinct, exclude)
                     continue
                 hits = self.asked(index, query, kind, k, where, distinct, exclude)
@@ -218,6 +217,7 @@ class IndexAgainstDictionary(RuleBasedStateMachine):
             where=None if where is None else parse_filter(where),
             distinct=distinct,
             exclude={f"{number:04d}" for number in exclude},
+            fingerprint=index.fingerprint,
         )
         return found[0]
 

@@ -40,7 +40,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 def test_exact_search_is_what_numpy_says(index: Index) -> None:
     vectors, queries = units(500, seed=1), units(50, seed=3)
     scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
-    for query, hits in enumerate(search(index, queries, kind="image", k=25)):
+    for query, hits in enumerate(search(index, queries, kind="image", k=25, fingerprint=index.fingerprint)):
         expected = np.argsort(-scores[query])[:25]
         assert [hit.id for hit in hits] == [f"{i:04d}" for i in expected]
         assert [hit.rank for hit in hits] == list(range(1, 26))
@@ -48,7 +48,7 @@ def test_exact_search_is_what_numpy_says(index: Index) -> None:
 
 
 def test_a_hit_says_what_its_row_says(index: Index) -> None:
-    ((hit,),) = search(index, units(500, seed=1)[7], k=1)
+    ((hit,),) = search(index, units(500, seed=1)[7], k=1, fingerprint=index.fingerprint)
     assert hit == Hit(
         rank=1, score=hit.score, id="0007", kind="image", path="images/7.dcm", metadata={"number": 7}, label=8
     )
@@ -58,26 +58,26 @@ def test_a_hit_says_what_its_row_says(index: Index) -> None:
 
 def test_a_batch_gives_what_single_queries_give(index: Index) -> None:
     queries = units(40, seed=4)
-    batch = search(index, queries, k=10)
-    assert batch == [search(index, query, k=10)[0] for query in queries]
-    assert batch[::-1] == search(index, queries[::-1], k=10)
+    batch = search(index, queries, k=10, fingerprint=index.fingerprint)
+    assert batch == [search(index, query, k=10, fingerprint=index.fingerprint)[0] for query in queries]
+    assert batch[::-1] == search(index, queries[::-1], k=10, fingerprint=index.fingerprint)
 
 
 def test_kinds_do_not_mix(index: Index) -> None:
-    (hits,) = search(index, units(500, seed=1)[7], kind="report", k=5)
+    (hits,) = search(index, units(500, seed=1)[7], kind="report", k=5, fingerprint=index.fingerprint)
     assert {hit.kind for hit in hits} == {"report"}
     assert hits[0].path == f"reports/{int(hits[0].id)}.dcm"
 
 
 def test_k_is_bounded_by_what_there_is(index: Index) -> None:
-    (hits,) = search(index, units(1, seed=3), kind="report", k=1000)
+    (hits,) = search(index, units(1, seed=3), kind="report", k=1000, fingerprint=index.fingerprint)
     assert sorted(hit.id for hit in hits) == [f"{i:04d}" for i in range(20)]
 
 
 def test_excluded_rows_make_room_for_the_next(index: Index) -> None:
     query = units(1, seed=3)
-    (hits,) = search(index, query, k=12)
-    (others,) = search(index, query, k=10, exclude={hits[0].id, hits[4].id})
+    (hits,) = search(index, query, k=12, fingerprint=index.fingerprint)
+    (others,) = search(index, query, k=10, exclude={hits[0].id, hits[4].id}, fingerprint=index.fingerprint)
     assert [hit.id for hit in others] == [hit.id for hit in hits if hit.rank not in (1, 5)]
     assert [hit.rank for hit in others] == list(range(1, 11))
 
@@ -90,7 +90,7 @@ def test_equal_scores_are_ordered_by_id(tmp_path: Path, exact_limit: int) -> Non
     with opened(tmp_path / "index", exact_limit=exact_limit) as index:
         rows = rows_of(vectors)
         index.add([rows[i] for i in order])
-        (hits,) = search(index, vectors[3], k=10)
+        (hits,) = search(index, vectors[3], k=10, fingerprint=index.fingerprint)
     assert [hit.id for hit in hits] == [f"{i:04d}" for i in [3, *range(10, 110, 7)][:10]]
     assert len({hit.score for hit in hits}) == 1
 
@@ -98,14 +98,14 @@ def test_equal_scores_are_ordered_by_id(tmp_path: Path, exact_limit: int) -> Non
 def test_questions_that_cannot_be_answered(index: Index, tmp_path: Path) -> None:
     query = units(1, seed=3)[0]
     with pytest.raises(QueryError, match="k must be at least 1, got 0"):
-        search(index, query, k=0)
+        search(index, query, k=0, fingerprint=index.fingerprint)
     with pytest.raises(QueryError, match="image or report, got 'study'"):
-        search(index, query, kind="study")
+        search(index, query, kind="study", fingerprint=index.fingerprint)
     with pytest.raises(QueryError, match=r"has 16 dimensions, got an array \[1, 8\]"):
-        search(index, query[:8])
+        search(index, query[:8], fingerprint=index.fingerprint)
     with pytest.raises(QueryError, match="finite vector of length 1"):
-        search(index, query * np.float32(2))
+        search(index, query * np.float32(2), fingerprint=index.fingerprint)
     with pytest.raises(QueryError, match="finite vector of length 1"):
-        search(index, np.full(DIM, np.nan, dtype=np.float32))
+        search(index, np.full(DIM, np.nan, dtype=np.float32), fingerprint=index.fingerprint)
     with opened(tmp_path / "empty") as empty, pytest.raises(QueryError, match=r"holds no reports: .*embed-reports"):
-        search(empty, query, kind="report")
+        search(empty, query, kind="report", fingerprint=empty.fingerprint)

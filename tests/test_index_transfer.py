@@ -187,7 +187,7 @@ def test_another_vector_of_one_id_does_not_take_over_its_text(tmp_path: Path) ->
     with opened(tmp_path / "other") as index:
         index.add([other])
     invoke("export", "--index", tmp_path / "other", "--out", tmp_path / "out")
-    invoke("import", tmp_path / "out", "--index", tmp_path / "index")
+    invoke("import", tmp_path / "out", "--index", tmp_path / "index", "--on-conflict", "replace")
     with Index.open(tmp_path / "index") as index:
         assert facts_of(index.get("report", "1.2.1")) == facts_of(other)
 
@@ -256,6 +256,44 @@ def test_each_vector_that_does_not_belong_is_refused_by_name(tmp_path: Path) -> 
         assert np.allclose(index.vector("image", "long"), unit(7), atol=1e-7)
 
 
+def import_pair(tmp_path: Path, ids: list[str], seeds: list[int], *options: str, code: int) -> dict[str, Any]:
+    vectors = pa.array([unit(n).tolist() for n in seeds], pa.list_(pa.float64()))
+    file = table_of(tmp_path / f"{'-'.join(map(str, seeds))}.parquet", ids, vectors)
+    place = ("--index", tmp_path / "index", *FOREIGN, "--dim", str(DIM), "--json")
+    (summary,) = json_lines(invoke("import", file, *place, *options, code=code).stdout)
+    return summary
+
+
+def vectors_in(tmp_path: Path) -> dict[str, int]:
+    """Say by which seed each row was made."""
+    with Index.open(tmp_path / "index") as index:
+        found = {id: index.vector("image", id) for id in index.ids("image")}
+    return {id: next(n for n in range(9) if np.allclose(unit(n), vector, atol=1e-6)) for id, vector in found.items()}
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_one_id_of_two_contents_is_a_conflict(tmp_path: Path, runs: int) -> None:
+    ids, seeds = ["a", "b", "a"], [0, 1, 2]
+    given = [(ids, seeds)] if runs == 1 else [(ids[:2], seeds[:2]), (ids[2:], seeds[2:])]
+    for number, (some, of) in enumerate(given, start=1):
+        summary = import_pair(tmp_path, some, of, code=3 if number == runs else 0)
+    ((failure),) = summary["failures"]
+    assert failure["reason"] == ("double_id" if runs == 1 else "id_conflict")
+    assert "--on-conflict skip" in failure["error"]
+    assert vectors_in(tmp_path) == {"a": 0, "b": 1}
+    summary = import_pair(tmp_path, ["a", "c"], [2, 3], "--on-conflict", "skip", code=0)
+    assert (summary["imported"], summary["left_out"]) == (1, {"id_conflict": 1})
+    assert vectors_in(tmp_path) == {"a": 0, "b": 1, "c": 3}
+    summary = import_pair(tmp_path, ["a", "a"], [2, 4], "--on-conflict", "replace", code=0)
+    assert (summary["imported"], summary["failed"]) == (2, 0)
+    assert vectors_in(tmp_path) == {"a": 4, "b": 1, "c": 3}
+
+
+def test_the_same_row_twice_is_no_conflict(tmp_path: Path) -> None:
+    summary = import_pair(tmp_path, ["a", "a"], [0, 0], code=0)
+    assert (summary["imported"], summary["unchanged"]) == (1, 1)
+
+
 def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate([unit(n) for n in range(5)])), DIM)
@@ -265,7 +303,7 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
     with Index.open(folder) as index:
         assert index.fingerprint == hashlib.sha256(b"mcr-infer model without a bundle: my-clip").hexdigest()
         assert (index.bundle, index.embedding_dim, index.count("report")) == ("my-clip", DIM, 5)
-        hits = search(index, unit(4), kind="report", k=2, where=parse_filter("view=PA"))[0]
+        hits = search(index, unit(4), kind="report", k=2, where="view=PA", fingerprint=index.fingerprint)[0]
         assert (hits[0].id, hits[0].study_uid, dict(hits[0].metadata)) == ("4", "1.9.1", {"view": "PA"})
         with pytest.raises(BundleError, match=r"the model 'my-clip', which is no bundle: there is no text tower"):
             workspace.bundle_of(index, None)
@@ -274,7 +312,7 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
     invoke("import", file, "--index", folder, *FOREIGN)  # as images, too
     (hit,) = json_lines(invoke("query", "--like", "4", "-k", "1", "--index", folder, "--json").stdout)
     with Index.open(folder) as index:
-        (first,) = search(index, unit(4), k=1, exclude={"4"})[0]
+        (first,) = search(index, unit(4), k=1, exclude={"4"}, fingerprint=index.fingerprint)[0]
     assert (hit["id"], hit["score"]) == (first.id, round(first.score, 6))
     assert "no text tower" in invoke("query", "--like", "4", "--not", "effusion", "--index", folder, code=1).stderr
     assert json_lines(invoke("info", "--index", folder, "--json").stdout)[0]["bundle"] == "my-clip"

@@ -65,7 +65,7 @@ def vector_file(folder: Path) -> Path:
 
 
 def found(index: Index, query: np.ndarray) -> list[tuple[str, float]]:
-    return [(hit.id, hit.score) for hit in search(index, query, k=12)[0]]
+    return [(hit.id, hit.score) for hit in search(index, query, k=12, fingerprint=index.fingerprint)[0]]
 
 
 def test_a_search_reads_the_file_and_finds_the_same(

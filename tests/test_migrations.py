@@ -59,7 +59,7 @@ def check_answers(index: Index, told: dict[str, Any]) -> None:
     for name, hits in told["hits"].items():
         where = parse_filter(told["where"]) if name == "where" else None
         kind = "image" if name == "where" else name
-        found = search(index, query, kind=kind, k=len(hits), where=where)[0]
+        found = search(index, query, kind=kind, k=len(hits), where=where, fingerprint=index.fingerprint)[0]
         assert [hit.id for hit in found] == [id for id, _ in hits]
         assert [hit.score for hit in found] == pytest.approx([score for _, score in hits], abs=1e-6)
     assert (index.count("image"), index.count("report")) == (59, 20)
@@ -72,7 +72,12 @@ def check_answers(index: Index, told: dict[str, Any]) -> None:
     }  # fmt: skip
     assert (zero.precision, zero.patch_budget, one.text) == ("int8", 0.5, "No pneumothorax. Größe unverändert.")
     assert index.known_file(FileStamp(path=MULLER, size=7, mtime_ns=9), kind="image") == zero.id
-    assert [hit.id for hit in search(index, zero.vector, k=1, where=parse_filter("study_year=2015"))[0]] == [zero.id]
+    assert [
+        hit.id
+        for hit in search(
+            index, zero.vector, k=1, where=parse_filter("study_year=2015"), fingerprint=index.fingerprint
+        )[0]
+    ] == [zero.id]
 
 
 def test_an_index_of_every_format_is_kept() -> None:

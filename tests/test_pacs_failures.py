@@ -1,13 +1,21 @@
 """A PACS that is slow, refuses, breaks off or answers nonsense."""
 
 import itertools
+import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 import tracemalloc
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
 from mcr_infer.errors import ImageError
-from mcr_infer.sources import PacsAccess
+from mcr_infer.sources import PacsAccess, Sources
+from mcr_infer.sources.pacs.transport import Transport
 from pacs_server import (
     PATIENT,
     QUICK,
@@ -45,7 +53,7 @@ def test_a_server_that_asks_for_time_gets_it(monkeypatch: pytest.MonkeyPatch):
     with serve(pacs) as pacs:
         first = next(iter(sources(pacs, access=PacsAccess())))
         waits: list[float] = []
-        monkeypatch.setattr("mcr_infer.sources.pacs.transport.time.sleep", waits.append)
+        monkeypatch.setattr(Transport, "_rest", lambda self, seconds: waits.append(seconds))
         assert len(first.open().read()) == 1000
     assert waits[0] == 7
     assert 100 < waits[1] <= 250
@@ -59,7 +67,7 @@ def test_waits_grow_and_differ(monkeypatch: pytest.MonkeyPatch):
         first = next(iter(sources(pacs, access=PacsAccess())))
         pacs.fault = lambda asked, before: Answer(status=503)
         waits: list[float] = []
-        monkeypatch.setattr("mcr_infer.sources.pacs.transport.time.sleep", waits.append)
+        monkeypatch.setattr(Transport, "_rest", lambda self, seconds: waits.append(seconds))
         with pytest.raises(
             ImageError, match="answers 503, 7 times in a row; run the same command again later"
         ) as caught:
@@ -112,12 +120,100 @@ def test_a_study_that_cannot_be_listed_does_not_hide_the_others():
         assert reason(found[2].open) == "pacs_answer"
 
 
-def test_nobody_at_the_port_is_unreachable():
+def first_failure(address: str, **access: object) -> str:
+    (only,) = Sources([address], pacs=PacsAccess(first_wait=0.001, **access))
+    with pytest.raises(ImageError) as caught:
+        only.open()
+    return str(caught.value)
+
+
+def test_nobody_at_the_port_shows_at_once():
     with serve(small_pacs()) as pacs:
         pass
-    (only,) = sources(pacs, access=PacsAccess(first_wait=0.001, attempts=3))
-    with pytest.raises(ImageError, match=r"the connection fails \(ConnectionError\), 3 times in a row"):
-        only.open()
+    told = first_failure(f"{pacs.address}/studies")
+    assert "it refuses the connection (nothing listens at that port), 2 times in a row" in told
+
+
+def test_a_name_that_does_not_resolve_shows_at_once():
+    # RFC 6761 6.4: no name under it ever resolves.
+    told = first_failure("dicomweb+http://pacs.invalid/dicom-web/studies")
+    assert "its name cannot be resolved (check the address and the DNS), 2 times in a row" in told
+
+
+def test_a_port_that_accepts_nobody_shows_within_the_limit():
+    with socket.socket() as full, ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # the queue of the port is full: further connections get no answer
+            one = held.enter_context(socket.socket())
+            one.setblocking(False)
+            with suppress(BlockingIOError):
+                one.connect(full.getsockname())
+        told = first_failure(f"dicomweb+http://127.0.0.1:{full.getsockname()[1]}/d/studies", connect_seconds=0.2)
+    assert "it does not accept the connection in time" in told
+
+
+def test_a_pacs_that_says_nothing_is_told_from_one_that_is_away():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"dicomweb+http://127.0.0.1:{silent.getsockname()[1]}/d/studies"
+        told = first_failure(address, read_seconds=0.1, attempts=3)
+    assert "it accepts the connection and sends no answer in time, 3 times in a row" in told
+
+
+def test_a_port_without_tls_says_so():
+    with serve(small_pacs()) as pacs:
+        told = first_failure(f"{pacs.address.replace('dicomweb+http', 'dicomweb')}/studies")
+    assert "it speaks no TLS at that port: use dicomweb+http://" in told
+
+
+def test_a_pacs_that_was_there_gets_all_attempts():
+    with serve(small_pacs(studies=1)) as pacs:
+        first = next(iter(sources(pacs, access=PacsAccess(first_wait=0.001, attempts=5))))
+        first.service._transport.close()  # it would be asked over the connection that is open
+    with pytest.raises(ImageError, match=r"refuses the connection .*, 5 times in a row"):
+        first.open()
+
+
+def test_attempts_are_noted():
+    said: list[str] = []
+    pacs = small_pacs(studies=1)
+    pacs.fault = lambda asked, before: Answer(status=503) if before < 1 else None
+    with serve(pacs) as pacs:
+        found = list(sources(pacs, access=PacsAccess(first_wait=0.001, notify=said.append)))
+    assert len(found) == 2
+    assert said == [f"the PACS at 127.0.0.1:{pacs.port}: it answers 503; attempt 2 of 7 in 0 s"]
+
+
+@pytest.mark.parametrize("fault", ["silent", "busy"])
+def test_a_signal_ends_waiting_for_a_pacs(fault: str, tmp_path: Path):
+    asked, held = threading.Event(), threading.Event()
+
+    def answer(_: Asked, before: int) -> Answer:
+        asked.set()
+        if fault == "silent":
+            held.wait(60)
+        return Answer(status=503, headers={"Retry-After": "300"})
+
+    pacs = small_pacs(studies=1)
+    pacs.fault = answer
+    with serve(pacs) as pacs:
+        command = [sys.executable, "-m", "mcr_infer", "embed-images", f"{pacs.address}/studies", "--index", "index"]
+        run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert asked.wait(60)
+            if fault == "busy":
+                assert run.stderr is not None
+                noted = next(line for line in run.stderr if "attempt 2 of 7 in" in line)
+                assert "it answers 503" in noted
+            run.send_signal(signal.SIGTERM)
+            # Without an end of its own it would go on for minutes.
+            _, told = run.communicate(timeout=30)
+        finally:
+            held.set()
+            run.kill()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in told
+    assert "run the same command again to go on" in told
 
 
 @pytest.mark.parametrize(

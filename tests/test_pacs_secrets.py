@@ -122,3 +122,6 @@ def test_a_client_certificate_and_an_authority_of_ones_own(certificates: Path, m
         for access, expected in ((mine, {"pacs_refused"}), (authority, {"pacs_refused", "pacs_unreachable"})):
             (only,) = Sources([address], pacs=PacsAccess(**access, **quick))
             assert reason(only.open) in expected
+        (untrusted,) = Sources([address], pacs=PacsAccess(**mine, **quick))
+        with pytest.raises(ImageError, match="its certificate is not trusted: name its authority with --pacs-ca"):
+            untrusted.open()

@@ -32,6 +32,37 @@ def test_what_is_not_wanted_counts_more_beside_a_picture():
     assert Question.of(likes=["1.2"], unwanted=["b"]).sentences[0].weight == -1.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "effusion^-1",
+        "effusion^,5",
+        "effusion^0,5",
+        "effusion^abc",
+        "effusion^",
+        "^2",
+        "a^2^3",
+        "effusion^1e3",
+        "a ^ b",
+        "x^nan",
+    ],
+)
+def test_what_is_no_weight_is_refused_with_the_right_form(text: str):
+    for part in ("sentences", "unwanted", "likes"):
+        with pytest.raises(QueryError, match=r"a weight stands at the end as \^ and a number.*'left effusion\^0.5'"):
+            Question.of(**{"sentences": ["a"], part: [text]})
+    with pytest.raises(QueryError, match=r"line 2: .*a weight stands"):
+        read_questions(["fine", json.dumps({"query": text})], source="q.jsonl")
+
+
+def test_the_id_of_a_question_keeps_its_type():
+    lines = ['{"query": "a", "id": 7}', '{"query": "a", "id": "007"}', "a"]
+    assert [one.name for one in read_questions(lines, source="q")] == [7, "007", "3"]
+    for id in (1.5, True, None, [1]):
+        with pytest.raises(QueryError, match=r"line 1: id is a text or a whole number"):
+            read_questions([json.dumps({"query": "a", "id": id})], source="q")
+
+
 @pytest.mark.parametrize("given", [{}, {"unwanted": ["pneumothorax"]}, {"sentences": ["effusion^0"]}])
 def test_something_must_be_wanted(given: dict[str, list[str]]):
     with pytest.raises(QueryError, match="needs a sentence, a radiograph or an id that is wanted"):
@@ -110,6 +141,7 @@ def test_batches_filters_and_studies_from_the_command_line(phantom_index: Path, 
     by_study = json_lines(run_cli("query", "normal chest", "-k", "99", "--by-study", "--no-duplicates", *at).stdout)
     studies = [hit["study_uid"] for hit in by_study]
     assert len(studies) == len(set(studies)) == 24
-    wrong = run_cli("query", "normal chest", "--where", "view=pa", *at, code=1)
+    wrong = run_cli("query", "normal chest", "--where", "view=pa", *at)
+    assert wrong.stdout == ""
     assert "view holds " in wrong.stderr
     assert json.loads(run_cli("info", *at).stdout)["images"] == 24

@@ -14,7 +14,7 @@ from benchmarks.likeness import local_dimension
 from benchmarks.race import breadth_for, in_fresh_process, race
 from benchmarks.truth import nearest_scores, recall
 from benchmarks.vectors import Sample, Space
-from mcr_infer.index import Index, nearest, parse_filter
+from mcr_infer.index import Index, nearest
 from mcr_infer.phantom.findings import draw_findings
 
 Vectors = np.ndarray
@@ -182,12 +182,12 @@ def test_the_index_over_a_gallery_has_the_graph_of_hnswlib(tmp_path: Path, monke
     bare = engine("hnswlib")
     bare.load(gallery.file_of("hnswlib", setting), dim=vectors.DIM)
     with Index.open(folder, exact_limit=100, notify=pytest.fail) as index:
-        labels, scores = nearest(index, queries, k=10, ef_search=12)
+        labels, scores = nearest(index, queries, k=10, ef_search=12, fingerprint=index.fingerprint)
         ids = [[int(index.rows([label])[label].id) for label in each] for each in labels.tolist()]
         np.testing.assert_array_equal(ids, bare.search(queries, k=10, ef=12, threads=1))
         np.testing.assert_allclose(scores, np.einsum("qkd,qd->qk", images[np.array(ids)], queries), atol=1e-5)
         lots = own_index.drawn_facts(400)["lot"]
-        found, _ = nearest(index, queries, k=3, where=parse_filter("lot in (1, 2, 3)"))
+        found, _ = nearest(index, queries, k=3, where="lot in (1, 2, 3)", fingerprint=index.fingerprint)
         rows = [int(index.rows([label])[label].id) for label in found.ravel().tolist()]
         assert set(lots[rows].tolist()) <= {1, 2, 3}
 

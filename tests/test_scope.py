@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcr_infer.errors import IndexCorruptError, QueryError
-from mcr_infer.index import EXACT_LIMIT, Index, Row, nearest, parse_filter, scope, search
+from mcr_infer.errors import IndexCorruptError
+from mcr_infer.index import EXACT_LIMIT, Index, Row, describe_no_match, nearest, parse_filter, scope, search
 
 DIM = 16
 COUNT = 1200
@@ -79,16 +79,18 @@ def expected(query: np.ndarray, k: int, keep: np.ndarray) -> list[str]:
 )
 def test_a_filter_gives_the_nearest_of_what_matches(index: Index, where: str, keep):
     mask = np.array([keep(i) for i in range(COUNT)])
-    found = search(index, units(20, seed=2), k=10, where=parse_filter(where), ef_search=COUNT)
+    found = search(
+        index, units(20, seed=2), k=10, where=parse_filter(where), ef_search=COUNT, fingerprint=index.fingerprint
+    )
     for query, hits in zip(units(20, seed=2), found, strict=True):
         assert [hit.id for hit in hits] == expected(query, 10, mask)
 
 
 def test_there_are_always_k_where_k_match(index: Index):
     for k in (1, 11, 12, 500):
-        hits = search(index, units(1, seed=3), k=k, where=parse_filter("lot=7"))[0]
+        hits = search(index, units(1, seed=3), k=k, where="lot=7", fingerprint=index.fingerprint)[0]
         assert len(hits) == min(k, 12)
-    assert len(search(index, units(1, seed=3), k=5000)[0]) == COUNT
+    assert len(search(index, units(1, seed=3), k=5000, fingerprint=index.fingerprint)[0]) == COUNT
 
 
 def test_a_filter_that_turns_away_all_that_is_near_still_gives_k(index: Index):
@@ -97,13 +99,13 @@ def test_a_filter_that_turns_away_all_that_is_near_still_gives_k(index: Index):
     far = np.argsort(VECTORS @ query)[:400]
     ids = ", ".join(ROWS[place].id for place in far)
     mask = np.isin(np.arange(COUNT), far)
-    hits = search(index, query, k=25, where=parse_filter(f"id in ({ids})"))[0]
+    hits = search(index, query, k=25, where=f"id in ({ids})", fingerprint=index.fingerprint)[0]
     assert [hit.id for hit in hits] == expected(query, 25, mask)
 
 
 def test_one_hit_a_study_is_its_best(index: Index):
     # A graph that is searched in its whole breadth: what it misses otherwise is not what this is about.
-    found = search(index, units(10, seed=5), k=30, distinct=["study"], ef_search=COUNT)
+    found = search(index, units(10, seed=5), k=30, distinct=["study"], ef_search=COUNT, fingerprint=index.fingerprint)
     for query, hits in zip(units(10, seed=5), found, strict=True):
         scores = VECTORS.astype(np.float64) @ query.astype(np.float64)
         best: dict[str, int] = {}
@@ -115,49 +117,77 @@ def test_one_hit_a_study_is_its_best(index: Index):
 
 
 def test_duplicates_are_one_hit(index: Index):
-    (hits,) = search(index, VECTORS[3], k=10)
+    (hits,) = search(index, VECTORS[3], k=10, fingerprint=index.fingerprint)
     assert [hit.id for hit in hits[:2]] == ["00003", "00004"]
-    (hits,) = search(index, VECTORS[3], k=10, distinct=["content"])
+    (hits,) = search(index, VECTORS[3], k=10, distinct=["content"], fingerprint=index.fingerprint)
     assert hits[0].id == "00003"
     assert "00004" not in [hit.id for hit in hits]
     assert len(hits) == 10
-    (hits,) = search(index, VECTORS[3], k=COUNT, distinct=["content", "study"])
+    (hits,) = search(index, VECTORS[3], k=COUNT, distinct=["content", "study"], fingerprint=index.fingerprint)
     # 400 studies and 100 rows without; of the latter every fifth is a twin of the one before.
     assert len({hit.study_uid for hit in hits if hit.study_uid}) == sum(hit.study_uid is not None for hit in hits)
     assert sum(hit.study_uid is None for hit in hits) == 80
 
 
-def test_a_filter_that_nothing_matches_says_what_there_is(index: Index):
-    with pytest.raises(
-        QueryError, match="matches --where: view holds AP, LATERAL, PA; study_year holds numbers from 2010"
-    ):
-        search(index, units(1, seed=1), where=parse_filter("view=pa and study_year=2010"))
+def test_a_filter_that_nothing_matches_gives_no_hits(index: Index):
+    where = "view=pa and study_year=2010"
+    assert search(index, units(2, seed=1), where=where, fingerprint=index.fingerprint) == [[], []]
+    labels, scores = nearest(index, units(2, seed=1), where=where, fingerprint=index.fingerprint)
+    assert labels.shape == scores.shape == (2, 0)
+    told = describe_no_match(index, "image", parse_filter(where))
+    assert "matches --where: view holds AP, LATERAL, PA; study_year holds numbers from 2010" in told
 
 
 def test_labels_and_scores_without_rows(index: Index):
     queries = units(12, seed=6)
-    labels, scores = nearest(index, queries, k=10, where=parse_filter("view=PA"), ef_search=COUNT)
+    labels, scores = nearest(
+        index, queries, k=10, where=parse_filter("view=PA"), ef_search=COUNT, fingerprint=index.fingerprint
+    )
     assert (labels.shape, scores.shape, labels.dtype, scores.dtype) == ((12, 10), (12, 10), np.int64, np.float32)
-    hits = search(index, queries, k=10, where=parse_filter("view=PA"), ef_search=COUNT)
+    hits = search(index, queries, k=10, where="view=PA", ef_search=COUNT, fingerprint=index.fingerprint)
     assert np.abs(scores - [[hit.score for hit in of] for of in hits]).max() < 1e-5
     assert [set(row) for row in labels.tolist()] == [{hit.label for hit in of} for of in hits]
-    assert nearest(index, queries, k=50, where=parse_filter("lot=7"))[0].shape == (12, 12)
+    assert nearest(index, queries, k=50, where="lot=7", fingerprint=index.fingerprint)[0].shape == (
+        12,
+        12,
+    )
 
 
 def test_what_a_writer_adds_and_removes_is_filtered_too(folder: Path, tmp_path: Path):
     place = shutil.copytree(folder, tmp_path / "index")
     with Index.open(place) as reader, Index.open(place, writable=True) as writer:
-        assert len(search(reader, units(1, seed=1), k=99, where=parse_filter("lot=7"))[0]) == 12
+        assert len(search(reader, units(1, seed=1), k=99, where="lot=7", fingerprint=reader.fingerprint)[0]) == 12
         fresh = Row(id="new", kind="image", path=None, vector=units(1, seed=9)[0], metadata={"lot": 7, "site": "north"})
         writer.add([fresh])
         writer.delete("image", ["00007", "00107"])
-        hits = search(reader, units(1, seed=9), k=99, where=parse_filter("lot=7"))[0]
+        hits = search(reader, units(1, seed=9), k=99, where="lot=7", fingerprint=reader.fingerprint)[0]
         assert (len(hits), hits[0].id) == (11, "new")
-        assert [hit.id for hit in search(reader, units(1, seed=9), where=parse_filter("site=north"))[0]] == ["new"]
+        assert [
+            hit.id
+            for hit in search(
+                reader, units(1, seed=9), where=parse_filter("site=north"), fingerprint=reader.fingerprint
+            )[0]
+        ] == ["new"]
         writer.save_snapshots()
     with Index.open(place) as reader:
-        assert [hit.id for hit in search(reader, units(1, seed=9), where=parse_filter("site=north"))[0]] == ["new"]
-        assert len(search(reader, units(1, seed=9), k=2000, where=parse_filter("site is missing"))[0]) == COUNT - 2
+        assert [
+            hit.id
+            for hit in search(
+                reader, units(1, seed=9), where=parse_filter("site=north"), fingerprint=reader.fingerprint
+            )[0]
+        ] == ["new"]
+        assert (
+            len(
+                search(
+                    reader,
+                    units(1, seed=9),
+                    k=2000,
+                    where=parse_filter("site is missing"),
+                    fingerprint=reader.fingerprint,
+                )[0]
+            )
+            == COUNT - 2
+        )
 
 
 def test_a_row_that_is_not_what_the_graph_holds_is_an_error(folder: Path, tmp_path: Path):
@@ -171,4 +201,4 @@ def test_a_row_that_is_not_what_the_graph_holds_is_an_error(folder: Path, tmp_pa
         Index.open(place) as index,
         pytest.raises(IndexCorruptError, match=r"not what the snapshots .*`mcr-infer rebuild`"),
     ):
-        search(index, VECTORS[7], k=1)
+        search(index, VECTORS[7], k=1, fingerprint=index.fingerprint)

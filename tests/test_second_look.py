@@ -61,8 +61,9 @@ def test_hits_are_ranked_by_the_cosine_and_the_second_look_together(kept_index: 
     plain, _ = ask(kept_index, "-k", "24")
     assert all("rerank_score" not in hit for hit in plain)
     hits, told = ask(kept_index, "--rerank", "-k", "24")
-    keys = ["rank", "score", "rerank_score", "id", "kind", "path", "study_uid", "metadata", "unknown_words"]
-    assert list(hits[0]) == keys
+    assert list(hits[0]) == [
+        "rank", "score", "rerank_score", "id", "kind", "path", "study_uid", "series_uid", "metadata", "unknown_words",
+    ]  # fmt: skip
     assert "again" not in told
     assert [hit["rank"] for hit in hits] == list(range(1, 25))
     scores = [hit["rerank_score"] for hit in hits]

@@ -217,6 +217,6 @@ def _look(index: Index, start: State) -> None:
         for kind in ("image", "report"):
             expect(index.count(kind) == len(state.of(kind)), f"{kind}s are miscounted")
             query = unit((len(state.rows), 9))
-            (hits,) = search(index, query, kind=kind, k=7, ef_search=2 * len(state.rows))
+            (hits,) = search(index, query, kind=kind, k=7, ef_search=2 * len(state.rows), fingerprint=index.fingerprint)
             right = [row.id for _, row in ranking(kind, state, query)[:7]]
             expect([hit.id for hit in hits] == right, f"{kind}s: other rows are found")

@@ -247,16 +247,16 @@ def _searches(index: Index, kind: str, expected: State, *, shortly: bool = False
         for pair in ranked:
             studies.setdefault(pair[1].study_uid, pair)
         first = {ranked[0][1].id}
-        broad = {"kind": kind, "k": 7, "ef_search": 2 * count}
+        broad = {"kind": kind, "k": 7, "ef_search": 2 * count, "fingerprint": index.fingerprint}
         answers = {
             "nearest": (search(index, query, **broad), ranked),
             "by study": (search(index, query, distinct=("study",), **broad), [*studies.values()]),
             "excluding": (search(index, query, exclude=first, **broad), ranked[1:]),
         }
         if matching:
-            answers["filtered"] = (search(index, query, where=parse_filter(WHERE), **broad), matching)
+            answers["filtered"] = (search(index, query, where=WHERE, **broad), matching)
         if not seed and not shortly:
-            answers["all"] = (search(index, query, kind=kind, k=count), ranked)
+            answers["all"] = (search(index, query, kind=kind, k=count, fingerprint=index.fingerprint), ranked)
         for how, ((hits,), right) in answers.items():
             wanted = right[: count if how == "all" else 7]
             expect([hit.id for hit in hits] == [row.id for _, row in wanted], f"{kind}s, {how}: other rows are found")

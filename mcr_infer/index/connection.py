@@ -6,13 +6,14 @@ BEGIN -> SELECTs -> ROLLBACK               a reader's snapshot: everything from 
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError, UsageError
 from mcr_infer.index.manifest import FORMAT_VERSION, newer_format
 from mcr_infer.index.migrations import migrate
 from mcr_infer.index.storage import DISK_FULL, NOT_WRITABLE
@@ -34,6 +35,7 @@ class Connection:
     def __init__(self, folder: Path, *, writable: bool) -> None:
         """Open the store; a writable one of an earlier format is brought to this one. Raises `EmbeddingIndexError`."""
         self._folder = folder
+        self._thread = threading.get_ident()
         self._version = FORMAT_VERSION
         path = folder / FILE_NAME
         refuse_damaged_log(path)
@@ -86,7 +88,9 @@ class Connection:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Let everything that is read inside come from one moment, whatever a writer commits meanwhile."""
-        if self._connection.in_transaction:  # inside another block: its moment is the one
+        with self._errors():
+            nested = self._connection.in_transaction
+        if nested:  # inside another block: its moment is the one
             yield
             return
         with self._errors():
@@ -155,12 +159,22 @@ class Connection:
         with self._errors():
             return self._connection.execute(statement, values).fetchall()
 
+    def _require_own_thread(self) -> None:
+        """Raise `UsageError` in another thread than that which opened the store: SQLite has one connection a thread."""
+        if threading.get_ident() != self._thread:
+            raise UsageError(
+                f"index {self._folder} was opened by another thread: open it in each thread with Index.open"
+            )
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Map what SQLite raises; its own words may quote a column and stay out of the message."""
+        self._require_own_thread()
         try:
             yield
-        except sqlite3.ProgrammingError:
+        except sqlite3.ProgrammingError as exc:
+            if "closed" in str(exc):
+                raise UsageError(f"index {self._folder} is closed: open it again with Index.open") from exc
             raise  # a mistake in this program, not in the data
         except sqlite3.DatabaseError as exc:
             raise _mapped(exc, self._folder) from exc

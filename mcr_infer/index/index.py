@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from mcr_infer.embeddings import fingerprint_of
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.folder import LEFTOVERS, create, holds_index
@@ -224,11 +225,13 @@ class Index(Reader):
         get another id with this: they are removed. `learned` are stamps of known files whose ctime was not known yet.
 
         What was added is on the disk when this returns. A row of a known id replaces the former one.
-        Raises `IndexMismatchError` on a wrong dimension, and for rows or files that are named otherwise than by keys in a
-        pseudonymous index; `EmbeddingIndexError` when the disk is full.
+        Raises `IndexMismatchError` on a wrong dimension or embedding space, and for rows or files that are named otherwise
+        than by keys in a pseudonymous index; `EmbeddingIndexError` when the disk is full.
         """
         check_kind(file_kind)
         for row in rows:
+            if (space := fingerprint_of(row.vector)) is not None:
+                self.check_bundle(space)
             if row.vector.size != self.embedding_dim:
                 raise IndexMismatchError(
                     f"{row.kind} {row.id!r} has an embedding of {row.vector.size} dimensions, index {self.folder} takes "

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
@@ -112,14 +113,14 @@ class Reader:
     def _overlooked(self, kind: str) -> IndexCorruptError:
         return IndexCorruptError(f"{self.folder / STORE} cannot find all {kind} rows by their ids: {RESTORE}")
 
-    def vector(self, kind: str, id: str) -> NDArray[np.float32]:
+    def vector(self, kind: str, id: str) -> Embeddings:
         """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
         row = self.get(kind, id)
         if row is None:
             raise QueryError(
                 f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
             )
-        return row.vector
+        return Embeddings(row.vector, self.fingerprint)
 
     def files(self, kind: str, id: str) -> Sequence[FileStamp]:
         """Return the files that gave a row, or hold the same, as they were seen."""

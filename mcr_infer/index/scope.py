@@ -67,7 +67,7 @@ class Scope:
         exclude: Collection[str] = (),
         ef_search: int | None = None,
     ) -> None:
-        """Raises `QueryError` where no row comes into question at all, or the filter cannot be answered."""
+        """Raises `QueryError` where there is no row of the kind, or the filter cannot be answered."""
         self._index, self._kind = index, kind
         self._first_of = [_KEY_OF[each] for each in distinct]
         self._ef = ef_search
@@ -82,9 +82,6 @@ class Scope:
             self._facts = index.facts(kind)
         if where is not None and self._facts is not None:
             self._allowed = where.mask(self._facts)
-            if not self._allowed.any():
-                told = "; ".join(describe_values(self._facts, name) for name in names_in(where))
-                raise QueryError(f"no {kind} of index {index.folder} matches --where: {told}")
         if exclude and self._facts is not None:
             turned_away = np.isin(self._facts.keys["id"], np.array([key_of(id) for id in exclude], dtype=np.uint64))
             self._allowed = ~turned_away if self._allowed is None else self._allowed & ~turned_away
@@ -179,6 +176,13 @@ class Scope:
             first = _first_of_each(self._facts.keys[name][places])
             places, found = places[first], Candidates(found.labels[first], found.scores[first])
         return found
+
+
+def describe_no_match(index: Index, kind: str, where: Filter) -> str:
+    """Return a sentence for a filter that no row matches: which values there are of what it names."""
+    facts = index.facts(kind)
+    values = "; ".join(describe_values(facts, name) for name in names_in(where))
+    return f"no {kind} of index {index.folder} matches --where: {values}"
 
 
 def _best(scores: NDArray[np.float32], wanted: int, margin: float) -> NDArray[np.int64]:

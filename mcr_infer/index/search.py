@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.errors import IndexCorruptError, QueryError
-from mcr_infer.index.filters import Filter
+from mcr_infer.embeddings import fingerprint_of
+from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
+from mcr_infer.index.filters import Filter, parse_filter
 from mcr_infer.index.index import Index
 from mcr_infer.index.rows import KINDS, Row, Scalar
 from mcr_infer.index.scope import Candidates, Distinct, Scope
@@ -38,6 +39,7 @@ class Hit:
     """Of the row in the store, as `Index.rows` and `Index.locals` take it in the same `snapshot`."""
 
     study_uid: str | None = None
+    series_uid: str | None = None
 
     rerank_score: float | None = None
     """Cosine and late interaction together, where the row was looked at again (`mcr_infer.second_look`)."""
@@ -49,20 +51,24 @@ def search(
     *,
     kind: str = "image",
     k: int = 10,
-    where: Filter | None = None,
+    where: Filter | str | None = None,
     distinct: Collection[Distinct] = (),
     exclude: Collection[str] = (),
     ef_search: int | None = None,
+    fingerprint: str | None = None,
 ) -> list[list[Hit]]:
     """Find the k rows of a kind nearest to each query [Q, D] or [D], best first, equal scores by id.
 
-    There are k hits for each query wherever k rows come into question: of the kind, matching `where`, of different studies
-    or pictures if `distinct` says so, besides the ids in `exclude` (the radiograph that a search started from).
-    `ef_search` is the breadth of the search where there is a graph, by default what the index was tuned to. Raises
-    `QueryError` for a wrong kind, k below 1, queries that are not unit vectors of the index, a filter that cannot be
-    answered, and an index without rows of the kind.
+    There are k hits for each query wherever k rows come into question, and none where no row does: of the kind, matching
+    `where`, of different studies or pictures if `distinct` says so, besides the ids in `exclude` (the radiograph that a
+    search started from).
+    `where` is a filter or its text, such as "view=PA". `ef_search` is the breadth of the search where there is a graph, by
+    default what the index was tuned to. `fingerprint` names the embedding space of queries that do not know it, which are
+    all but those of an encoder or an index (`Embeddings`). Raises `QueryError` for a wrong kind, k below 1, queries that are
+    not unit vectors, a filter that cannot be answered, and an index without rows of the kind; `IndexMismatchError` for
+    queries of another space than the index, or of an unknown one.
     """
-    block = _checked(queries, index, kind, k)
+    block, where = _checked(queries, index, kind, k, fingerprint), _filter(where)
     with index.snapshot():
         scope = Scope(index, kind, where=where, distinct=distinct, exclude=exclude, ef_search=ef_search)
         found = scope.nearest(block, k, margin=_ROUNDING)
@@ -75,15 +81,16 @@ def nearest(
     *,
     kind: str = "image",
     k: int = 10,
-    where: Filter | None = None,
+    where: Filter | str | None = None,
     ef_search: int | None = None,
+    fingerprint: str | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find labels [Q, k] and cosines [Q, k] of the k rows nearest to each query, best first, and look up no row.
 
     Where fewer than k rows come into question the arrays are as much narrower. Cosines are those of float32 sums. Raises
     what `search` raises.
     """
-    block = _checked(queries, index, kind, k)
+    block, where = _checked(queries, index, kind, k, fingerprint), _filter(where)
     with index.snapshot():
         scope = Scope(index, kind, where=where, ef_search=ef_search)
         found = scope.nearest(block, k)
@@ -92,13 +99,26 @@ def nearest(
         return labels, np.stack([one.scores[:width] for one in found])
 
 
-def _checked(queries: NDArray[np.float32], index: Index, kind: str, k: int) -> NDArray[np.float32]:
+def _filter(where: Filter | str | None) -> Filter | None:
+    return parse_filter(where) if isinstance(where, str) else where
+
+
+def _checked(
+    queries: NDArray[np.float32], index: Index, kind: str, k: int, fingerprint: str | None
+) -> NDArray[np.float32]:
     """Return queries [Q, D] once they are what the index can be asked."""
     if kind not in KINDS:
         raise QueryError(f"--kind is {' or '.join(KINDS)}, got {kind!r}")
     if k < 1:
         raise QueryError(f"-k must be at least 1, got {k}")
-    queries = np.atleast_2d(queries)
+    space = fingerprint_of(queries) or fingerprint
+    if space is None:
+        raise IndexMismatchError(
+            "these query vectors do not know which bundle made them (arithmetic and other libraries lose it): where it is "
+            "the bundle of this index, say so with fingerprint=index.fingerprint"
+        )
+    index.check_bundle(space)
+    queries = np.atleast_2d(np.asarray(queries))
     if queries.ndim != 2 or not len(queries) or queries.shape[1] != index.embedding_dim:
         raise QueryError(
             f"a query for index {index.folder} has {index.embedding_dim} dimensions, got an array {list(queries.shape)}: "
@@ -151,4 +171,5 @@ def _hit(rank: int, score: float, row: Row, label: int) -> Hit:
         metadata=row.metadata,
         label=label,
         study_uid=row.study_uid,
+        series_uid=row.series_uid,
     )

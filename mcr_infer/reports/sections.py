@@ -46,6 +46,16 @@ class SelectedText:
     text: str
     part: Part
 
+    conclusion: str | None = None
+    """The end of `text` that is impression and addendum; None where there is none that is told from the findings."""
+
+    @property
+    def conclusion_first(self) -> str:
+        """The text with its conclusion before the findings."""
+        if self.conclusion is None or self.conclusion == self.text:
+            return self.text
+        return f"{self.conclusion} {self.text.removesuffix(self.conclusion).rstrip()}"
+
 
 def split_report(text: str, *, headings: Headings | None = None) -> Sections:
     """Find findings, impression and addendum under their headings, in any layout and in seven languages.
@@ -73,10 +83,16 @@ def select_text(text: str, *, use: Use = "both", headings: Headings | None = Non
         impression = None
     elif use in ("impression", "longest"):
         findings = None
-    texts = dict.fromkeys(filter(None, (findings, impression, sections.addendum)))  # a common section is told once
+    texts = list(
+        dict.fromkeys(filter(None, (findings, impression, sections.addendum)))
+    )  # a common section is told once
     if texts:
         part: Part = "findings" if findings else "impression" if impression else "addendum"
-        return SelectedText(text=" ".join(texts), part="both" if findings and impression else part)
+        return SelectedText(
+            text=" ".join(texts),
+            part="both" if findings and impression else part,
+            conclusion=" ".join(texts[1:] if findings else texts) or None,
+        )
     whole = clean(plain(text))
     if not whole:
         raise ReportError("the report has no text: it is empty or holds nothing but blanks", reason="empty")

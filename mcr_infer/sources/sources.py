@@ -74,6 +74,10 @@ class Sources:
         except Uncountable:
             return None
 
+    def cancel(self) -> None:
+        """Wait for no PACS any more: what is asked of one fails at once. May be called from a signal handler."""
+        self._services.cancel()
+
     def _start(self, ignored: Counter[str], *, counting: bool = False) -> Walk:
         return Walk(
             largest=self._largest, listed=self._listed, services=self._services, ignored=ignored, counting=counting

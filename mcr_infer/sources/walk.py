@@ -122,6 +122,11 @@ class Services:
             self._known[address.service] = Service(address, self._access, largest=self._largest)
         return self._known[address.service]
 
+    def cancel(self) -> None:
+        """Let every request end at once. May be called from a signal handler."""
+        for service in list(self._known.values()):
+            service.cancel()
+
 
 def _up_to_failure(path: str, found: Iterator[Source]) -> Iterator[Source]:
     """Yield what is found; where that ends in a failure, the failure comes last, in the name of `path`."""

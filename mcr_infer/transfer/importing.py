@@ -12,7 +12,7 @@ from mcr_infer.index import Index, Row
 from mcr_infer.index.rows import UNIT_TOLERANCE, to_columns
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.transfer.fields import row_of
-from mcr_infer.transfer.merging import same_content
+from mcr_infer.transfer.merging import OnConflict, same_content
 from mcr_infer.transfer.source import Candidate, VectorSource
 
 UNKNOWN_PRECISION = "unknown"
@@ -30,41 +30,59 @@ class _Refused(Exception):
         self.reason = reason
 
 
-def import_vectors(source: VectorSource, index: Index, *, kind: str, normalise: bool) -> Iterator[Outcome]:
+def import_vectors(
+    source: VectorSource, index: Index, *, kind: str, normalise: bool, on_conflict: OnConflict
+) -> Iterator[Outcome]:
     """Add the vectors of a source to an index and yield what became of each.
 
     `kind` is that of vectors of others; an export of ours knows its own. `normalise` divides vectors by their length. A row
-    that the index holds already, in all that is imported, stays as it is; one of the same id that differs is replaced.
+    that the index holds already, in all that is imported, stays as it is; one that differs in other than its content is
+    brought up to date. An id that stands for another picture or report in the index, or earlier in the source, is a
+    conflict: `refuse` makes it a failure, `skip` leaves it out, `replace` lets the later one take its place.
     """
     seen: set[tuple[str, str]] = set()
-    waiting: list[tuple[str, Row]] = []
+    waiting: dict[tuple[str, str], tuple[str, Row]] = {}
 
     def commit() -> Iterator[Outcome]:
-        index.add([row for _, row in waiting])
-        yield from (Outcome(path=name, status="embedded") for name, _ in waiting)
+        index.add([row for _, row in waiting.values()])
+        yield from (Outcome(path=name, status="embedded") for name, _ in waiting.values())
         waiting.clear()
 
     for one in source.candidates():
         try:
             row = _row(one, index.embedding_dim, kind=kind, normalise=normalise)
-            if (row.kind, row.id) in seen:
-                raise _Refused("double_id", f"the id {row.id!r} stood in the file before: an id is one {row.kind}")
         except _Refused as refused:
             yield Outcome(path=one.name, status="failed", reason=refused.reason, error=str(refused))
             continue
-        seen.add((row.kind, row.id))
+        if (row.kind, row.id) in waiting:
+            yield from commit()
         former = index.get(row.kind, row.id)
+        if former is not None and not same_content(row, former) and on_conflict != "replace":
+            yield _conflict(one.name, row, again=(row.kind, row.id) in seen, refused=on_conflict == "refuse")
+            continue
+        seen.add((row.kind, row.id))
         if former is not None and row.text is None and same_content(row, former):
             # An export leaves texts behind unless it is told otherwise: that is no reason to lose them here.
             row = replace(row, text=former.text)
         if former is not None and to_columns(former) == to_columns(row):
             yield Outcome(path=one.name, status="unchanged")
             continue
-        waiting.append((one.name, row))
+        waiting[row.kind, row.id] = (one.name, row)
         if len(waiting) >= _BATCH:
             yield from commit()
     if waiting:
         yield from commit()
+
+
+def _conflict(name: str, row: Row, *, again: bool, refused: bool) -> Outcome:
+    where = "stood in the file before" if again else "is in the index"
+    return Outcome(
+        path=name,
+        status="failed" if refused else "left_out",
+        reason="double_id" if again else "id_conflict",
+        error=f"the id {row.id!r} {where}, for another {row.kind}: --on-conflict skip keeps the one that comes first, "
+        "--on-conflict replace the one that comes last",
+    )
 
 
 def _row(one: Candidate, dim: int, *, kind: str, normalise: bool) -> Row:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.index import FileStamp, Index, Row, parse_filter, search
+from mcr_infer.index import FileStamp, Index, Row, search
 from mcr_infer.index.folder import create
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, Tuning
 from mcr_infer.local import Local
@@ -108,9 +108,9 @@ def main() -> None:
         index.set_tuning("image", tuning)
         query = _unit(random)
         found = {
-            "image": search(index, query, kind="image", k=5)[0],
-            "report": search(index, query, kind="report", k=5)[0],
-            "where": search(index, query, kind="image", k=5, where=parse_filter(WHERE))[0],
+            "image": search(index, query, kind="image", k=5, fingerprint=index.fingerprint)[0],
+            "report": search(index, query, kind="report", k=5, fingerprint=index.fingerprint)[0],
+            "where": search(index, query, kind="image", k=5, where=WHERE, fingerprint=index.fingerprint)[0],
         }
     hits = {name: [[hit.id, hit.score] for hit in one] for name, one in found.items()}
     told = {"query": query.tolist(), "where": WHERE, "hits": hits, "ef_search": tuning.ef_search}

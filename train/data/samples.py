@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.long_text import windows
 from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Sample
@@ -41,19 +42,29 @@ class SampleMaker:
         targets = patches
         if len(hidden) and self._target_preprocess != self._preprocess:
             targets, _ = self._target_preprocess.patches(pixels)
-        input_ids, _ = self._tokenizer.encode([text])
-        word_mask = hide_words(self._tokenizer.word_ids([text])[0], self._masking.text_ratio if masked else 0.0, rng)
+        input_ids, words = self._tokens(text, rng)
+        word_mask = hide_words(words, self._masking.text_ratio if masked else 0.0, rng)
         return Sample(
             patches=patches,
             visible=visible,
             hidden=hidden,
             targets=targets[hidden],
-            input_ids=input_ids[0],
-            masked_ids=np.where(word_mask, self._tokenizer.mask_id, input_ids[0]),
+            input_ids=input_ids,
+            masked_ids=np.where(word_mask, self._tokenizer.mask_id, input_ids),
             word_mask=word_mask,
             key=_key(same),
             source=source,
         )
+
+    def _tokens(self, text: str, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return token ids [T] and the word that each is part of [T]; of a text that is too long one of its windows.
+
+        Which one is drawn anew each time, so that in the course of training no part of a report stays unseen.
+        """
+        ids, words = self._tokenizer.tokens_and_words(text)
+        pieces = windows(ids, self._tokenizer)
+        window = pieces[0] if len(pieces) == 1 else pieces[int(rng.integers(len(pieces)))]
+        return np.array(ids, dtype=np.int64)[window], np.array(words, dtype=np.int64)[window]
 
 
 def _key(text: str) -> int:

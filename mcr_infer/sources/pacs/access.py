@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class PacsAccess:
     """For a whole answer."""
     page: int = 500
     """Results that are asked for at once."""
+    notify: Callable[[str], None] | None = None
+    """Is told, in a sentence, when a request is made again; may be called from any thread."""
 
     def __post_init__(self) -> None:
         for name in ("token_file", "certificate", "key", "authority"):

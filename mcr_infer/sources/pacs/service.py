@@ -52,6 +52,10 @@ class Service:
         self._transport.token()
         self._of_thread = threading.local()
 
+    def cancel(self) -> None:
+        """Let every request end at once. May be called from a signal handler."""
+        self._transport.cancel()
+
     @property
     def _session(self) -> "Session":
         """The session of this thread; all share their connections. It can reach nothing but this service."""

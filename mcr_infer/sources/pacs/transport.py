@@ -3,9 +3,14 @@
 import random
 import re
 import ssl
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from io import BytesIO
 from typing import Any, Never
 
@@ -15,6 +20,7 @@ from requests.adapters import HTTPAdapter
 
 from mcr_infer.errors import BrokenImageError, ConfigError, ImageError, UnsupportedImageError
 from mcr_infer.sources.pacs.access import PacsAccess
+from mcr_infer.sources.pacs.diagnosis import connection_failure, tls_failure
 from mcr_infer.sources.pacs.multipart import breaks_off
 
 _AGAIN = frozenset({429, 502, 503, 504})
@@ -31,12 +37,22 @@ LARGEST_SEARCH_ANSWER = 256 << 20
 _LOOPBACK = re.compile(r"(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d+)?")
 
 
+_FIRST_ATTEMPTS = 2
+"""How often a PACS that never answered is tried: a wrong address shows within seconds, not after minutes."""
+
+_NOTED_EVERY = 5.0
+"""Seconds between two notes about attempts that failed; many requests wait at a time."""
+
+_LOOKED_EVERY = 0.2
+"""Seconds between two looks at whether the run is to end, while a request is under way."""
+
+
 class _PassingError(Exception):
     """This attempt failed in a way that the next one need not."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, reached: bool = True) -> None:
         super().__init__(what)
-        self.what = what
+        self.what, self.reached = what, reached
 
 
 class Transport(HTTPAdapter):
@@ -51,6 +67,12 @@ class Transport(HTTPAdapter):
     def __init__(self, host: str, access: PacsAccess, *, plain: bool, largest: int) -> None:
         super().__init__(pool_maxsize=16, max_retries=0)
         self._host, self._access, self._plain, self._largest = host, access, plain, largest
+        self._answered, self._noted = False, -_NOTED_EVERY
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Let every request end at once, those that wait and those under way. May be called from a signal handler."""
+        self._cancelled.set()
 
     def send(
         self,
@@ -65,25 +87,67 @@ class Transport(HTTPAdapter):
         # dicomweb-client leaves the port out of it.
         request.headers.pop("Host", None)
         request.headers["Accept-Encoding"] = "identity"
-        for attempt in range(1, self._access.attempts + 1):
+        attempts = self._access.attempts
+        for attempt in range(1, attempts + 1):
             self._authorise(request)
             wait = self._pause(attempt)
             try:
-                response = self._attempt(request, verify, proxies)
+                response = self._while_wanted(partial(self._attempt, request, verify, proxies))
             except _PassingError as error:
                 failure = error.what
+                if not error.reached and not self._answered:
+                    attempts = min(attempts, _FIRST_ATTEMPTS)
             else:
+                self._answered = True
                 if response.status_code not in _AGAIN:
                     return response
                 failure = f"it answers {response.status_code}"
                 wait = max(wait, self._asked_for(response))
-            if attempt < self._access.attempts:
-                time.sleep(wait)
+            if attempt >= attempts:
+                break
+            self._note(f"the PACS at {self._host}: {failure}; attempt {attempt + 1} of {attempts} in {wait:.0f} s")
+            self._rest(wait)
         raise BrokenImageError(
-            f"the PACS at {self._host} does not answer: {failure}, {self._access.attempts} times in a row; "
+            f"the PACS at {self._host} does not answer: {failure}, {attempts} times in a row; "
             "run the same command again later",
             reason="pacs_unreachable",
         )
+
+    def _while_wanted(self, call: Callable[[], requests.Response]) -> requests.Response:
+        """Make a call in a thread of its own, and stop waiting for it once the run is to end. Raises what it raises.
+
+        A signal does not interrupt a socket: Python goes on reading after its handler has run.
+        """
+        future: Future[requests.Response] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="pacs", daemon=True).start()
+        while not self._cancelled.is_set():
+            try:
+                return future.result(timeout=_LOOKED_EVERY)
+            except FutureTimeoutError:
+                if future.done():  # it was the call that ran out of time
+                    raise
+        raise self._ended()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait before the next attempt. Raises `BrokenImageError` where the run ends meanwhile."""
+        if self._cancelled.wait(seconds):
+            raise self._ended()
+
+    def _ended(self) -> BrokenImageError:
+        return BrokenImageError("the run was ended while the PACS was asked", reason="pacs_unreachable")
+
+    def _note(self, sentence: str) -> None:
+        now = time.monotonic()
+        if self._access.notify is not None and now - self._noted >= _NOTED_EVERY:
+            self._noted = now
+            self._access.notify(sentence)
 
     def _authorise(self, request: requests.PreparedRequest) -> None:
         """Add the token as it is now. Raises `BrokenImageError`."""
@@ -138,14 +202,13 @@ class Transport(HTTPAdapter):
                 body = self._read(response, request)
             finally:
                 response.close()
-        except (requests.exceptions.SSLError, ssl.SSLError):
+        except (requests.exceptions.SSLError, ssl.SSLError) as error:
             raise BrokenImageError(
-                f"the TLS connection to the PACS at {self._host} fails: its certificate is not trusted (--pacs-ca), or it "
-                "wants another one of us (--pacs-cert, --pacs-key)",
-                reason="pacs_refused",
+                f"the TLS connection to the PACS at {self._host} fails: {tls_failure(error)}", reason="pacs_refused"
             ) from None
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _PassingError(f"the connection fails ({type(error).__name__})") from None
+            failure = connection_failure(error)
+            raise _PassingError(failure.what, reached=failure.reached) from None
         if breaks_off(response.headers.get("Content-Type", ""), body):
             raise _PassingError("its answer breaks off")
         response.raw = BytesIO(body)

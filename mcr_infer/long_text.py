@@ -1,0 +1,76 @@
+"""Texts with more tokens than the text tower takes: what of them is embedded, and in how many pieces.
+
+    report or sentence -> tokens -> one piece, or overlapping windows -> text tower -> mean of the pieces, of length 1 again
+
+Which strategy is best was measured on phantom reports with a lower limit (`python -m benchmarks.long_texts`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, get_args
+
+from mcr_infer.reports import SelectedText
+from mcr_infer.tokenizer import ReportTokenizer
+
+LongText = Literal["impression-first", "windows", "truncate"]
+"""What is done with a text that is too long; a text that fits is embedded whole by all of them.
+
+`impression-first`: impression and addendum, then as much of the findings as fits. Where a report has none of its own, or one
+that does not fit either, it is embedded in windows: the conclusion is never what is cut.
+`windows`: overlapping pieces that together cover all of the text; the embedding is their mean, scaled to length 1.
+`truncate`: the beginning alone.
+"""
+
+STRATEGIES: tuple[LongText, ...] = get_args(LongText)
+DEFAULT: LongText = "impression-first"
+
+OVERLAP = 0.25
+"""Least share of a window that it has in common with the next, so that a sentence cut by one is whole in the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedText:
+    """The tokens of a text in pieces that the text tower takes."""
+
+    pieces: tuple[tuple[int, ...], ...]
+    """Token ids with the special tokens of the tower, at most `max_tokens` each; at least one piece."""
+
+    strategy: LongText | None
+    """What was done because the text is too long; None where it fits."""
+
+
+def fit(texts: Sequence[str | SelectedText], tokenizer: ReportTokenizer, strategy: LongText) -> list[FittedText]:
+    """Tokenize texts and fit each into the limit of the tower; only a `SelectedText` has an impression to put first."""
+    whole = [text if isinstance(text, str) else text.text for text in texts]
+    return [
+        FittedText((tuple(ids),), None)
+        if len(ids) <= tokenizer.max_tokens
+        else _fit_long(text, ids, tokenizer, strategy)
+        for text, ids in zip(texts, tokenizer.token_ids(whole), strict=True)
+    ]
+
+
+def _fit_long(text: str | SelectedText, ids: list[int], tokenizer: ReportTokenizer, strategy: LongText) -> FittedText:
+    if strategy == "impression-first":
+        if isinstance(text, SelectedText) and text.conclusion is not None:
+            conclusion, reordered = tokenizer.token_ids([text.conclusion, text.conclusion_first])
+            if len(conclusion) <= tokenizer.max_tokens:
+                return FittedText((tuple(tokenizer.truncated(reordered)),), strategy)
+        strategy = "windows"
+    if strategy == "truncate":
+        return FittedText((tuple(tokenizer.truncated(ids)),), strategy)
+    return FittedText(tuple(tuple(ids[place] for place in window) for window in windows(ids, tokenizer)), "windows")
+
+
+def windows(ids: Sequence[int], tokenizer: ReportTokenizer) -> list[list[int]]:
+    """Return the places of the tokens of each window: evenly spaced, with the special tokens at both ends of each."""
+    head, tail = tokenizer.special_ends
+    room = tokenizer.max_tokens - head - tail
+    words = len(ids) - head - tail
+    if words <= room:
+        return [list(range(len(ids)))]
+    count = 1 + ceil((words - room) / max(1, int(room * (1 - OVERLAP))))
+    starts = [head + round(index * (words - room) / (count - 1)) for index in range(count)]
+    ends = [*range(head)], [*range(len(ids) - tail, len(ids))]
+    return [[*ends[0], *range(start, start + room), *ends[1]] for start in starts]
