@@ -29,6 +29,8 @@ from mcr_infer.options import (
     ImageColumnOption,
     IndexOption,
     JsonOption,
+    LongTextName,
+    LongTextOption,
     PatientColumnOption,
     PrecisionName,
     PrecisionOption,
@@ -93,6 +95,7 @@ def embed_reports(
             metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
         ),
     ] = None,
+    long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
     pseudonymise: PseudonymiseOption = False,
@@ -111,7 +114,7 @@ def embed_reports(
     names = None if headings is None else read_headings(headings)
     ignored: Counter[str] = Counter()
     records = read_reports(Path(path), patients=naming.patients, ignored=ignored)
-    encoder = TextEncoder(chosen, device=device, precision=precision)
+    encoder = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
     with workspace.open_for_writing(index, chosen, naming) as store, console.Run("reports", None) as progress:
         summary = pipeline.Summary.of(index, naming=naming, reports=True)
         outcomes = pipeline.embed_reports(
@@ -126,6 +129,8 @@ def embed_reports(
         progress.follow(outcomes, summary)
         store.save_snapshots()
     console.show_summary(summary, what="reports", ignored=ignored, as_json=json)
+    if summary.long_texts:
+        console.warn_of_long_texts(summary.long_texts, limit=encoder.max_tokens)
     told = unread_note(summary.unread or {}, summary.embedded, rule=encoder.vocabulary.rule)
     if told is not None:
         console.note(told)
@@ -142,7 +147,7 @@ def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> No
     from mcr_infer.index import Index
 
     with Index.open(index) as store:
-        console.show_info(store, recommended_budget=workspace.recommended_budget(store), as_json=json)
+        console.show_info(store, workspace.known_bundle(store), as_json=json)
 
 
 @app.command()
@@ -181,6 +186,7 @@ def evaluate(
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     patch_budget: BudgetOption = "1.0",
+    long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
@@ -204,7 +210,7 @@ def evaluate(
     )
     for sentence in notes:
         console.note(sentence)
-    texts = TextEncoder(chosen, device=device, precision=precision)
+    texts = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
     images, reports = pipeline.embed_pairs(
         each,
         images=ImageEncoder(chosen, device=device, precision=precision),

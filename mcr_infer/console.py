@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 from mcr_infer.output import say, say_table
 
 if TYPE_CHECKING:
+    from mcr_infer.bundle import Bundle
     from mcr_infer.check import Check
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.index.deletion import Doomed
     from mcr_infer.index.manifest import Tuning
+    from mcr_infer.long_text import FittedText, LongText
     from mcr_infer.pipeline import Outcome, Summary
     from mcr_infer.pipeline.report import RunReport
     from mcr_infer.second_look import SecondLook
@@ -220,6 +222,21 @@ def warn_of_unknown_words(
         note(f"{len(noted) - _SHOWN_QUERIES} more queries have unknown words; --json names them all")
 
 
+def warn_of_long_texts(counts: "Mapping[LongText, int]", *, limit: int) -> None:
+    """Say how many reports have more tokens than the text tower takes, and what of them is embedded."""
+    told = ", ".join(f"{count} by {strategy}" for strategy, count in counts.items())
+    note(f"{sum(counts.values())} reports have more than the {limit} tokens that the text tower takes: {told}")
+
+
+def warn_of_long_queries(queries: "Sequence[FittedText]", *, limit: int) -> None:
+    """Say which queries have more tokens than the text tower takes, and what of them is embedded."""
+    long = [query for query in queries if query.strategy is not None]
+    if long:
+        how = ", ".join(sorted({str(query.strategy) for query in long}))
+        what = "a sentence of the query has" if len(long) == 1 else f"{len(long)} sentences of queries have"
+        note(f"{what} more than the {limit} tokens that the text tower takes: embedded by {how}")
+
+
 def show_hits(
     hits: "Sequence[Hit]",
     *,
@@ -254,8 +271,8 @@ def show_hits(
     say_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
 
 
-def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool) -> None:
-    """Print what an index holds, and the patch budget that its bundle recommends (None: none)."""
+def show_info(index: "Index", bundle: "Bundle | None", *, as_json: bool) -> None:
+    """Print what an index holds, and what its bundle says of itself where it is there."""
     facts = {
         "images": index.count("image"),
         "reports": index.count("report"),
@@ -264,7 +281,8 @@ def show_info(index: "Index", *, recommended_budget: float | None, as_json: bool
         "format_version": index.format_version,
         "pseudonymous": index.identity.pseudonymous,
         "patient_keys": bool(index.identity.secret_check),
-        "recommended_patch_budget": recommended_budget,
+        "recommended_patch_budget": bundle and bundle.recommended_budget,
+        "max_tokens": bundle and bundle.max_tokens,
     }
     tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
     if as_json:

@@ -5,7 +5,7 @@
 Which strategy is best was measured on phantom reports with a lower limit (`python -m benchmarks.long_texts`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
@@ -61,6 +61,12 @@ def _fit_long(text: str | SelectedText, ids: list[int], tokenizer: ReportTokeniz
     if strategy == "truncate":
         return FittedText((tuple(tokenizer.truncated(ids)),), strategy)
     return FittedText(tuple(tuple(ids[place] for place in window) for window in windows(ids, tokenizer)), "windows")
+
+
+def strategy_like(rows: Collection[str]) -> LongText:
+    """Return the strategy for a query, given those of the rows that it is compared with: theirs, where all agree."""
+    known = [strategy for strategy in STRATEGIES if strategy in rows]
+    return known[0] if len(known) == 1 else DEFAULT
 
 
 def windows(ids: Sequence[int], tokenizer: ReportTokenizer) -> list[list[int]]:

@@ -52,6 +52,14 @@ class Kinds(StrEnum):
         return (Kind.IMAGE.value, Kind.REPORT.value) if self is Kinds.BOTH else (self.value,)
 
 
+class LongTextName(StrEnum):
+    """What of a text that is too long is embedded; the values of `mcr_infer.long_text.LongText`."""
+
+    IMPRESSION_FIRST = "impression-first"
+    WINDOWS = "windows"
+    TRUNCATE = "truncate"
+
+
 def _read_budget(text: str) -> str:
     """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
     from mcr_infer.budget import parse_budget
@@ -85,6 +93,13 @@ BudgetOption = Annotated[
         metavar="SHARE",
         help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
         "'recommended' is what the bundle names.",
+    ),
+]
+LongTextOption = Annotated[
+    LongTextName,
+    typer.Option(
+        "--long-text",
+        help="What to embed of a report with more tokens than the text tower takes; the README says more.",
     ),
 ]
 ImageColumnOption = Annotated[

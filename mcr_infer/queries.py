@@ -28,6 +28,7 @@ from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
 from mcr_infer.index.rows import is_unicode
 from mcr_infer.local import Local
+from mcr_infer.long_text import DEFAULT, LongText
 from mcr_infer.vocabulary import Vocabulary, quoted
 
 NOT_WEIGHT = 0.5
@@ -163,12 +164,17 @@ def _texts(name: str, value: object) -> list[str]:
 
 
 def open_texts(
-    questions: Sequence[Question], bundle: Bundle, *, device: str, precision: str = FULL
+    questions: Sequence[Question],
+    bundle: Bundle,
+    *,
+    device: str,
+    precision: str = FULL,
+    long_text: LongText = DEFAULT,
 ) -> TextEncoder | None:
     """Open the text tower for questions, as fits one or many; None where none of them has a sentence."""
     if not any(question.sentences for question in questions):
         return None
-    return TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions))
+    return TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions), long_text=long_text)
 
 
 def unknown_words(questions: Sequence[Question], texts: TextEncoder | None) -> list[tuple[str, ...]]:

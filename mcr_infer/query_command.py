@@ -79,6 +79,7 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
+    from mcr_infer.long_text import strategy_like
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
@@ -97,7 +98,13 @@ def query(
         chosen = workspace.bundle_of(store, bundle) if asks_tower or workspace.has_bundle(store) else None
         if rerank and chosen is not None:
             check_comparable(chosen)
-        texts = None if chosen is None else open_texts(questions, chosen, device=device, precision=precision)
+        texts = None
+        if chosen is not None:
+            like_rows = strategy_like(store.text_strategies(kind))
+            texts = open_texts(questions, chosen, device=device, precision=precision, long_text=like_rows)
+        if texts is not None:
+            asked = texts.fit([part.what for question in questions for part in question.sentences])
+            console.warn_of_long_queries(asked, limit=texts.max_tokens)
         unknown = unknown_words(questions, texts)
         words: list[list[tuple[Local, float]]] = []
         if chosen is None:

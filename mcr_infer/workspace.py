@@ -61,13 +61,13 @@ def bundle_of(store: Index, named: Path | None) -> Bundle:
     return bundle
 
 
-def recommended_budget(store: Index) -> float | None:
-    """Return the patch budget that the bundle of an open index recommends; None where it names none or is not there."""
+def known_bundle(store: Index) -> Bundle | None:
+    """Return the bundle that made an open index; None where it is not there, or another one is in its place."""
     try:
         bundle = Bundle.open(None if store.bundle_path == SHIPPED else Path(store.bundle_path))
     except BundleError:
         return None  # what an index holds can be told without its bundle
-    return bundle.recommended_budget if bundle.fingerprint == store.fingerprint else None
+    return bundle if bundle.fingerprint == store.fingerprint else None
 
 
 def naming_of(site_secret: Path | None, *, pseudonymise: bool) -> "Naming":

@@ -56,7 +56,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     (info,) = json_lines(run_cli("info", "--json").stdout)
     assert info.keys() == {
         "images", "reports", "bundle", "fingerprint", "format_version", "pseudonymous", "patient_keys",
-        "recommended_patch_budget", "tuning",
+        "recommended_patch_budget", "max_tokens", "tuning",
     }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
 

@@ -1,11 +1,16 @@
+import json
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from conftest import invoke, json_lines
 from mcr_infer.bundle import Bundle
 from mcr_infer.encoder import TextEncoder
-from mcr_infer.long_text import OVERLAP, STRATEGIES, fit, windows
+from mcr_infer.index import Index, parse_filter
+from mcr_infer.long_text import DEFAULT, OVERLAP, STRATEGIES, fit, strategy_like, windows
 from mcr_infer.reports import select_text
 from mcr_infer.tokenizer import ReportTokenizer
 from tiny import MAX_TOKENS, tiny_bundle
@@ -91,3 +96,68 @@ def test_mapped_words_of_windows_point_where_the_vector_does(bundle: Bundle):
         pooled = local.weights @ local.vectors
         assert local.weights.sum() == pytest.approx(1.0, abs=1e-5)
         assert pooled / np.linalg.norm(pooled) == pytest.approx(vector, abs=1e-5)
+
+
+LONG = f"FINDINGS: {NORMAL * 8}\nIMPRESSION: {{}}"
+
+
+def embed(tmp_path: Path, *options: str) -> dict[str, Any]:
+    place = ("--index", tmp_path / "index", "--json")
+    (summary,) = json_lines(invoke("embed-reports", tmp_path / "reports.jsonl", *place, *options).stdout)
+    return summary
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    rows = [{"id": str(number), "report": LONG.format(end)} for number, end in enumerate(ENDS)]
+    rows += [{"id": "short", "report": "No effusion."}, {"id": "none", "report": NORMAL * 8 + "Large pneumothorax."}]
+    (tmp_path / "reports.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def test_each_row_records_what_was_done_with_its_text(reports: Path):
+    summary = embed(reports)
+    assert summary["long_texts"] == {"impression-first": 3, "windows": 1}
+    with Index.open(reports / "index") as index:
+        found = {id: index.get("report", id) for id in index.ids("report")}
+        assert {id: row and row.text_strategy for id, row in found.items()} == {
+            "0": "impression-first", "1": "impression-first", "2": "impression-first", "none": "windows", "short": None,
+        }  # fmt: skip
+        vectors = [index.vector("report", str(number)) for number in range(3)]
+        assert vectors[0] @ vectors[1] < 0.99
+        assert index.text_strategies("report") == {"impression-first", "windows"}
+        chosen = parse_filter("text_strategy=windows")
+        assert [index.rows([label])[label].id for label in index.select("report", chosen).tolist()] == ["none"]
+
+
+def test_another_strategy_embeds_the_long_ones_again(reports: Path):
+    assert embed(reports)["embedded"] == 5
+    again = embed(reports)
+    assert (again["embedded"], again["unchanged"], again["long_texts"]["windows"]) == (0, 5, 1)
+    changed = embed(reports, "--long-text", "truncate")
+    assert (changed["embedded"], changed["unchanged"], changed["long_texts"]) == (4, 1, {"truncate": 4})
+    with Index.open(reports / "index") as index:
+        assert index.vector("report", "0") @ index.vector("report", "1") == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_query_follows_the_rows(reports: Path):
+    text, place = f"{NORMAL * 8}Large left pneumothorax.", ("--index", reports / "index", "--kind", "report", "--json")
+    embed(reports, "--long-text", "truncate")
+    done = invoke("query", text, *place)
+    assert "more than the 96 tokens that the text tower takes: embedded by truncate" in done.stderr
+    assert json_lines(done.stdout)[0]["score"] == pytest.approx(1.0, abs=1e-5)
+    embed(reports, "--long-text", "windows")
+    assert "embedded by windows" in invoke("query", text, *place).stderr
+    assert "tokens" not in invoke("query", "left pneumothorax", *place).stderr
+
+
+def test_the_limit_is_told(reports: Path):
+    embed(reports)
+    (told,) = json_lines(invoke("info", "--index", reports / "index", "--json").stdout)
+    assert told["max_tokens"] == 96
+
+
+def test_a_query_takes_the_strategy_on_which_rows_agree():
+    assert strategy_like({"truncate"}) == "truncate"
+    assert strategy_like({"windows", "truncate"}) == strategy_like(()) == DEFAULT
+    assert strategy_like({"of a newer release"}) == DEFAULT

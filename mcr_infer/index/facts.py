@@ -31,6 +31,9 @@ KEYS = ("id", "study_uid", "series_uid", "patient_key", "content_digest")
 PLAIN = ("precision", "patch_budget")
 """Columns of a row that are compared by value, like its metadata."""
 
+TEXT_STRATEGY = "text_strategy"
+"""The column of a row that only texts beyond the token limit have; like a fact of its metadata it may be absent of all."""
+
 ABSENT = 0
 """Stands for no value in a column of keys."""
 
@@ -107,6 +110,14 @@ class Facts:
             pairs |= {(word, budget) for budget in set(budgets[precision.codes == code].tolist())}
         return frozenset(pairs)
 
+    @property
+    def text_strategies(self) -> frozenset[str]:
+        """What was done with the texts that were too long for the tower."""
+        column = self.columns.get(TEXT_STRATEGY)
+        if column is None:
+            return frozenset()
+        return frozenset(word for code, word in enumerate(column.words) if (column.codes == code).any())
+
     def at(self, keep: NDArray[Any]) -> "Facts":
         """Return the facts of some rows only: of a mask [N], or of places in this order."""
         return Facts(
@@ -168,7 +179,7 @@ def read_facts(labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[
                 values[place] = key_of(value)
         facts: dict[str, Scalar] = json.loads(columns[_PLACE["metadata"]])
         # What a row is comes before what its file says under the same name.
-        facts |= {name: columns[_PLACE[name]] for name in PLAIN}
+        facts |= {name: columns[_PLACE[name]] for name in (*PLAIN, TEXT_STRATEGY)}
         for name, fact in facts.items():
             if fact is None:
                 continue

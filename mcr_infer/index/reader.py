@@ -144,6 +144,11 @@ class Reader:
         check_kind(kind)
         return self.facts(kind).provenance
 
+    def text_strategies(self, kind: str) -> frozenset[str]:
+        """Return what was done with texts of a kind that were too long for the tower, see `mcr_infer.long_text`."""
+        check_kind(kind)
+        return self.facts(kind).text_strategies
+
     def snapshot(self) -> AbstractContextManager[None]:
         """Let all that is read inside the block come from one moment, whatever a writer commits meanwhile."""
         return self._store.snapshot()

@@ -10,6 +10,7 @@ from typing import IO, Literal
 
 from mcr_infer.durable import create_private
 from mcr_infer.errors import EmbeddingIndexError
+from mcr_infer.long_text import LongText
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.vocabulary import Unread, unread_counts
 
@@ -36,6 +37,8 @@ class Outcome:
     """What had to be decided about an input that was embedded."""
     sections: Literal["recognized", "whole", "none"] | None = None
     """Of a report that was read: what of it was taken."""
+    long_text: LongText | None = None
+    """Of a report with more tokens than the text tower takes: what of it was embedded."""
     unread: Unread | None = None
     """How many words of a report that was embedded the text tower does not know; None where it knows them all."""
 
@@ -68,6 +71,8 @@ class Summary:
         """Embedded inputs by what had to be decided about them."""
         self.sections = Counter({"recognized": 0, "whole": 0, "none": 0}) if reports else None
         """Reports that were read: with sections recognized, taken whole, without a text to embed (these failed)."""
+        self.long_texts: Counter[LongText] | None = Counter() if reports else None
+        """Reports with more tokens than the text tower takes, by what of them is embedded."""
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
         self.unread: Counter[Unread] | None = Counter() if reports else None
@@ -89,6 +94,8 @@ class Summary:
         reason = str(outcome.reason)
         if self.sections is not None and outcome.sections is not None:
             self.sections[outcome.sections] += 1
+        if self.long_texts is not None and outcome.long_text is not None:
+            self.long_texts[outcome.long_text] += 1
         if outcome.status == "embedded":
             self.embedded += 1
             for note in outcome.notes:
@@ -138,6 +145,7 @@ class Summary:
             "failed": self.failure_count,
             "notes": dict(self.notes),
             **({} if self.sections is None else {"sections": dict(self.sections)}),
+            **({} if self.long_texts is None else {"long_texts": dict(self.long_texts)}),
             "interrupted": self.interrupted is not None,
             "seconds": round(self.seconds, 3),
             **({} if self.unread is None else {"unknown_words": unread_counts(self.unread)}),

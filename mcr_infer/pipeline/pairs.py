@@ -11,7 +11,7 @@ from mcr_infer.encoder import ImageEncoder, Patches, TextEncoder
 from mcr_infer.errors import ImageError, ReportError
 from mcr_infer.images import read_image
 from mcr_infer.pairs import Pair
-from mcr_infer.reports import embed_text
+from mcr_infer.reports import SelectedText, select_text
 from mcr_infer.vocabulary import unread_note
 
 
@@ -29,7 +29,7 @@ def embed_pairs(
 
     An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
     ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees. `notify` is
-    told how many reports have words that the text tower does not know.
+    told how many reports are too long for the text tower, and how many have words that it does not know.
     """
     images.preprocess.patches_within(budget)  # refused before a file is opened
 
@@ -40,16 +40,21 @@ def embed_pairs(
             raise type(error)(f"{pair.image}: {error}", reason=error.reason) from error
         return images.preprocess.patches(radiograph.pixels, aspect=radiograph.aspect, budget=budget)
 
-    def words(pair: Pair) -> str:
+    def words(pair: Pair) -> SelectedText:
         try:
-            return embed_text(pair.report)
+            return select_text(pair.report)
         except ReportError as error:
             raise ReportError(f"report of {pair.image}: {error}", reason=error.reason) from error
 
     kept = [words(pair) for pair in pairs]
-    reports = texts.encode(kept)
+    fitted = texts.fit(kept)
+    reports = texts.encode_fitted(fitted)
     if notify is not None:
-        counts = Counter(one.unread for one in texts.vocabulary.read(kept) if one.unread)
+        if long := sum(text.strategy is not None for text in fitted):
+            notify(
+                f"{long} reports have more than the {texts.max_tokens} tokens that the text tower takes: --long-text"
+            )
+        counts = Counter(one.unread for one in texts.vocabulary.read([one.text for one in kept]) if one.unread)
         told = unread_note(counts, len(pairs), rule=texts.vocabulary.rule)
         if told is not None:
             notify(told)

@@ -8,11 +8,13 @@ from typing import Literal
 from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import ReportError
 from mcr_infer.index import Index, Row
+from mcr_infer.long_text import FittedText
 from mcr_infer.pipeline.known_reports import KnownReports
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.reports import Headings, ReportFailure, ReportRecord, SelectedText, select_text
 from mcr_infer.stamp import FileStamp
+from mcr_infer.vocabulary import Unread
 
 _STAMPS = 1_000
 """Places of unchanged reports that wait for a commit together at most."""
@@ -27,11 +29,18 @@ class _Report:
     """The words that are embedded."""
     digest: str
     """Of these words."""
+    fitted: FittedText
+    """These words as the text tower takes them."""
 
-    @property
-    def sections(self) -> Literal["recognized", "whole"]:
-        """What of the report is embedded."""
-        return "whole" if self.selected.part == "whole" else "recognized"
+    def outcome(self, status: Literal["embedded", "updated", "unchanged"], unread: Unread | None = None) -> Outcome:
+        """Say what became of it."""
+        return Outcome(
+            path=self.record.path,
+            status=status,
+            sections="whole" if self.selected.part == "whole" else "recognized",
+            long_text=self.fitted.strategy,
+            unread=unread,
+        )
 
 
 def embed_reports(
@@ -99,10 +108,11 @@ class _Run:
             yield Outcome(path=record.path, status="failed", reason=error.reason, error=str(error), sections="none")
             return
         digest = self._naming.content(hashlib.sha256(selected.text.encode()).hexdigest())
-        one = _Report(record=record, selected=selected, digest=digest)
+        (fitted,) = self._encoder.fit([selected])
+        one = _Report(record=record, selected=selected, digest=digest, fitted=fitted)
         if record.id in self._seen:
             self._compare(one)
-            yield Outcome(path=record.path, status="unchanged", sections=one.sections)
+            yield one.outcome("unchanged")
             return
         row = self._known.find(record, one.digest, seen=self._seen)
         former = self._known.formerly_here(record, one.digest)
@@ -138,19 +148,19 @@ class _Run:
         # The index forgets where a row came from that gets other words.
         if stamp is not None and not (same_words and self._known.is_placed(stamp, record.id)):
             self._stamps.append((stamp, record.id))
-        if row is None or not same_words:
+        if row is None or not same_words or row.text_strategy != one.fitted.strategy:
             self._fresh.append(replace(one, record=record))
         elif (new := self._known.updated(row, record, keep_text=self._keep_text)) is not None:
             self._rows.append((one, new))
         else:
-            yield Outcome(path=record.path, status="unchanged", sections=one.sections)
+            yield one.outcome("unchanged")
         if len(self._fresh) + len(self._rows) >= self._batch_size or len(self._stamps) >= _STAMPS:
             yield from self._commit()
 
     def _commit(self) -> Iterator[Outcome]:
         fresh, rows = self._fresh, self._rows
-        texts = [one.selected.text for one in fresh]
-        vectors, readings = self._encoder.encode(texts), self._encoder.vocabulary.read(texts)
+        vectors = self._encoder.encode_fitted([one.fitted for one in fresh])
+        readings = self._encoder.vocabulary.read([one.selected.text for one in fresh])
         embedded = [
             Row(
                 id=one.record.id,
@@ -161,6 +171,7 @@ class _Run:
                 vector=vector,
                 precision=self._encoder.precision,
                 content_digest=one.digest,
+                text_strategy=one.fitted.strategy,
                 text=one.record.text if self._keep_text else None,
             )
             for one, vector in zip(fresh, vectors, strict=True)
@@ -174,5 +185,5 @@ class _Run:
             )
         self._fresh, self._rows, self._stamps, self._former_ids = [], [], [], []
         for one, reading in zip(fresh, readings, strict=True):
-            yield Outcome(path=one.record.path, status="embedded", sections=one.sections, unread=reading.unread)
-        yield from (Outcome(path=one.record.path, status="updated", sections=one.sections) for one, _ in rows)
+            yield one.outcome("embedded", reading.unread)
+        yield from (one.outcome("updated") for one, _ in rows)
