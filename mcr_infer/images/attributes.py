@@ -19,10 +19,10 @@ _MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 class Attributes:
     """The values of a header by keyword, as the parser converted them. Notes name attributes and never quote values."""
 
-    def __init__(self, values: Mapping[str, object], *, little_endian: bool = True) -> None:
+    def __init__(self, values: Mapping[str, object], *, little_endian: bool = True, notes: Sequence[str] = ()) -> None:
         self._values = values
         self._order = "<" if little_endian else ">"
-        self.notes: list[str] = []
+        self.notes = list(notes)
 
     def _several(self, keyword: str) -> tuple[object, ...]:
         value = self._values.get(keyword)
@@ -92,7 +92,7 @@ class Attributes:
 
         Raises `BrokenImageError` (`corrupt`) where it is there and is no number: nothing else will do in its place.
         """
-        if self._values.get(keyword) is not UNREADABLE and not self.text(keyword):
+        if not self.has_value(keyword):
             return default
         number = self.first_number(keyword)
         if number is None:
@@ -100,6 +100,10 @@ class Attributes:
         if (count := len(self.texts(keyword))) > 1:
             self.notes.append(f"first of {count} values of {keyword} used")
         return number
+
+    def has_value(self, keyword: str) -> bool:
+        """True where an attribute is there and not empty, whether or not it can be understood."""
+        return self._values.get(keyword) is UNREADABLE or bool(self.text(keyword))
 
     def _usable(self, keyword: str, texts: Sequence[str]) -> tuple[float, ...]:
         numbers = tuple(self._decimal(keyword, text) for text in texts)

@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -194,7 +195,7 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
     keywords = _KEYWORDS + (_PATIENT_KEYWORDS if of_patient else ())
     try:
         with quietly():
-            meta, meta_cut = _parse(
+            meta, meta_cut, _ = _parse(
                 file, _META_KEYWORDS, implicit=False, little_endian=True, stop_at=lambda tag: tag >> 16 != 2
             )
             meta_attributes = Attributes(_plain(meta, _META_KEYWORDS))
@@ -202,10 +203,10 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
         stream = _inflate(file, max_pixels) if syntax_uid == DEFLATED else file
         implicit, little_endian = _encoding(stream, syntax_uid)
         with quietly():
-            dataset, cut = _parse(
+            dataset, cut, tags = _parse(
                 stream, keywords, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
             )
-            values = _plain(dataset, keywords)
+            values, notes = _plain(dataset, keywords), _notes_on(tags, keywords)
             implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
     except ImageError:
         raise
@@ -219,7 +220,7 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
         ) from None
     return _Header(
         stream=stream,
-        attributes=Attributes(values, little_endian=little_endian),
+        attributes=Attributes(values, little_endian=little_endian, notes=notes),
         implicit=implicit,
         little_endian=little_endian,
         syntax_uid=syntax_uid,
@@ -260,17 +261,23 @@ def _cut() -> BrokenImageError:
 
 def _parse(
     stream: BinaryIO, keywords: Sequence[str], *, implicit: bool, little_endian: bool, stop_at: Callable[[int], bool]
-) -> tuple["Dataset", bool]:
-    """Parse the named elements up to a tag; return them, and whether an element ends beyond the file."""
+) -> tuple["Dataset", bool, "Counter[int]"]:
+    """Parse the named elements up to a tag; return them, whether an element ends beyond the file, and all tags met."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
+
+    tags: Counter[int] = Counter()
+
+    def watch(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom passes all three
+        tags[int(tag)] += 1
+        return stop_at(tag)
 
     dataset = read_dataset(
         stream,
         implicit,
         little_endian,
-        stop_when=lambda tag, vr, length: stop_at(tag),  # noqa: ARG005 - pydicom passes all three
+        stop_when=watch,
         specific_tags=[tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None],
     )
     here = stream.tell()
@@ -282,7 +289,18 @@ def _parse(
         and len(element.value) < element.length < 0xFFFFFFFF
         for element in dataset.elements()
     )
-    return dataset, short or here > end
+    return dataset, short or here > end, tags
+
+
+def _notes_on(tags: "Counter[int]", keywords: Sequence[str]) -> list[str]:
+    """Say which elements a header states more than once (against PS3.5 7.1), and that overlays (PS3.3 C.9) are not drawn."""
+    from pydicom.datadict import keyword_for_tag
+
+    repeated = sorted(keyword_for_tag(tag) for tag, count in tags.items() if count > 1)
+    notes = [f"{keyword} is stated more than once: the last one counts" for keyword in repeated if keyword in keywords]
+    if any(0x6000 <= tag >> 16 <= 0x60FF for tag in tags):
+        notes.append("overlays are not drawn")
+    return notes
 
 
 def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:

@@ -33,6 +33,13 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
     else:
         slope = attributes.essential_number("RescaleSlope", 1.0)
         intercept = attributes.essential_number("RescaleIntercept", 0.0)
+        for keyword, other, default in (
+            ("RescaleSlope", "RescaleIntercept", 1),
+            ("RescaleIntercept", "RescaleSlope", 0),
+        ):
+            if attributes.has_value(other) and not attributes.has_value(keyword):
+                # Each is required where the other is there (type 1C, PS3.3 C.11.1).
+                attributes.notes.append(f"{other} without {keyword}: {keyword} is taken as {default}")
         if slope == 0.0:
             attributes.notes.append("RescaleSlope 0 ignored")
             slope, intercept = 1.0, 0.0
