@@ -5,6 +5,7 @@ text is at hand. No tower and no fingerprint changes, so that indexes stay valid
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,9 @@ from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, McrError, ReportError
 from mcr_infer.reports import ReportFailure, embed_text, read_reports
 from mcr_infer.vocabulary import training_words
-from train.config import Config
+from train.config import read_config
 from train.data.opening import WORD_REPORTS
 from train.data.phantoms import Undrawn, phantom_texts
-from train.settings import parse
 
 PHANTOM_TEXTS = 72_000
 """Two for each phantom of the shipped bundle; the last new word of their language comes among the first 36,000."""
@@ -52,7 +52,7 @@ def _texts_of_phantoms(bundle: Bundle, count: int) -> Iterator[str]:
         raise BundleError(
             f"the bundle {bundle.name} was not trained on phantoms: name its training text with --reports"
         )
-    config = parse(Config, training)
+    config = read_config(copy.deepcopy(training))
     phantoms = config.data.phantoms
     store = Undrawn(phantoms.train_seed, phantoms.train_count)
     return phantom_texts(store, phantoms.shares, count, np.random.default_rng([config.run.seed, 0]))

@@ -327,7 +327,7 @@ def test_the_breadth_of_search_is_tuned_to_a_recall(tmp_path: Path) -> None:
 def test_rebuild_on_the_command_line(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     with filled(folder, 40):
-        done = invoke("rebuild", "--index", folder, code=1)
+        done = invoke("rebuild", "--index", folder, code=4)
         assert "is being written by process" in done.stderr
     for wrong, why in ((("--target-recall", "1.5"), "a share in (0, 1]"), (("--queries", "q.txt"), "--target-recall")):
         assert why in invoke("rebuild", "--index", folder, *wrong, code=2).stderr

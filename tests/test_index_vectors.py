@@ -226,4 +226,4 @@ def test_labels_of_no_row_are_an_error(folder: Path, label: int, distinct: tuple
     path.with_name(path.name.replace(old[:16], saved["sha256"][:16])).write_bytes(content)
     query = units(COUNT, seed=1)[COUNT - 1 :]  # nearest to the row whose label is wrong
     with read(folder) as index, pytest.raises(IndexCorruptError):
-        search(index, query, kind="image", k=3, distinct=distinct)
+        search(index, query, kind="image", k=3, distinct=distinct, fingerprint=index.fingerprint)

@@ -6,12 +6,12 @@ The resolved configuration is written beside the weights, so that a run can be r
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mcr_infer.images.presets import Preset
 from mcr_infer.preprocess import Preprocess
 from train.masking import hidden_count
-from train.settings import read_toml, require
+from train.settings import parse, read_toml, rename, require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,9 +381,16 @@ class Config:
 
 
 _RENAMED = {"data.radiographs.labels_column": "findings_column"}
-"""Former names of keys, which the configurations of older runs hold."""
+"""Present names of keys by their former dotted ones, which the configurations of older runs hold."""
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read the configuration of a run; raises `ConfigError`."""
-    return read_toml(Config, path, overrides, renamed=_RENAMED)
+    return read_config(read_toml(path, overrides))
+
+
+def read_config(values: dict[str, Any]) -> Config:
+    """Build a configuration from nested tables, of this release or an earlier one; raises `ConfigError`."""
+    for former, name in _RENAMED.items():
+        rename(values, former, name)
+    return parse(Config, values)

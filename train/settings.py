@@ -8,7 +8,6 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from mcr_infer.errors import ConfigError
@@ -16,13 +15,8 @@ from mcr_infer.errors import ConfigError
 T = TypeVar("T")
 
 
-def read_toml(
-    kind: type[T], path: Path, overrides: Sequence[str] = (), renamed: Mapping[str, str] = MappingProxyType({})
-) -> T:
-    """Read a TOML file as a dataclass and apply overrides such as `optim.steps=100`; raises `ConfigError`.
-
-    `renamed` gives the present name of a key by its former dotted one.
-    """
+def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read the tables of a TOML file and apply overrides such as `optim.steps=100`; raises `ConfigError`."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -31,9 +25,7 @@ def read_toml(
         raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
     for override in overrides:
         _apply(values, override)
-    for former, name in renamed.items():
-        _rename(values, former, name)
-    return parse(kind, values)
+    return values
 
 
 def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -114,7 +106,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[key] = value
 
 
-def _rename(values: dict[str, Any], former: str, name: str) -> None:
+def rename(values: dict[str, Any], former: str, name: str) -> None:
     """Give a key its present name, unless that is there, too."""
     *tables, key = former.split(".")
     for table in tables:

@@ -169,12 +169,12 @@ def commands(folder: Path, state: State) -> Findings:
 
 
 def said_by(asked: Mapping[str, list[str]], place: Path) -> Findings:
-    """Run commands of `mcr-infer`: right is exit code 0, refused is 1 and one line that begins with `error:`."""
+    """Run commands of `mcr-infer`: right is exit code 0, refused is 1 or 4 (busy) and one line that begins with `error:`."""
     findings = {}
     for name, arguments in asked.items():
         code, said = isolated(lambda arguments=arguments: _command(arguments, place))
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
-        if "Traceback" in said or code not in (0, 1) or (code == 1) != (len(errors) == 1):
+        if "Traceback" in said or code not in (0, 1, 4) or (code != 0) != (len(errors) == 1):
             findings[name] = f"{WRONG}exit {code}, {said!r}"
         else:
             findings[name] = RIGHT if code == 0 else f"{REFUSED}{errors[0].removeprefix('error: ')}"
