@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from dicoms import EXPLICIT, IMPLICIT, IN_12_BITS, picture, write
@@ -22,7 +23,10 @@ def read_as(
     """Read a file in which an attribute has a value that no library would write."""
     value += pad * (len(value) % 2)
     stand_in = ("8" * len(value)).encode()
-    data = write(file, picture(), syntax=syntax, **IN_12_BITS | attributes | {keyword: stand_in.decode()}).read_bytes()
+    # Each of the two is required where the other is there.
+    partner = {"RescaleSlope": {"RescaleIntercept": "0"}, "RescaleIntercept": {"RescaleSlope": "1"}}.get(keyword, {})
+    given = IN_12_BITS | partner | attributes | {keyword: stand_in.decode()}
+    data = write(file, picture(), syntax=syntax, **given).read_bytes()
     assert data.count(stand_in) == 1 + (keyword == "SOPInstanceUID")  # which the meta information repeats
     file.write_bytes(data.replace(stand_in, value))
     return read_dicom(file)
@@ -48,8 +52,8 @@ def read_as(
         (b"0.50000000000000000000000001", 0.5, None),
         (b"0.5\\2", 0.5, "first of 2 values of RescaleSlope used"),
         (b"0.5\\x", 0.5, "first of 2 values of RescaleSlope used"),
-        (b"    ", 1.0, None),
-        (b"\0\0", 1.0, None),
+        (b"    ", 1.0, "RescaleIntercept without RescaleSlope: RescaleSlope is taken as 1"),
+        (b"\0\0", 1.0, "RescaleIntercept without RescaleSlope: RescaleSlope is taken as 1"),
     ],
 )
 def test_decimal_strings_are_read_as_meant(file, syntax, value, slope, note):
@@ -204,3 +208,65 @@ def test_study_years_reach_from_1800_to_2999(file, date, year):
 )
 def test_what_is_no_code_is_noted(file, keyword):
     assert read_as(file, keyword, b"P/A, seated").notes == (f"{keyword} is no code: ignored",)
+
+
+@pytest.mark.parametrize(
+    ("given", "absent", "value", "note"),
+    [
+        (
+            "RescaleSlope",
+            "RescaleIntercept",
+            "2",
+            "RescaleSlope without RescaleIntercept: RescaleIntercept is taken as 0",
+        ),
+        ("RescaleIntercept", "RescaleSlope", "-7", "RescaleIntercept without RescaleSlope: RescaleSlope is taken as 1"),
+    ],
+)
+@pytest.mark.parametrize("how", ["absent", "empty"])
+def test_half_a_rescale_is_noted(file: Path, given: str, absent: str, value: str, note: str, how: str):
+    write(file, picture(), **{given: value} | ({} if how == "absent" else {absent: ""}), **IN_12_BITS)
+    assert note in read_dicom(file).notes
+
+
+def test_a_whole_rescale_or_none_is_not_noted(file: Path):
+    for rescale in ({"RescaleSlope": "2", "RescaleIntercept": "-7"}, {}):
+        write(file, picture(), **rescale, **IN_12_BITS)
+        assert not [note for note in read_dicom(file).notes if "Rescale" in note]
+
+
+def again(content: bytes, tag: bytes, value: bytes) -> bytes:
+    """State an element of two bytes once more, behind itself."""
+    at = content.index(tag) + 10
+    return content[:at] + tag + b"US\x02\x00" + value + content[at:]
+
+
+@pytest.mark.parametrize(
+    ("tag", "keyword"),
+    [
+        (b"\x28\x00\x01\x01", "BitsStored"),
+        (b"\x28\x00\x02\x01", "HighBit"),
+        (b"\x28\x00\x03\x01", "PixelRepresentation"),
+    ],
+)
+def test_an_element_stated_twice_is_noted(file: Path, tag: bytes, keyword: str):
+    write(file, picture())
+    content = file.read_bytes()
+    same = content[content.index(tag) + 8 :][:2]
+    before = read_dicom(file)
+    file.write_bytes(again(content, tag, same))
+    twice = read_dicom(file)
+    assert np.array_equal(twice.pixels, before.pixels)
+    assert twice.notes == (f"{keyword} is stated more than once: the last one counts", *before.notes)
+
+
+def test_overlays_are_noted_and_not_drawn(file: Path):
+    write(file, picture())
+    before = read_dicom(file)
+    dataset = pydicom.dcmread(file)
+    dataset.add_new(0x60000010, "US", dataset.Rows)
+    dataset.add_new(0x60000011, "US", dataset.Columns)
+    dataset.add_new(0x60003000, "OW", b"\xff" * (dataset.Rows * dataset.Columns // 8))
+    dataset.save_as(file)
+    drawn = read_dicom(file)
+    assert np.array_equal(drawn.pixels, before.pixels)
+    assert drawn.notes == ("overlays are not drawn", *before.notes)

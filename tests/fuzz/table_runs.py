@@ -98,7 +98,9 @@ def _least_rows(path: Path) -> int:
         text = path.read_bytes().decode("utf-8-sig")
         if path.suffix == ".jsonl":
             return sum(1 for line in text.split("\n") if line.strip())
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        header = text.partition("\n")[0].partition("\r")[0]
+        delimiter = max(",;\t|", key=header.count)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
         return max(0, sum(1 for row in rows if row) - 1)
     except (UnicodeDecodeError, csv.Error):
         return 0
