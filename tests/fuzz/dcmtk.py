@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.datadict import dictionary_VR
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 
 from mcr_infer.errors import ImageError
@@ -103,7 +104,8 @@ def _rounding(header: pydicom.Dataset, radiograph: Radiograph) -> float:
     slope, intercept, width = (_number(header, name) for name in ("RescaleSlope", "RescaleIntercept", "WindowWidth"))
     if slope.is_integer() and intercept.is_integer():
         return 0.0
-    return 1.01 * 255 / max(width if radiograph.intensity == "window" else 64.0, 1.0)
+    # A linear window of width w has w - 1 steps (PS3.3 C.11.2.1.2.1).
+    return 1.01 * 255 / max(width - 1.0 if radiograph.intensity == "window" else 64.0, 1.0)
 
 
 def _number(header: pydicom.Dataset, name: str) -> float:
@@ -111,7 +113,7 @@ def _number(header: pydicom.Dataset, name: str) -> float:
     try:
         value = header.get(name)
         return float(value[0] if isinstance(value, (list, MultiValue)) else value or 0)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, BytesLengthException):
         return 0.0
 
 
