@@ -9,19 +9,18 @@ they reach no error of ours, not even as its cause.
 
 import os
 import re
-import zlib
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
-from mcr_infer.images.attributes import UNREADABLE, Attributes
+from mcr_infer.images.attributes import Attributes, Unusable
 from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, decode
+from mcr_infer.images.elements import Elements
 from mcr_infer.images.frame import read_spacing, read_turn, require_one_grey_frame
 from mcr_infer.images.grey_scale import read_rendering
+from mcr_infer.images.inflate import inflate
 from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.pixeldata import read_pixel_data
@@ -57,9 +56,6 @@ _META_KEYWORDS = ("TransferSyntaxUID", "MediaStorageSOPClassUID")
 _ITEM_KEYWORDS = ("LUTDescriptor", "LUTData", "CodeValue", "CodingSchemeDesignator")
 _PACKED_KEYWORDS = ("LUTDescriptor", "LUTData")
 """Read as bytes: pydicom converts them by VRs that writers mistake."""
-
-_LARGEST_HEADER = 64 << 20
-"""Bytes that a deflated data set may have besides its pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,18 +191,19 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
     keywords = _KEYWORDS + (_PATIENT_KEYWORDS if of_patient else ())
     try:
         with quietly():
-            meta, meta_cut, _ = _parse(
+            meta, meta_elements, meta_cut = _parse(
                 file, _META_KEYWORDS, implicit=False, little_endian=True, stop_at=lambda tag: tag >> 16 != 2
             )
-            meta_attributes = Attributes(_plain(meta, _META_KEYWORDS))
+            meta_attributes = _attributes(meta, _META_KEYWORDS, meta_elements)
         syntax_uid = meta_attributes.text("TransferSyntaxUID")
-        stream = _inflate(file, max_pixels) if syntax_uid == DEFLATED else file
+        stream = inflate(file, max_pixels) if syntax_uid == DEFLATED else file
         implicit, little_endian = _encoding(stream, syntax_uid)
         with quietly():
-            dataset, cut, tags = _parse(
+            dataset, elements, cut = _parse(
                 stream, keywords, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
             )
-            values, notes = _plain(dataset, keywords), _notes_on(tags, keywords)
+            attributes = _attributes(dataset, keywords, elements, little_endian=little_endian)
+            attributes.notes[:0] = meta_attributes.notes
             implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
     except ImageError:
         raise
@@ -220,7 +217,7 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
         ) from None
     return _Header(
         stream=stream,
-        attributes=Attributes(values, little_endian=little_endian, notes=notes),
+        attributes=attributes,
         implicit=implicit,
         little_endian=little_endian,
         syntax_uid=syntax_uid,
@@ -261,23 +258,25 @@ def _cut() -> BrokenImageError:
 
 def _parse(
     stream: BinaryIO, keywords: Sequence[str], *, implicit: bool, little_endian: bool, stop_at: Callable[[int], bool]
-) -> tuple["Dataset", bool, "Counter[int]"]:
-    """Parse the named elements up to a tag; return them, whether an element ends beyond the file, and all tags met."""
+) -> tuple["Dataset", Elements, bool]:
+    """Parse the named elements up to a tag; return them, where all lie, and whether one ends beyond the file."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
 
-    tags: Counter[int] = Counter()
+    elements = Elements(stream)
 
-    def watch(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom passes all three
-        tags[int(tag)] += 1
-        return stop_at(tag)
+    def stop(tag: int, _: str | None, length: int) -> bool:
+        if stop_at(tag):
+            return True
+        elements.meet(int(tag), length)
+        return False
 
     dataset = read_dataset(
         stream,
         implicit,
         little_endian,
-        stop_when=watch,
+        stop_when=stop,
         specific_tags=[tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None],
     )
     here = stream.tell()
@@ -289,18 +288,31 @@ def _parse(
         and len(element.value) < element.length < 0xFFFFFFFF
         for element in dataset.elements()
     )
-    return dataset, short or here > end, tags
+    return dataset, elements, short or here > end
 
 
-def _notes_on(tags: "Counter[int]", keywords: Sequence[str]) -> list[str]:
-    """Say which elements a header states more than once (against PS3.5 7.1), and that overlays (PS3.3 C.9) are not drawn."""
-    from pydicom.datadict import keyword_for_tag
+def _attributes(
+    dataset: "Dataset", keywords: Sequence[str], elements: Elements, *, little_endian: bool = True
+) -> Attributes:
+    """Return the named attributes; one that is stated several times has a value only where all of them agree."""
+    from pydicom.datadict import tag_for_keyword
 
-    repeated = sorted(keyword_for_tag(tag) for tag, count in tags.items() if count > 1)
-    notes = [f"{keyword} is stated more than once: the last one counts" for keyword in repeated if keyword in keywords]
-    if any(0x6000 <= tag >> 16 <= 0x60FF for tag in tags):
+    values, notes = _plain(dataset, keywords), []
+    for keyword in keywords:
+        tag = tag_for_keyword(keyword) or 0
+        if elements.times(tag) < 2:
+            continue
+        if elements.alike(tag):
+            notes.append(f"{keyword} is stated {elements.times(tag)} times with one value")
+        else:
+            values[keyword] = Unusable.CONTRADICTORY
+    if not elements.in_order:
+        notes.append("elements of the header are out of order: read all the same")
+    if any(0x6000 <= group <= 0x60FF for group in elements.groups()):
         notes.append("overlays are not drawn")
-    return notes
+    attributes = Attributes(values, little_endian=little_endian)
+    attributes.notes += notes
+    return attributes
 
 
 def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
@@ -313,7 +325,7 @@ def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
         try:
             value = _packed(dataset, keyword) if keyword in _PACKED_KEYWORDS else dataset.get(keyword)
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
-            value = UNREADABLE
+            value = Unusable.UNREADABLE
         if isinstance(value, ItemSequence):
             value = [_plain(item, _ITEM_KEYWORDS if number == 0 else ()) for number, item in enumerate(value)]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
@@ -363,26 +375,6 @@ def _describe_uid(uid: str) -> str:
     with quietly():
         name = UID(uid).name
     return uid if name == uid else f"{uid} ({name})"
-
-
-def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
-    """Inflate a deflated data set (PS3.5 A.5), but never to more than the largest image and its header can need."""
-    limit = 2 * max_pixels + _LARGEST_HEADER
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = BytesIO()
-    try:
-        while not inflater.eof:
-            piece = inflater.unconsumed_tail or file.read(1 << 20)
-            part = inflater.decompress(piece, 1 << 24)
-            if not (piece or part or inflater.eof):
-                raise BrokenImageError("the deflated data set ends too early: the file is cut", reason="truncated")
-            inflated.write(part)
-            if inflated.tell() > limit:
-                raise UnsupportedImageError(f"the data set inflates to more than {limit} bytes", reason="too_large")
-    except zlib.error:
-        raise BrokenImageError("the deflated data set cannot be inflated", reason="corrupt") from None
-    inflated.seek(0)
-    return inflated
 
 
 def _require_radiograph(header: _Header) -> str:

@@ -1,0 +1,50 @@
+"""Where the elements of a data set lie in their file: which of them are stated twice, and whether they are in order."""
+
+from typing import BinaryIO
+
+_UNDEFINED = 0xFFFFFFFF
+
+
+class Elements:
+    """The elements that a parser meets at the top level of a data set, of which PS3.5 7.1 wants one each, by rising tags.
+
+    Parsers keep the last one of a tag, or the first one, and do not say so.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._first_value = stream.tell() + 8
+        self._places: dict[int, list[tuple[int, int]]] = {}
+        self._last = 0
+        self.in_order = True
+        """False where a tag follows a greater one."""
+
+    def meet(self, tag: int, length: int) -> None:
+        """Keep an element whose value of `length` bytes begins where the stream stands."""
+        place = self._stream.tell()
+        if place < self._first_value:
+            return  # pydicom looks at the first tag once before it begins
+        self._places.setdefault(tag, []).append((place, length))
+        self.in_order = self.in_order and tag >= self._last
+        self._last = tag
+
+    def times(self, tag: int) -> int:
+        """Return how often an element is stated."""
+        return len(self._places.get(tag, ()))
+
+    def groups(self) -> set[int]:
+        """Return the groups of all elements."""
+        return {tag >> 16 for tag in self._places}
+
+    def alike(self, tag: int) -> bool:
+        """Tell whether all elements of a tag have one value; sequences without a length are taken to differ."""
+        places = self._places.get(tag, [])
+        lengths = {length for _, length in places}
+        return len(lengths) <= 1 and _UNDEFINED not in lengths and len({self._value(*place) for place in places}) <= 1
+
+    def _value(self, place: int, length: int) -> bytes:
+        here = self._stream.tell()
+        self._stream.seek(place)
+        value = self._stream.read(length)
+        self._stream.seek(here)
+        return value
