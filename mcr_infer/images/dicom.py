@@ -23,6 +23,7 @@ from mcr_infer.images.grey_scale import read_rendering
 from mcr_infer.images.inflate import inflate
 from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
+from mcr_infer.images.overlays import Overlay, find_overlays, without_overlays
 from mcr_infer.images.pixeldata import read_pixel_data
 from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
 from mcr_infer.images.quiet import quietly
@@ -72,6 +73,7 @@ class _Header:
     """The SOP class that the file meta information names."""
     prefixed: bool
     """The file begins as PS3.10 7.1 wants it, with `DICM` after 128 bytes."""
+    overlays: tuple[Overlay, ...]
     cut: bool
     """An element of the header ends beyond the file."""
 
@@ -113,7 +115,7 @@ def _read(
     view, view_source = read_view(attributes)
     body_part, intent = attributes.code("BodyPartExamined"), attributes.code("PresentationIntentType")
     selection.require(modality=modality, body_part=body_part, view=view, presentation_intent=intent)
-    layout = require_one_grey_frame(attributes, max_pixels)
+    layout = without_overlays(require_one_grey_frame(attributes, max_pixels), header.overlays, attributes.notes)
     syntax_uid = header.syntax_uid or _assume_syntax(header)
     syntax = TRANSFER_SYNTAXES.get(syntax_uid)
     if syntax is None:
@@ -204,6 +206,7 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
             )
             attributes = _attributes(dataset, keywords, elements, little_endian=little_endian)
             attributes.notes[:0] = meta_attributes.notes
+            overlays = find_overlays(elements)
             implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
     except ImageError:
         raise
@@ -223,6 +226,7 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
         syntax_uid=syntax_uid,
         media_class=meta_attributes.text("MediaStorageSOPClassUID"),
         prefixed=prefixed,
+        overlays=overlays,
         cut=cut or meta_cut,
     )
 
@@ -264,7 +268,7 @@ def _parse(
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
 
-    elements = Elements(stream)
+    elements = Elements(stream, little_endian=little_endian)
 
     def stop(tag: int, _: str | None, length: int) -> bool:
         if stop_at(tag):
@@ -308,8 +312,6 @@ def _attributes(
             values[keyword] = Unusable.CONTRADICTORY
     if not elements.in_order:
         notes.append("elements of the header are out of order: read all the same")
-    if any(0x6000 <= group <= 0x60FF for group in elements.groups()):
-        notes.append("overlays are not drawn")
     attributes = Attributes(values, little_endian=little_endian)
     attributes.notes += notes
     return attributes

@@ -1,6 +1,6 @@
 """Where the elements of a data set lie in their file: which of them are stated twice, and whether they are in order."""
 
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 _UNDEFINED = 0xFFFFFFFF
 
@@ -11,8 +11,9 @@ class Elements:
     Parsers keep the last one of a tag, or the first one, and do not say so.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, little_endian: bool) -> None:
         self._stream = stream
+        self._order: Literal["little", "big"] = "little" if little_endian else "big"
         self._first_value = stream.tell() + 8
         self._places: dict[int, list[tuple[int, int]]] = {}
         self._last = 0
@@ -41,6 +42,11 @@ class Elements:
         places = self._places.get(tag, [])
         lengths = {length for _, length in places}
         return len(lengths) <= 1 and _UNDEFINED not in lengths and len({self._value(*place) for place in places}) <= 1
+
+    def number(self, tag: int) -> int | None:
+        """Return the last value of an element of one unsigned short (VR US); None where it is absent or is none."""
+        place, length = self._places.get(tag, [(0, 0)])[-1]
+        return int.from_bytes(self._value(place, length), self._order) if length == 2 else None
 
     def _value(self, place: int, length: int) -> bytes:
         here = self._stream.tell()
