@@ -89,6 +89,43 @@ def test_other_contradictions_are_ignored_and_noted(tmp_path, keyword, attribute
     assert f"{keyword} is stated several times with different values: ignored" in radiograph.notes
 
 
+def table_twice(path: Path, tag: int, *, other: bool, undefined: bool, syntax: str, sequence: str) -> Path:
+    """Write a file whose look-up table states its descriptor or its data twice."""
+    luts = table(0, list(range(4096)), 16 if sequence == "ModalityLUTSequence" else 12)
+    item = luts[0]
+    luts.is_undefined_length = item.is_undefined_length_sequence_item = undefined
+    spare = {0x00283002: 0x00283003, 0x00283006: 0x00283007}[tag]  # renamed below, so that lengths are right
+    values = list(item[tag].value)
+    item.add_new(spare, "US", [*values[:-1], values[-1] - other])
+    data = write(path, picture(), syntax=syntax, **IN_12_BITS, **{sequence: luts}).read_bytes()
+    order = ">" if syntax == BIG_ENDIAN else "<"
+    was, now = (
+        struct.pack(f"{order}HH", one >> 16, one & 0xFFFF) + b"US" * (syntax != IMPLICIT) for one in (spare, tag)
+    )
+    assert data.count(was) == 1
+    path.write_bytes(data.replace(was, now))
+    return path
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+@pytest.mark.parametrize("tag", [0x00283002, 0x00283006])
+def test_a_table_with_two_data_or_descriptors_is_unused(tmp_path, tag, syntax, undefined):
+    how = {"undefined": undefined, "syntax": syntax}
+    path = table_twice(tmp_path / "voi.dcm", tag, other=True, sequence="VOILUTSequence", **how)
+    radiograph = read_dicom(path)
+    assert radiograph.intensity == "window"
+    assert any(note.startswith("VOI LUT ignored: it has no LUT D") for note in radiograph.notes)
+    np.testing.assert_allclose(radiograph.pixels, picture() / 4095, atol=1e-6)
+    with pytest.raises(BrokenImageError, match="the modality LUT has no LUT D") as caught:
+        read_dicom(table_twice(tmp_path / "modality.dcm", tag, other=True, sequence="ModalityLUTSequence", **how))
+    assert caught.value.reason == "corrupt"
+    radiograph = read_dicom(table_twice(tmp_path / "alike.dcm", tag, other=False, sequence="VOILUTSequence", **how))
+    np.testing.assert_allclose(radiograph.pixels, picture() / 4095, atol=1e-6)
+    assert radiograph.intensity == "voi_lut"
+    assert radiograph.notes == (f"LUT{'Descriptor' if tag == 0x00283002 else 'Data'} is stated 2 times with one value",)
+
+
 @pytest.mark.parametrize("other", [b"4712", b"471 "])
 def test_a_patient_stated_twice_has_no_key(tmp_path, other):
     path = write(tmp_path / "image.dcm", picture())

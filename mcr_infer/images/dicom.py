@@ -270,17 +270,11 @@ def _parse(
 
     elements = Elements(stream, little_endian=little_endian)
 
-    def stop(tag: int, _: str | None, length: int) -> bool:
-        if stop_at(tag):
-            return True
-        elements.meet(int(tag), length)
-        return False
-
     dataset = read_dataset(
         stream,
         implicit,
         little_endian,
-        stop_when=stop,
+        stop_when=lambda tag, vr, length: stop_at(tag) or elements.watch(tag, vr, length),
         specific_tags=[tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None],
     )
     here = stream.tell()
@@ -298,27 +292,33 @@ def _parse(
 def _attributes(
     dataset: "Dataset", keywords: Sequence[str], elements: Elements, *, little_endian: bool = True
 ) -> Attributes:
-    """Return the named attributes; one that is stated several times has a value only where all of them agree."""
-    from pydicom.datadict import tag_for_keyword
-
-    values, notes = _plain(dataset, keywords), []
-    for keyword in keywords:
-        tag = tag_for_keyword(keyword) or 0
-        if elements.times(tag) < 2:
-            continue
-        if elements.alike(tag):
-            notes.append(f"{keyword} is stated {elements.times(tag)} times with one value")
-        else:
-            values[keyword] = Unusable.CONTRADICTORY
+    """Return the named attributes, with notes on elements that are repeated or out of order."""
+    notes: list[str] = []
+    attributes = Attributes(_plain(dataset, keywords, elements, notes), little_endian=little_endian)
     if not elements.in_order:
         notes.append("elements of the header are out of order: read all the same")
-    attributes = Attributes(values, little_endian=little_endian)
-    attributes.notes += notes
+    attributes.notes = notes
     return attributes
 
 
-def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
+def _elements_of(item: "Dataset", parent: Elements) -> Elements:
+    """Return the elements of an item: pydicom tells what they are, but not whether it met one twice."""
+    from pydicom.filereader import read_dataset
+
+    stream, (implicit, little_endian) = parent.stream, map(bool, item.original_encoding)
+    here, start = stream.tell(), item.seq_item_tell
+    stream.seek(start + 4)
+    length = int.from_bytes(stream.read(4), "little" if little_endian else "big")
+    elements = Elements(stream, little_endian=little_endian)
+    end = None if length == 0xFFFFFFFF else length
+    read_dataset(stream, implicit, little_endian, end, stop_when=elements.watch, at_top_level=False)
+    stream.seek(here)
+    return elements
+
+
+def _plain(dataset: "Dataset", keywords: Sequence[str], elements: Elements, notes: list[str]) -> dict[str, object]:
     """Convert the named elements to plain values; a sequence to a list of its items, of which only the first has values."""
+    from pydicom.datadict import tag_for_keyword
     from pydicom.multival import MultiValue
     from pydicom.sequence import Sequence as ItemSequence
 
@@ -329,8 +329,10 @@ def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
             value = Unusable.UNREADABLE
         if isinstance(value, ItemSequence):
-            value = [_plain(item, _ITEM_KEYWORDS if number == 0 else ()) for number, item in enumerate(value)]
+            first = [_plain(item, _ITEM_KEYWORDS, _elements_of(item, elements), notes) for item in value[:1]]
+            value = [*first, *({} for _ in value[1:])]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
+    notes += elements.settle(values, {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords})
     return values
 
 
