@@ -87,11 +87,53 @@ def test_a_few_bright_pixels_are_seen_although_percentiles_miss_them():
 def test_a_window_beside_the_data_gives_way_to_percentiles(window):
     stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     rendered = render(stored, Rendering(window=window))
-    assert (rendered.intensity, rendered.notes) == (
-        "percentiles",
-        ("window ignored: it makes nearly all pixels the same grey",),
-    )
-    assert rendered.pixels.std() > 0.2
+    assert (rendered.intensity, rendered.notes) == ("percentiles", (flat("window", "percentiles 0.5 and 99.5"),))
+    # Of 4096 values, the 21st is black (20), the 4076th is white (4075).
+    np.testing.assert_allclose(rendered.pixels, np.clip((stored - 20.0) / 4055, 0, 1), atol=1e-6)
+
+
+def flat(ignored: str, used: str) -> str:
+    return f"{ignored} ignored: it makes nearly all pixels the same grey; {used} used instead"
+
+
+@pytest.mark.parametrize(("bright", "shown"), [(99, False), (100, False), (101, True), (9901, False), (9899, True)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_window_stands_above_one_percent_of_contrast(bright, shown, padded):
+    """The other pixels differ in values that the window, a step, makes one grey."""
+    stored = np.arange(10_000, dtype=np.uint16).reshape(100, 100)
+    step = Window(center=10_000 - bright, width=1)  # in LINEAR, what lies above its center less a half is white
+    padding = None
+    if padded:
+        stored, padding = np.concatenate([stored, np.full((100, 100), 60000, np.uint16)]), (60000, 60000)
+    rendered = render(stored, Rendering(window=step, padding=padding))
+    assert rendered.intensity == ("window" if shown else "percentiles")
+    assert rendered.notes == (() if shown else (flat("window", "percentiles 0.5 and 99.5"),))
+    plain = (stored >= 10_000 - bright) * 1.0 if shown else np.clip((stored - 49.0) / 9900, 0, 1)
+    np.testing.assert_allclose(rendered.pixels[:100], plain[:100], atol=1e-6)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_flat_table_gives_way_to_the_window(inverted):
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    lut = LookupTable(first=60000, values=np.array([0.2, 0.9]))
+    rendered = render(stored, Rendering(voi_lut=lut, window=Window(center=2048, width=4096), inverted=inverted))
+    assert (rendered.intensity, rendered.notes) == ("window", (flat("VOI LUT", "window"),))
+    np.testing.assert_allclose(rendered.pixels, abs(inverted - stored / 4095), atol=1e-6)
+
+
+def test_a_flat_table_and_window_are_both_noted():
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    lut = LookupTable(first=60000, values=np.array([0.2, 0.9]))
+    rendered = render(stored, Rendering(voi_lut=lut, window=Window(center=60000, width=9)))
+    used = "percentiles 0.5 and 99.5"
+    assert (rendered.intensity, rendered.notes) == ("percentiles", (flat("VOI LUT", used), flat("window", used)))
+    np.testing.assert_allclose(rendered.pixels, np.clip((stored - 20.0) / 4055, 0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["minmax", "mimic_cxr_jpg"])
+def test_other_presets_have_no_window_to_note(preset):
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    assert render(stored, Rendering(window=Window(center=60000, width=9)), preset).notes == ()
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,54 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 
 import numpy as np
 
 from mcr_infer.errors import BrokenImageError
 
-UNREADABLE = object()
-"""Stands for a value that the parser refused to convert."""
+
+class Unusable(Enum):
+    """Stands for a value that cannot be used, and says why not."""
+
+    UNREADABLE = "cannot be read"  # the parser refused to convert it
+    CONTRADICTORY = "is stated several times with different values"
+
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 _MAYBE_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 
 
+def _why_unusable(value: object) -> str:
+    return (value if isinstance(value, Unusable) else Unusable.UNREADABLE).value
+
+
 class Attributes:
     """The values of a header by keyword, as the parser converted them. Notes name attributes and never quote values."""
 
-    def __init__(self, values: Mapping[str, object], *, little_endian: bool = True, notes: Sequence[str] = ()) -> None:
+    def __init__(self, values: Mapping[str, object], *, little_endian: bool = True) -> None:
         self._values = values
         self._order = "<" if little_endian else ">"
-        self.notes = list(notes)
+        self.notes: list[str] = []
+
+    def has_value(self, keyword: str) -> bool:
+        """Tell whether an attribute is there and not empty, whatever its value means."""
+        return isinstance(self._values.get(keyword), Unusable) or self.text(keyword) is not None
+
+    def require_one_value(self, *keywords: str) -> None:
+        """Raise `BrokenImageError` (`corrupt`) where one of them is stated several times with different values.
+
+        A data set has each element once (PS3.5 7.1), and nothing says which of the two is right.
+        """
+        for keyword in keywords:
+            if (value := self._values.get(keyword)) is Unusable.CONTRADICTORY:
+                raise BrokenImageError(f"{keyword} {value.value}: correct the header", reason="corrupt")
 
     def _several(self, keyword: str) -> tuple[object, ...]:
         value = self._values.get(keyword)
-        if value is UNREADABLE:
-            self.notes.append(f"{keyword} cannot be read: ignored")
+        if isinstance(value, Unusable):
+            self.notes.append(f"{keyword} {value.value}: ignored")
             return ()
         if value is None or value == "":
             return ()
@@ -70,8 +93,8 @@ class Attributes:
         """
         value = self._values.get(keyword)
         parts = value if isinstance(value, list) else [value]
-        if value is UNREADABLE or any(isinstance(part, (bytes, list, dict)) for part in parts):
-            raise BrokenImageError(f"{keyword} cannot be read: correct the header", reason="identifier")
+        if any(isinstance(part, (Unusable, bytes, list, dict)) for part in parts):
+            raise BrokenImageError(f"{keyword} {_why_unusable(value)}: correct the header", reason="identifier")
         return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
@@ -100,10 +123,6 @@ class Attributes:
         if (count := len(self.texts(keyword))) > 1:
             self.notes.append(f"first of {count} values of {keyword} used")
         return number
-
-    def has_value(self, keyword: str) -> bool:
-        """True where an attribute is there and not empty, whether or not it can be understood."""
-        return self._values.get(keyword) is UNREADABLE or bool(self.text(keyword))
 
     def _usable(self, keyword: str, texts: Sequence[str]) -> tuple[float, ...]:
         numbers = tuple(self._decimal(keyword, text) for text in texts)
@@ -139,7 +158,7 @@ class Attributes:
         if not isinstance(value, list) or not isinstance(value[0], dict):
             if essential:
                 raise BrokenImageError(f"{keyword} cannot be read: correct the header", reason="corrupt")
-            self.notes.append(f"{keyword} cannot be read: ignored")
+            self.notes.append(f"{keyword} {_why_unusable(value)}: ignored")
             return None
         if len(value) > 1:
             self.notes.append(f"first of {len(value)} items of {keyword} used")

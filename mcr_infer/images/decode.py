@@ -170,6 +170,8 @@ def _described(data: bytes, syntax: TransferSyntax, layout: PixelFormat) -> Code
 def _unpack_native(cells: Stored, layout: PixelFormat) -> Decoded:
     """Take Bits Stored out of each cell of Bits Allocated; what lies in the other bits, such as overlays, is dropped."""
     size = layout.bits_allocated // 8
+    if layout.overlay_bits:
+        cells = cells & ~cells.dtype.type(layout.overlay_bits)
     if layout.bits_stored == layout.bits_allocated:
         return Decoded(values=cells.view(f"i{size}") if layout.signed else cells)
     lowest = layout.high_bit + 1 - layout.bits_stored

@@ -9,21 +9,21 @@ they reach no error of ours, not even as its cause.
 
 import os
 import re
-import zlib
 from array import array
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
-from mcr_infer.images.attributes import UNREADABLE, Attributes
+from mcr_infer.images.attributes import Attributes, Unusable
 from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, decode
+from mcr_infer.images.elements import Elements
 from mcr_infer.images.frame import read_spacing, read_turn, require_one_grey_frame
 from mcr_infer.images.grey_scale import read_rendering
+from mcr_infer.images.inflate import inflate
 from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
+from mcr_infer.images.overlays import Overlay, find_overlays, without_overlays
 from mcr_infer.images.pixeldata import read_pixel_data
 from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
 from mcr_infer.images.quiet import quietly
@@ -58,9 +58,6 @@ _ITEM_KEYWORDS = ("LUTDescriptor", "LUTData", "CodeValue", "CodingSchemeDesignat
 _PACKED_KEYWORDS = ("LUTDescriptor", "LUTData")
 """Read as bytes: pydicom converts them by VRs that writers mistake."""
 
-_LARGEST_HEADER = 64 << 20
-"""Bytes that a deflated data set may have besides its pixels."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Header:
@@ -76,6 +73,7 @@ class _Header:
     """The SOP class that the file meta information names."""
     prefixed: bool
     """The file begins as PS3.10 7.1 wants it, with `DICM` after 128 bytes."""
+    overlays: tuple[Overlay, ...]
     cut: bool
     """An element of the header ends beyond the file."""
 
@@ -117,7 +115,7 @@ def _read(
     view, view_source = read_view(attributes)
     body_part, intent = attributes.code("BodyPartExamined"), attributes.code("PresentationIntentType")
     selection.require(modality=modality, body_part=body_part, view=view, presentation_intent=intent)
-    layout = require_one_grey_frame(attributes, max_pixels)
+    layout = without_overlays(require_one_grey_frame(attributes, max_pixels), header.overlays, attributes.notes)
     syntax_uid = header.syntax_uid or _assume_syntax(header)
     syntax = TRANSFER_SYNTAXES.get(syntax_uid)
     if syntax is None:
@@ -195,18 +193,20 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
     keywords = _KEYWORDS + (_PATIENT_KEYWORDS if of_patient else ())
     try:
         with quietly():
-            meta, meta_cut, _ = _parse(
+            meta, meta_elements, meta_cut = _parse(
                 file, _META_KEYWORDS, implicit=False, little_endian=True, stop_at=lambda tag: tag >> 16 != 2
             )
-            meta_attributes = Attributes(_plain(meta, _META_KEYWORDS))
+            meta_attributes = _attributes(meta, _META_KEYWORDS, meta_elements)
         syntax_uid = meta_attributes.text("TransferSyntaxUID")
-        stream = _inflate(file, max_pixels) if syntax_uid == DEFLATED else file
+        stream = inflate(file, max_pixels) if syntax_uid == DEFLATED else file
         implicit, little_endian = _encoding(stream, syntax_uid)
         with quietly():
-            dataset, cut, tags = _parse(
+            dataset, elements, cut = _parse(
                 stream, keywords, implicit=implicit, little_endian=little_endian, stop_at=_PIXEL_TAGS.__contains__
             )
-            values, notes = _plain(dataset, keywords), _notes_on(tags, keywords)
+            attributes = _attributes(dataset, keywords, elements, little_endian=little_endian)
+            attributes.notes[:0] = meta_attributes.notes
+            overlays = find_overlays(elements)
             implicit = bool(dataset.original_encoding[0])  # as found, whatever the transfer syntax says
     except ImageError:
         raise
@@ -220,12 +220,13 @@ def _read_header(file: BinaryIO, max_pixels: int, *, of_patient: bool) -> _Heade
         ) from None
     return _Header(
         stream=stream,
-        attributes=Attributes(values, little_endian=little_endian, notes=notes),
+        attributes=attributes,
         implicit=implicit,
         little_endian=little_endian,
         syntax_uid=syntax_uid,
         media_class=meta_attributes.text("MediaStorageSOPClassUID"),
         prefixed=prefixed,
+        overlays=overlays,
         cut=cut or meta_cut,
     )
 
@@ -261,23 +262,19 @@ def _cut() -> BrokenImageError:
 
 def _parse(
     stream: BinaryIO, keywords: Sequence[str], *, implicit: bool, little_endian: bool, stop_at: Callable[[int], bool]
-) -> tuple["Dataset", bool, "Counter[int]"]:
-    """Parse the named elements up to a tag; return them, whether an element ends beyond the file, and all tags met."""
+) -> tuple["Dataset", Elements, bool]:
+    """Parse the named elements up to a tag; return them, where all lie, and whether one ends beyond the file."""
     from pydicom.datadict import tag_for_keyword
     from pydicom.dataelem import RawDataElement
     from pydicom.filereader import read_dataset
 
-    tags: Counter[int] = Counter()
-
-    def watch(tag: int, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom passes all three
-        tags[int(tag)] += 1
-        return stop_at(tag)
+    elements = Elements(stream, little_endian=little_endian)
 
     dataset = read_dataset(
         stream,
         implicit,
         little_endian,
-        stop_when=watch,
+        stop_when=lambda tag, vr, length: stop_at(tag) or elements.watch(tag, vr, length),
         specific_tags=[tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None],
     )
     here = stream.tell()
@@ -289,22 +286,39 @@ def _parse(
         and len(element.value) < element.length < 0xFFFFFFFF
         for element in dataset.elements()
     )
-    return dataset, short or here > end, tags
+    return dataset, elements, short or here > end
 
 
-def _notes_on(tags: "Counter[int]", keywords: Sequence[str]) -> list[str]:
-    """Say which elements a header states more than once (against PS3.5 7.1), and that overlays (PS3.3 C.9) are not drawn."""
-    from pydicom.datadict import keyword_for_tag
+def _attributes(
+    dataset: "Dataset", keywords: Sequence[str], elements: Elements, *, little_endian: bool = True
+) -> Attributes:
+    """Return the named attributes, with notes on elements that are repeated or out of order."""
+    notes: list[str] = []
+    attributes = Attributes(_plain(dataset, keywords, elements, notes), little_endian=little_endian)
+    if not elements.in_order:
+        notes.append("elements of the header are out of order: read all the same")
+    attributes.notes = notes
+    return attributes
 
-    repeated = sorted(keyword_for_tag(tag) for tag, count in tags.items() if count > 1)
-    notes = [f"{keyword} is stated more than once: the last one counts" for keyword in repeated if keyword in keywords]
-    if any(0x6000 <= tag >> 16 <= 0x60FF for tag in tags):
-        notes.append("overlays are not drawn")
-    return notes
+
+def _elements_of(item: "Dataset", parent: Elements) -> Elements:
+    """Return the elements of an item: pydicom tells what they are, but not whether it met one twice."""
+    from pydicom.filereader import read_dataset
+
+    stream, (implicit, little_endian) = parent.stream, map(bool, item.original_encoding)
+    here, start = stream.tell(), item.seq_item_tell
+    stream.seek(start + 4)
+    length = int.from_bytes(stream.read(4), "little" if little_endian else "big")
+    elements = Elements(stream, little_endian=little_endian)
+    end = None if length == 0xFFFFFFFF else length
+    read_dataset(stream, implicit, little_endian, end, stop_when=elements.watch, at_top_level=False)
+    stream.seek(here)
+    return elements
 
 
-def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
+def _plain(dataset: "Dataset", keywords: Sequence[str], elements: Elements, notes: list[str]) -> dict[str, object]:
     """Convert the named elements to plain values; a sequence to a list of its items, of which only the first has values."""
+    from pydicom.datadict import tag_for_keyword
     from pydicom.multival import MultiValue
     from pydicom.sequence import Sequence as ItemSequence
 
@@ -313,10 +327,12 @@ def _plain(dataset: "Dataset", keywords: Sequence[str]) -> dict[str, object]:
         try:
             value = _packed(dataset, keyword) if keyword in _PACKED_KEYWORDS else dataset.get(keyword)
         except Exception:  # noqa: BLE001 - pydicom converts a value when it is asked for, and fails in many ways
-            value = UNREADABLE
+            value = Unusable.UNREADABLE
         if isinstance(value, ItemSequence):
-            value = [_plain(item, _ITEM_KEYWORDS if number == 0 else ()) for number, item in enumerate(value)]
+            first = [_plain(item, _ITEM_KEYWORDS, _elements_of(item, elements), notes) for item in value[:1]]
+            value = [*first, *({} for _ in value[1:])]
         values[keyword] = list(value) if isinstance(value, MultiValue) else value
+    notes += elements.settle(values, {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords})
     return values
 
 
@@ -363,26 +379,6 @@ def _describe_uid(uid: str) -> str:
     with quietly():
         name = UID(uid).name
     return uid if name == uid else f"{uid} ({name})"
-
-
-def _inflate(file: BinaryIO, max_pixels: int) -> BinaryIO:
-    """Inflate a deflated data set (PS3.5 A.5), but never to more than the largest image and its header can need."""
-    limit = 2 * max_pixels + _LARGEST_HEADER
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = BytesIO()
-    try:
-        while not inflater.eof:
-            piece = inflater.unconsumed_tail or file.read(1 << 20)
-            part = inflater.decompress(piece, 1 << 24)
-            if not (piece or part or inflater.eof):
-                raise BrokenImageError("the deflated data set ends too early: the file is cut", reason="truncated")
-            inflated.write(part)
-            if inflated.tell() > limit:
-                raise UnsupportedImageError(f"the data set inflates to more than {limit} bytes", reason="too_large")
-    except zlib.error:
-        raise BrokenImageError("the deflated data set cannot be inflated", reason="corrupt") from None
-    inflated.seek(0)
-    return inflated
 
 
 def _require_radiograph(header: _Header) -> str:

@@ -14,12 +14,20 @@ _COLOURS = frozenset({
 })  # fmt: skip
 """The terms of Photometric Interpretation (PS3.3 C.7.6.3.1.2), which may be quoted; any other could be a misplaced id."""
 
+_DECISIVE = (
+    "PhotometricInterpretation", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope",
+    "RescaleIntercept", "PatientOrientation",
+)  # fmt: skip
+"""Without one of these, a picture of other pixels, of other values or the wrong way round could be made."""
+
 _WIDEST_ASPECT = 10.0
 """Pixels further from square than this are taken for a mistake."""
 
 
 def require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelFormat:
     """Return the layout of the pixels; raises `UnsupportedImageError` or `BrokenImageError` for what is not read."""
+    attributes.require_one_value(*_DECISIVE)
     photometric = attributes.code("PhotometricInterpretation")
     samples = attributes.number("SamplesPerPixel", 1)
     if photometric is None:

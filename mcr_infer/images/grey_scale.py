@@ -14,6 +14,8 @@ from mcr_infer.images.rendering import Rendering, Window, WindowFunction
 
 _FUNCTIONS: tuple[WindowFunction, ...] = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+
 
 def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
     """Read the parameters of PS3.3 C.11.1 and C.11.2, the padding of C.7.5.1.1.2 and the photometric interpretation.
@@ -30,16 +32,15 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
         except UnusableTableError as error:
             raise BrokenImageError(f"the modality LUT {error}", reason="corrupt") from error
         outputs = float(modality_lut.values.min()), float(modality_lut.values.max())
+        if stated := _stated(attributes, *_RESCALE):
+            attributes.notes.append(f"{' and '.join(stated)} ignored beside the modality LUT")
     else:
         slope = attributes.essential_number("RescaleSlope", 1.0)
         intercept = attributes.essential_number("RescaleIntercept", 0.0)
-        for keyword, other, default in (
-            ("RescaleSlope", "RescaleIntercept", 1),
-            ("RescaleIntercept", "RescaleSlope", 0),
-        ):
-            if attributes.has_value(other) and not attributes.has_value(keyword):
-                # Each is required where the other is there (type 1C, PS3.3 C.11.1).
-                attributes.notes.append(f"{other} without {keyword}: {keyword} is taken as {default}")
+        if len(stated := _stated(attributes, *_RESCALE)) == 1:
+            # Each is required where the other one is (PS3.3 C.11.1); what is there is applied.
+            absent, neutral = ("RescaleIntercept", 0) if stated[0] == "RescaleSlope" else ("RescaleSlope", 1)
+            attributes.notes.append(f"{stated[0]} without {absent}: {absent} is taken as {neutral}")
         if slope == 0.0:
             attributes.notes.append("RescaleSlope 0 ignored")
             slope, intercept = 1.0, 0.0
@@ -66,6 +67,10 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
         window=_read_window(attributes),
         inverted=inverted,
     )
+
+
+def _stated(attributes: Attributes, *keywords: str) -> list[str]:
+    return [keyword for keyword in keywords if attributes.has_value(keyword)]
 
 
 def _read_window(attributes: Attributes) -> Window | None:

@@ -23,6 +23,8 @@ class PixelFormat:
     bits_stored: int
     high_bit: int
     signed: bool
+    overlay_bits: int = 0
+    """A mask of those bits of a cell, none of them stored, that hold overlays."""
 
     def __post_init__(self) -> None:
         sizes = f"{self.bits_allocated} bits allocated, {self.bits_stored} stored, high bit {self.high_bit}"

@@ -3,7 +3,7 @@
 A tower answers for pictures like those it was trained on, so the preset stands in the bundle's manifest beside the geometry,
 and no flag of inference changes it. What a name means never changes: a changed preset is a new name, such as `voi_2`.
 
-    voi             DICOM's own: VOI LUT or window of the file, percentiles where it has neither
+    voi             DICOM's own: VOI LUT or window of the file, percentiles where it has none that shows anything
     minmax          the smallest unpadded value is black, the largest white, linear between
     mimic_cxr_jpg   the steps that made MIMIC-CXR-JPG of MIMIC-CXR: stored values min to max in 8 bits, MONOCHROME1 inverted,
                     histogram equalised; neither modality LUT nor padding is asked, because that data set did not ask them

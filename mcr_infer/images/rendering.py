@@ -123,7 +123,8 @@ def _ramp(values: Values, black: float, span: float) -> Values:
 def render(stored: Stored, rendering: Rendering, preset: Preset = "voi") -> Rendered:
     """Render stored values [H, W] of 8 or 16 bits to float32 [H, W] in [0, 1], high = radiodense.
 
-    With `voi`, a VOI LUT or window that shows nothing of the picture gives way to percentiles, with a note. Raises
+    With `voi`, a VOI LUT or window that makes 99 % of the unpadded pixels one of 256 greys gives way to the next means, a
+    VOI LUT to the window and a window to percentiles, with a note that says so; the standard would apply it. Raises
     `BrokenImageError`: `no_contrast` where all unpadded pixels have one value, `corrupt` where the numbers of the header are
     so large that no pixel has a value.
     """
@@ -187,20 +188,29 @@ def _modality_values(levels: NDArray[np.int64], rendering: Rendering) -> Values:
 
 
 def _choose_shades(values: Values, histogram: Histogram, rendering: Rendering) -> tuple[Values, str, tuple[str, ...]]:
-    """Map the value of each level to a shade by the first means that shows the picture; say which one it was."""
+    """Map the value of each level to a shade by the first means that shows the picture; say which one it was.
+
+    The standard applies a VOI LUT or window whatever comes of it (PS3.3 C.11.2). A viewer's user would turn a knob then;
+    a tower would be given a blank picture and embed it like any other.
+    """
     means: list[tuple[str, str, Callable[[Values], Values]]] = []
     if (lut := rendering.voi_lut) is not None:
         means.append(("voi_lut", "VOI LUT", lambda values: np.clip(lut(values), 0.0, 1.0)))
     if (window := rendering.window) is not None:
         means.append(("window", "window", lambda values: apply_window(values, window)))
-    notes: list[str] = []
+    ignored: list[str] = []
     for intensity, name, mapping in means:
         shades = mapping(values)
         if _shows_something(shades, histogram):
-            return shades, intensity, tuple(notes)
-        notes.append(f"{name} ignored: it makes nearly all pixels the same grey")
+            return shades, intensity, _notes_on(ignored, name)
+        ignored.append(name)
     black, white = _percentiles(values, histogram.counts())
-    return _ramp(values, black, white - black), "percentiles", tuple(notes)
+    notes = _notes_on(ignored, "percentiles {:g} and {:g}".format(*PERCENTILES))
+    return _ramp(values, black, white - black), "percentiles", notes
+
+
+def _notes_on(ignored: list[str], used: str) -> tuple[str, ...]:
+    return tuple(f"{name} ignored: it makes nearly all pixels the same grey; {used} used instead" for name in ignored)
 
 
 def _shows_something(shades: Values, histogram: Histogram) -> bool:
