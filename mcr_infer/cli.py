@@ -20,7 +20,8 @@ from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
 from mcr_infer.index_command import compact, delete, migrate, rebuild
 from mcr_infer.options import (
-    SOME_FAILED,
+    AcceptKnownOption,
+    AllowEmptyOption,
     BudgetOption,
     BundleOption,
     Device,
@@ -99,12 +100,15 @@ def embed_reports(
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
     pseudonymise: PseudonymiseOption = False,
+    accept_known: AcceptKnownOption = False,
+    allow_empty: AllowEmptyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Embed reports into an index, so that radiographs and sentences find them."""
     from mcr_infer import console, pipeline, workspace
     from mcr_infer.encoder import TextEncoder
     from mcr_infer.reports import read_headings, read_reports
+    from mcr_infer.run_end import exit_code
     from mcr_infer.vocabulary import unread_note
 
     if keep_text and pseudonymise:
@@ -128,13 +132,14 @@ def embed_reports(
         )
         progress.follow(outcomes, summary)
         store.save_snapshots()
+        summary.remember_failures()
     console.show_summary(summary, what="reports", ignored=ignored, as_json=json)
     if summary.long_texts:
         console.warn_of_long_texts(summary.long_texts, limit=encoder.max_tokens)
     told = unread_note(summary.unread or {}, summary.embedded, rule=encoder.vocabulary.rule)
     if told is not None:
         console.note(told)
-    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+    raise typer.Exit(exit_code(summary, accept_known=accept_known, allow_empty=allow_empty))
 
 
 app.command()(query)

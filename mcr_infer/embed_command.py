@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from mcr_infer.options import (
-    SOME_FAILED,
+    AcceptKnownOption,
+    AllowEmptyOption,
     BudgetOption,
     BundleOption,
     Device,
@@ -89,6 +90,8 @@ def embed_images(
     explain_plan: Annotated[
         bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
     ] = False,
+    accept_known: AcceptKnownOption = False,
+    allow_empty: AllowEmptyOption = False,
     json: JsonOption = False,
 ) -> None:
     """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
@@ -99,6 +102,7 @@ def embed_images(
     from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
     from mcr_infer.rerank import check_comparable
+    from mcr_infer.run_end import exit_code
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -163,6 +167,7 @@ def embed_images(
         run.follow(outcomes, summary)
         summary.interrupted = interruption.signal
         store.save_snapshots()
+        summary.remember_failures()
     report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)
     report.write(index)
     console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
@@ -171,4 +176,4 @@ def embed_images(
     if summary.interrupted is not None:
         console.note("interrupted: what is counted is in the index; run the same command again to go on")
         raise typer.Exit(128 + summary.interrupted)
-    raise typer.Exit(SOME_FAILED if summary.failed else 0)
+    raise typer.Exit(exit_code(summary, accept_known=accept_known, allow_empty=allow_empty))

@@ -133,4 +133,12 @@ PseudonymiseOption = Annotated[
         help="Keep no path, and keys under the site secret instead of UIDs. From the first run, or never.",
     ),
 ]
+AcceptKnownOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-known",
+        help="Exit with 0 where nothing failed but what had failed for the same reason in the run before.",
+    ),
+]
+AllowEmptyOption = Annotated[bool, typer.Option("--allow-empty", help="Exit with 0 where no input is found at all.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

@@ -89,7 +89,7 @@ def import_(
 ) -> None:
     """Take vectors into an index that were exported from one, or made elsewhere. What does not belong is refused by name."""
     from mcr_infer import console
-    from mcr_infer.pipeline.outcome import Summary
+    from mcr_infer.pipeline.outcome import FAILURES, Summary
     from mcr_infer.transfer.importing import import_vectors
     from mcr_infer.transfer.source import Columns, open_source
     from mcr_infer.transfer.target import open_target
@@ -101,7 +101,7 @@ def import_(
         open_target(index, like, source=str(source), notify=console.note) as store,
         console.Run("vectors", lambda: opened.count) as run,
     ):
-        summary = Summary.of(index)
+        summary = Summary(index / FAILURES)
         outcomes = import_vectors(opened, store, kind=kind, normalise=normalise, on_conflict=on_conflict.value)
         run.follow(outcomes, summary)
         store.save_snapshots()

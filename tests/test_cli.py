@@ -37,7 +37,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     first = run_cli("embed-images", "./dicoms", "--json")
     (summary,) = json_lines(first.stdout)
     assert summary.keys() == {
-        "embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "notes", "seconds",
+        "embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "known_failures", "notes", "seconds",
     }  # fmt: skip
     assert (summary["embedded"], summary["unchanged"], summary["failed"]) == (24, 0, 0)
     assert "phantoms" in first.stderr  # the bundle says what it knows

@@ -21,7 +21,7 @@ from mcr_infer.index.snapshots import states_of
 from mcr_infer.index.store import Store
 
 _LIVE = {STORE, f"{STORE}-wal", f"{STORE}-shm", MANIFEST, LOCK}
-_REPORTS = {"run.json", "failures.jsonl"}
+_REPORTS = {"run.json", "failures.jsonl", "known-failures-image.jsonl", "known-failures-report.jsonl"}
 """What `embed-images` leaves in the folder, see `mcr_infer.pipeline.report`."""
 
 _ATTEMPTS = 3

@@ -1,14 +1,16 @@
 """What became of each input, and the closing count of a run."""
 
+import hashlib
 import json
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from mcr_infer.durable import create_private
+from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.long_text import LongText
 from mcr_infer.pipeline.naming import Naming
@@ -16,6 +18,9 @@ from mcr_infer.vocabulary import Unread, unread_counts
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
+
+KNOWN_FAILURES = {"image": "known-failures-image.jsonl", "report": "known-failures-report.jsonl"}
+"""By kind, those of the latest run that came to its end: what a later run knows again."""
 
 NOTE_KINDS = 100
 """Different notes that are counted each; some hold numbers, and the rest is counted together."""
@@ -54,10 +59,13 @@ class Summary:
     Failures go to a file, one JSON object a line, since a run over millions of files may have many.
     """
 
-    def __init__(self, failures: Path, *, naming: Naming | None = None, reports: bool = False) -> None:
+    def __init__(
+        self, failures: Path, *, naming: Naming | None = None, reports: bool = False, known: Path | None = None
+    ) -> None:
         """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`.
 
-        `reports` counts what was taken of each one, too.
+        `reports` counts what was taken of each one, too. `known` holds the failures of the latest run of this kind that
+        came to its end; those of them that fail again for the same reason are counted as known.
         """
         self._naming = naming or Naming()
         self.embedded = 0
@@ -73,6 +81,9 @@ class Summary:
         """Reports that were read: with sections recognized, taken whole, without a text to embed (these failed)."""
         self.long_texts: Counter[LongText] | None = Counter() if reports else None
         """Reports with more tokens than the text tower takes, by what of them is embedded."""
+        self.known_failures = 0
+        """Failures whose path failed for the same reason in the latest run of this kind."""
+        self._known_file = known
         self.shown: defaultdict[str, list[Outcome]] = defaultdict(list)
         """The first failures of each reason."""
         self.unread: Counter[Unread] | None = Counter() if reports else None
@@ -82,12 +93,14 @@ class Summary:
         """The signal that ended the run before its end."""
         self.failures_file = failures
         with self._writing():
+            self._known = frozenset(_failure_keys(known))
             self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
 
     @classmethod
     def of(cls, index: Path, *, naming: Naming | None = None, reports: bool = False) -> "Summary":
         """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
-        return cls(index / FAILURES, naming=naming, reports=reports)
+        known = index / KNOWN_FAILURES["report" if reports else "image"]
+        return cls(index / FAILURES, naming=naming, reports=reports, known=known)
 
     def count(self, outcome: Outcome) -> None:
         """Take one outcome into account. Raises `EmbeddingIndexError` where a failure cannot be written down."""
@@ -112,14 +125,35 @@ class Summary:
             self.failed[reason] += 1
             if self.failed[reason] <= SHOWN_FAILURES:
                 self.shown[reason].append(outcome)
+            failure = outcome.to_dict(self._naming)
+            self.known_failures += _failure_key(failure) in self._known
             with self._writing():
-                self._file.write(json.dumps(outcome.to_dict(self._naming)) + "\n")
+                self._file.write(json.dumps(failure) + "\n")
 
     def close(self, seconds: float) -> None:
         """End the count. Raises `EmbeddingIndexError` where failures cannot be written down."""
         self.seconds = seconds
         with self._writing():
             self._file.close()
+
+    def remember_failures(self) -> None:
+        """Keep the failures of this run for the next one, unless it was interrupted: then it has not seen all of them.
+
+        Raises `EmbeddingIndexError` where they cannot be written down.
+        """
+        if self._known_file is None or self.interrupted is not None:
+            return
+        with self._writing():
+            temporary = self._known_file.with_suffix(".tmp")
+            with open(create_private(temporary), "wb") as copy, self.failures_file.open("rb") as file:  # noqa: PTH123
+                shutil.copyfileobj(file, copy)
+            publish(temporary, self._known_file)
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs were found, whatever became of them."""
+        done = self.embedded + self.updated + self.unchanged
+        return done + self.left_out.total() + self.failure_count
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -143,6 +177,7 @@ class Summary:
             "unchanged": self.unchanged,
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
+            **({} if self._known_file is None else {"known_failures": self.known_failures}),
             "notes": dict(self.notes),
             **({} if self.sections is None else {"sections": dict(self.sections)}),
             **({} if self.long_texts is None else {"long_texts": dict(self.long_texts)}),
@@ -156,3 +191,20 @@ class Summary:
         with self.failures_file.open(encoding="ascii") as file:
             for line in file:
                 yield line.rstrip("\n")
+
+
+def _failure_keys(file: Path | None) -> Iterator[bytes]:
+    """Yield what tells the failures of a file apart; none where there is no such file."""
+    if file is None or not file.exists():
+        return
+    with file.open(encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            try:
+                yield _failure_key(json.loads(line))
+            except (ValueError, AttributeError):  # a damaged line knows no failure
+                continue
+
+
+def _failure_key(failure: Mapping[str, object]) -> bytes:
+    """Return a digest of the path of a failure and of its reason: there may be millions."""
+    return hashlib.blake2b(json.dumps([failure.get("path"), failure.get("reason")]).encode(), digest_size=16).digest()

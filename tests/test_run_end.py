@@ -1,0 +1,100 @@
+"""Exit codes of runs that found nothing, or failed as the run before did; and rows whose file is gone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import invoke, json_lines
+from mcr_infer import phantom
+from mcr_infer.phantom.dicom import write_dicom
+from mcr_infer.pipeline.outcome import Outcome, Summary
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two phantoms and a file that is none, in a folder of their own."""
+    place = tmp_path / "share" / "dicoms"
+    place.mkdir(parents=True)
+    for seed in range(2):
+        write_dicom(phantom.make(seed, 64), place / f"{seed}.dcm")
+    (place / "broken.dcm").write_bytes(b"no image")
+    return place
+
+
+def embed(folder: Path, *options: str, code: int = 0) -> dict:
+    index = folder.parent.parent / "index"
+    (told,) = json_lines(invoke("embed-images", folder, "--index", index, "--json", *options, code=code).stdout)
+    return told
+
+
+def test_known_failures_can_be_accepted(folder: Path):
+    assert embed(folder, "--accept-known", code=3)["known_failures"] == 0
+    assert embed(folder, "--accept-known")["known_failures"] == 1
+    assert embed(folder, code=3)["known_failures"] == 1
+    (folder / "other.dcm").write_bytes(b"no image either")
+    told = embed(folder, "--accept-known", code=3)
+    assert (told["failed"], told["known_failures"]) == (2, 1)
+    assert embed(folder, "--accept-known")["known_failures"] == 2
+
+
+def test_another_reason_is_a_new_failure(tmp_path: Path):
+    def run(reason: str) -> Summary:
+        summary = Summary.of(tmp_path)
+        summary.count(Outcome(path="a.dcm", status="failed", reason=reason, error="it is broken"))
+        summary.close(1.0)
+        return summary
+
+    run("truncated").remember_failures()
+    assert run("truncated").known_failures == 1
+    assert run("unreadable").known_failures == 0
+    stopped = run("unreadable")
+    stopped.interrupted = 15
+    stopped.remember_failures()
+    assert run("truncated").known_failures == 1
+
+
+def test_reports_between_forget_no_known_failure(folder: Path, tmp_path: Path):
+    embed(folder, code=3)
+    table = tmp_path / "reports.csv"
+    table.write_text('report\nNo acute abnormality.\n""\n')
+    options = ("--index", tmp_path / "index", "--json")
+    (first,) = json_lines(invoke("embed-reports", table, *options, code=3).stdout)
+    assert (first["failed"], first["known_failures"]) == (1, 0)
+    assert embed(folder, "--accept-known")["known_failures"] == 1
+    (again,) = json_lines(invoke("embed-reports", table, *options, "--accept-known").stdout)
+    assert again["known_failures"] == 1
+
+
+def test_damaged_lines_know_no_failure(tmp_path: Path):
+    known = tmp_path / "known-failures-image.jsonl"
+    known.write_bytes(b'{"path": "a.dcm", "rea\n\xff\n[]\n' + json.dumps({"path": "b", "reason": "r"}).encode() + b"\n")
+    summary = Summary.of(tmp_path)
+    for path in ("a.dcm", "b"):
+        summary.count(Outcome(path=path, status="failed", reason="r", error="e"))
+    summary.close(1.0)
+    assert summary.known_failures == 1
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt", ".hidden.dcm"])
+def test_a_run_without_inputs_exits_with_3(tmp_path: Path, name: str):
+    (tmp_path / "share").mkdir()
+    if name:
+        (tmp_path / "share" / name).write_text("nothing to see")
+    given = ("embed-images", tmp_path / "share", "--index", tmp_path / "index")
+    assert "no input was found" in invoke(*given, code=3).stderr
+    invoke(*given, "--allow-empty")
+
+
+def test_a_list_without_names_exits_with_3(tmp_path: Path):
+    (tmp_path / "names").write_text("")
+    given = ("embed-images", "--files-from", tmp_path / "names", "--index", tmp_path / "index")
+    invoke(*given, code=3)
+    invoke(*given, "--allow-empty")
+
+
+def test_an_empty_table_exits_with_3(tmp_path: Path):
+    (tmp_path / "reports.csv").write_text("report\n")
+    given = ("embed-reports", tmp_path / "reports.csv", "--index", tmp_path / "index")
+    assert "no input was found" in invoke(*given, code=3).stderr
+    invoke(*given, "--allow-empty")
