@@ -41,6 +41,7 @@ from mcr_infer.options import (
     SplitColumnOption,
 )  # fmt: skip
 from mcr_infer.output import printable, run
+from mcr_infer.prune_command import prune
 from mcr_infer.pseudonym_command import pseudonym
 from mcr_infer.query_command import query
 from mcr_infer.transfer_command import export, import_, merge
@@ -146,13 +147,24 @@ app.command()(query)
 
 
 @app.command()
-def info(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
+def info(
+    index: IndexOption = Path("mcr-index"),
+    check_files: Annotated[
+        bool, typer.Option("--check-files", help="Count the rows whose file is gone, too; looks at every path.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Say what an index holds and which bundle made it."""
     from mcr_infer import console, workspace
-    from mcr_infer.index import Index
+    from mcr_infer.index import KINDS, Index
 
     with Index.open(index) as store:
-        console.show_info(store, workspace.known_bundle(store), as_json=json)
+        gone = None
+        if check_files:
+            from mcr_infer.index.gone import find_gone
+
+            gone = find_gone(store, KINDS)
+        console.show_info(store, workspace.known_bundle(store), gone=gone, as_json=json)
 
 
 @app.command()
@@ -228,7 +240,7 @@ def evaluate(
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
 
 
-for command in (delete, rebuild, compact, migrate, verify, export, merge):
+for command in (delete, prune, rebuild, compact, migrate, verify, export, merge):
     app.command()(command)
 app.command("import")(import_)
 app.command("build-engine")(build_engine)

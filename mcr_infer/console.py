@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.index.deletion import Doomed
+    from mcr_infer.index.gone import Gone
     from mcr_infer.index.manifest import Tuning
     from mcr_infer.long_text import FittedText, LongText
     from mcr_infer.pipeline import Outcome, Summary
@@ -241,14 +242,17 @@ def show_hits(
     hits: "Sequence[Hit]",
     *,
     query: str | int | None = None,
+    presence: Mapping[int, bool | None] | None = None,
     reranked: bool = False,
     unknown_words: Sequence[str] = (),
     as_json: bool,
 ) -> None:
     """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries.
 
+    `presence` says by label whether the file of a hit is there, None where that cannot be told.
     `reranked` shows what the second look gave, too; `unknown_words` are those of the query, for JSON.
     """
+    there = presence or {}
     if as_json:
         name = {} if query is None else {"query": query}
         for hit in hits:
@@ -257,7 +261,7 @@ def show_hits(
             print(json.dumps(name | {
                 "rank": hit.rank, "score": round(hit.score, 6), **again, "id": hit.id, "kind": hit.kind, "path": hit.path,
                 "study_uid": hit.study_uid, "series_uid": hit.series_uid, "metadata": dict(hit.metadata),
-                "unknown_words": list(unknown_words),
+                "unknown_words": list(unknown_words), "file_exists": there.get(hit.label),
             }))  # fmt: skip
         return
     if query is not None:
@@ -265,14 +269,15 @@ def show_hits(
     rows = [
         (str(hit.rank), f"{hit.score:.3f}",
          *((("" if hit.rerank_score is None else f"{hit.rerank_score:.3f}"),) if reranked else ()),
-         _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")), hit.path or hit.id)
+         _word(hit.metadata.get("view")), _word(hit.metadata.get("study_year")),
+         (hit.path or hit.id) + (" (file is gone)" if there.get(hit.label) is False else ""))
         for hit in hits
     ]  # fmt: skip
     say_table(("rank", "score", *(("rerank",) if reranked else ()), "view", "year", "path"), rows)
 
 
-def show_info(index: "Index", bundle: "Bundle | None", *, as_json: bool) -> None:
-    """Print what an index holds, and what its bundle says of itself where it is there."""
+def show_info(index: "Index", bundle: "Bundle | None", *, gone: "Gone | None" = None, as_json: bool) -> None:
+    """Print what an index holds, and what its bundle says of itself where it is there; `gone` are rows without a file."""
     facts = {
         "images": index.count("image"),
         "reports": index.count("report"),
@@ -284,6 +289,9 @@ def show_info(index: "Index", bundle: "Bundle | None", *, as_json: bool) -> None
         "recommended_patch_budget": bundle and bundle.recommended_budget,
         "max_tokens": bundle and bundle.max_tokens,
     }
+    if gone is not None:
+        facts |= {f"{kind}s_without_file": count for kind, count in gone.doomed.counts.items()}
+        facts |= {f"{kind}s_untold": count for kind, count in gone.untold.items()}
     tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
     if as_json:
         print(json.dumps({**facts, "tuning": {kind: one and asdict(one) for kind, one in tuned.items()}}))
@@ -293,17 +301,19 @@ def show_info(index: "Index", bundle: "Bundle | None", *, as_json: bool) -> None
     say_table(("", str(index.folder)), rows)
 
 
-def show_doomed(found: "Doomed", place: Path, *, to_stderr: bool) -> None:
+def show_doomed(found: "Doomed", place: Path, *, what: str = "match", to_stderr: bool) -> None:
     """Print what a deletion is about: how many rows of which studies, and the first ids."""
-    say(f"{_counted(found.counts)} of {place} match, of {found.studies} studies", to_stderr=to_stderr)
+    say(f"{_counted(found.counts)} of {place} {what}, of {found.studies} studies", to_stderr=to_stderr)
     for kind, ids in found.shown.items():
         if ids:
             more = found.counts[kind] - len(ids)
             say(f"  {kind}s: {', '.join(ids)}{f' and {more} more' if more else ''}", to_stderr=to_stderr)
 
 
-def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, as_json: bool) -> None:
-    """Print what was deleted, and what a graph still holds of it (`left`, by kind)."""
+def show_deletion(
+    found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, hint: bool = True, as_json: bool
+) -> None:
+    """Print what was deleted, and what a graph still holds of it (`left`, by kind); `hint`: what to try if nothing was."""
     if as_json:
         facts = {"deleted": dict(found.counts), "dry_run": dry_run, "left_in_graphs": dict(left)}
         print(json.dumps(facts))
@@ -311,7 +321,7 @@ def show_deletion(found: "Doomed", place: Path, left: Mapping[str, int], *, dry_
         say("nothing was deleted: --dry-run")
     elif any(found.counts.values()):
         say(f"{_counted(found.counts)} deleted")
-    if not any(found.counts.values()):
+    if not any(found.counts.values()) and hint:
         note("nothing matched, and nothing was deleted; --kind says whether images, reports or both are meant")
     if any(left.values()):
         note(

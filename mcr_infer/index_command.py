@@ -67,7 +67,7 @@ def delete(
             _ask(count, yes=yes)
             store.delete_rows(found.labels)
             store.save_snapshots(purge=purge)
-            _erase(store, count)
+            erase(store, count)
         left = {one: 0 if dry_run else unreachable(store, one) for one in KINDS}
     console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
 
@@ -139,7 +139,7 @@ def _ask(count: int, *, yes: bool) -> None:
     typer.confirm("There is no way back. Delete them?", abort=True, err=True)
 
 
-def _erase(store: "Index", count: int) -> None:
+def erase(store: "Index", count: int) -> None:
     """Have what is deleted leave the disk, too, or say why it has not."""
     from mcr_infer.errors import EmbeddingIndexError
 

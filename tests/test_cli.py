@@ -46,6 +46,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     assert [hit["rank"] for hit in hits] == [1, 2, 3, 4, 5]
     assert list(hits[0]) == [
         "rank", "score", "id", "kind", "path", "study_uid", "series_uid", "metadata", "unknown_words",
+        "file_exists",
     ]  # fmt: skip
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert all((tmp_path / hit["path"]).is_file() for hit in hits)

@@ -98,3 +98,75 @@ def test_an_empty_table_exits_with_3(tmp_path: Path):
     given = ("embed-reports", tmp_path / "reports.csv", "--index", tmp_path / "index")
     assert "no input was found" in invoke(*given, code=3).stderr
     invoke(*given, "--allow-empty")
+
+
+def prune(index: Path, *options: str, code: int = 0) -> dict:
+    done = invoke("prune", "--index", index, "--json", *options, code=code)
+    return json.loads(done.stdout) if code == 0 else {"error": done.stderr}
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """An index of twelve phantoms in two folders of a share, and their reports in a table beside it."""
+    for seed in range(12):
+        place = tmp_path / "share" / ("first" if seed < 11 else "last")
+        place.mkdir(parents=True, exist_ok=True)
+        write_dicom(phantom.make(seed, 64), place / f"{seed}.dcm")
+    (tmp_path / "table.csv").write_text("report\nNo acute abnormality.\nLarge left pleural effusion.\n")
+    invoke("embed-images", tmp_path / "share", "--index", tmp_path / "index")
+    invoke("embed-reports", tmp_path / "table.csv", "--index", tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_rows_without_file_are_counted_marked_and_pruned(index: Path, tmp_path: Path):
+    assert prune(index)["deleted"] == {"image": 0, "report": 0}
+    (tmp_path / "share" / "last" / "11.dcm").unlink()
+    (info,) = json_lines(invoke("info", "--index", index, "--check-files", "--json").stdout)
+    assert (info["images_without_file"], info["reports_without_file"]) == (1, 0)
+    asked = ("query", "left pleural effusion", "-k", "12", "--index", index)
+    hits = json_lines(invoke(*asked, "--json").stdout)
+    assert {Path(hit["path"]).name for hit in hits if hit["file_exists"] is False} == {"11.dcm"}
+    assert sum(hit["file_exists"] for hit in hits) == 11
+    assert prune(index, "--dry-run")["deleted"] == {"image": 1, "report": 0}
+    assert prune(index)["deleted"] == {"image": 1, "report": 0}
+    assert b"11.dcm" not in (index / "store.sqlite").read_bytes()
+    (info,) = json_lines(invoke("info", "--index", index, "--check-files", "--json").stdout)
+    assert (info["images"], info["images_without_file"]) == (11, 0)
+
+
+def test_pruning_more_than_a_tenth_needs_yes(index: Path, tmp_path: Path):
+    for seed in range(2):
+        (tmp_path / "share" / "first" / f"{seed}.dcm").unlink()
+    assert "2 of 12 image rows would go" in prune(index, code=1)["error"]
+    assert prune(index, "--yes")["deleted"]["image"] == 2
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_an_unmounted_share_is_not_pruned(index: Path, tmp_path: Path, emptied: bool):
+    (tmp_path / "share").rename(tmp_path / "elsewhere")
+    if emptied:
+        (tmp_path / "share").mkdir()
+    error = prune(index, "--kind", "image", code=1)["error"]
+    assert "is its share mounted?" in error or "would go" in error
+    assert ("empty folder" in error) == emptied
+
+
+def test_a_share_of_few_rows_is_not_pruned(index: Path, tmp_path: Path):
+    (tmp_path / "share" / "last").rename(tmp_path / "away")
+    place = tmp_path / "mount" / "deep"
+    place.mkdir(parents=True)
+    (tmp_path / "away" / "11.dcm").rename(place / "11.dcm")
+    invoke("embed-images", tmp_path / "mount", "--index", index)
+    place.rename(tmp_path / "deep")
+    assert "mount is an empty folder" in prune(index, code=1)["error"]
+
+
+def test_a_row_with_another_file_stays(index: Path, tmp_path: Path):
+    original = tmp_path / "share" / "last" / "11.dcm"
+    twin = tmp_path / "share" / "first" / "twin.dcm"
+    twin.write_bytes(original.read_bytes())
+    invoke("embed-images", tmp_path / "share", "--index", index)
+    original.unlink()
+    assert prune(index)["deleted"]["image"] == 0
+    twin.unlink()
+    assert prune(index)["deleted"]["image"] == 1

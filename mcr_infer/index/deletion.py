@@ -14,7 +14,8 @@ from mcr_infer.index.filters import Filter
 from mcr_infer.index.index import Index
 from mcr_infer.index.selection import chosen_facts
 
-_SHOWN = 10
+SHOWN = 10
+"""Ids of each kind that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ def doomed(index: Index, where: Filter, kinds: Collection[str]) -> Doomed:
     """
     with index.snapshot():
         chosen = chosen_facts(index, where, kinds)
-        shown = {kind: index.rows(facts.labels[:_SHOWN].tolist()) for kind, facts in chosen.items()}
+        shown = {kind: index.rows(facts.labels[:SHOWN].tolist()) for kind, facts in chosen.items()}
     studies = {key for facts in chosen.values() for key in facts.keys["study_uid"].tolist()} - {ABSENT}
     return Doomed(
         labels={kind: facts.labels for kind, facts in chosen.items()},
