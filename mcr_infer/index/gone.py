@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from mcr_infer.index.deletion import SHOWN, Doomed
 from mcr_infer.index.index import Index
-from mcr_infer.sources.names import is_archive
-from mcr_infer.sources.pacs.address import is_pacs
 
 MOST = 0.1
 """Share of the rows that can go without being asked for: a night deletes few files of an archive."""
@@ -31,11 +29,15 @@ def presence(path: str | None, kind: str) -> bool | None:
     in the working folder: it was given in another one. A row of a table is there if its table is, a member of an archive if
     its archive is.
     """
-    if path is None or is_pacs(path):
+    if path is None:
         return None
     file = path if kind == "image" or os.path.lexists(path) else _ROW.sub("", path)
     if os.path.lexists(file):
         return True
+    from mcr_infer.sources.pacs.address import is_pacs  # a plain query, whose files are there, does without
+
+    if is_pacs(path):
+        return None
     if _archive_of(file) is not None:
         return True
     start = next((part for part in file.split("/") if part not in ("", ".")), "")
@@ -116,6 +118,8 @@ def _doubt(doomed: Doomed, rows: Mapping[str, int], gone: set[str], there: set[s
 
 def _folder_of(path: str) -> str:
     """Return the folder of a file, of a table or of the archive that a member is in."""
+    from mcr_infer.sources.names import is_archive
+
     parts = _ROW.sub("", path).split("/")
     ends = (end for end in range(1, len(parts)) if is_archive("/".join(parts[:end])))
     return "/".join(parts[: next(ends, len(parts)) - 1]) or ("/" if path.startswith("/") else "")
@@ -123,6 +127,8 @@ def _folder_of(path: str) -> str:
 
 def _archive_of(path: str) -> str | None:
     """Return the archive that holds a member by this path, None where there is none."""
+    from mcr_infer.sources.names import is_archive
+
     parts = path.split("/")
     for end in range(len(parts) - 1, 0, -1):
         archive = "/".join(parts[:end])

@@ -146,12 +146,14 @@ class Store(Connection):
             for kind in KINDS:
                 chosen = [to_columns(row) for row in last.values() if row.kind == kind]
                 self._change(kind, removed=[columns[1] for columns in chosen], added=chosen)
-            for stamp in stamps:
-                self._take_place(stamp)
+            displaced = [pair for stamp in stamps for pair in self._displaced(stamp)]
             self._connection.executemany(
                 "INSERT OR REPLACE INTO files(kind, path, size, mtime_ns, id, ctime_ns) VALUES(?, ?, ?, ?, ?, ?)",
                 stamps,
             )
+            # Only now is it known which files hold what: two files may have changed places.
+            for former, path in displaced:
+                self._point_elsewhere(file_kind, former, path)
             self._connection.executemany(
                 "UPDATE files SET ctime_ns = ? WHERE kind = ? AND path = ? AND ctime_ns IS NULL",
                 [(stamp.ctime_ns, file_kind, stored_path(stamp.path)) for stamp in learned],
@@ -213,18 +215,24 @@ class Store(Connection):
                 (added - gone, kind),
             )
 
-    def _take_place(self, stamp: tuple[Any, ...]) -> None:
-        """Where a file now holds another image, its former row must not point to it any more."""
+    def _displaced(self, stamp: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        """Return the ids that a file gave before it held the image that it holds now, each with the stored path."""
         kind, path, _, _, id, _ = stamp
-        for (former,) in self._rows("SELECT id FROM files WHERE kind = ? AND path = ? AND id <> ?", kind, path, id):
-            for row in self._get(kind, former):
-                if stored_path(row.path) == path:
-                    others = self._rows("SELECT path FROM files WHERE kind=? AND id=? AND path<>?", kind, former, path)
-                    columns = to_columns(replace(row, path=loaded_path(others[0][0]) if others else None))
-                    self._connection.execute(
-                        "UPDATE rows SET path = ?, digest = ? WHERE kind = ? AND id = ?",
-                        (columns[2], columns[-1], kind, former),
-                    )
+        found = self._rows("SELECT id FROM files WHERE kind = ? AND path = ? AND id <> ?", kind, path, id)
+        return [(str(former), path) for (former,) in found]
+
+    def _point_elsewhere(self, kind: str, former: str, path: object) -> None:
+        """Point the row of an image to another file that holds it, or to none, where its path leads to another image now."""
+        for row in self._get(kind, former):
+            if stored_path(row.path) == path and not self._rows(
+                "SELECT 1 FROM files WHERE kind = ? AND id = ? AND path = ?", kind, former, path
+            ):
+                others = self._rows("SELECT path FROM files WHERE kind = ? AND id = ? ORDER BY path", kind, former)
+                columns = to_columns(replace(row, path=loaded_path(others[0][0]) if others else None))
+                self._connection.execute(
+                    "UPDATE rows SET path = ?, digest = ? WHERE kind = ? AND id = ?",
+                    (columns[2], columns[-1], kind, former),
+                )
 
     def seen_file(self, kind: str, path: str) -> tuple[FileStamp, str] | None:
         """Return how a file looked when it was last seen, and the id of the row that it then gave; None for others."""
