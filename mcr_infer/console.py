@@ -137,8 +137,9 @@ def show_summary(
         say(f"sections recognized in {recognized} {what}, {whole} taken whole, {none} without text to embed")
     rate = f", {summary.embedded / summary.seconds:.1f} {what} a second" if summary.embedded and summary.seconds else ""
     updated = f", {summary.updated} updated" if summary.updated else ""
+    doubled = f", {summary.duplicates} duplicates" if summary.duplicates else ""
     say(
-        f"{summary.embedded} {what} {verb}{updated}, {summary.unchanged} unchanged, {summary.failure_count} failed "
+        f"{summary.embedded} {what} {verb}{updated}, {summary.unchanged} unchanged{doubled}, {summary.failure_count} failed "
         f"in {summary.seconds:.1f} s{rate}"
     )
 

@@ -37,6 +37,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     first = run_cli("embed-images", "./dicoms", "--json")
     (summary,) = json_lines(first.stdout)
     assert summary.keys() == {
+        "duplicates",
         "embedded", "unchanged", "left_out", "failed", "failures", "interrupted", "known_failures", "notes", "seconds",
     }  # fmt: skip
     assert (summary["embedded"], summary["unchanged"], summary["failed"]) == (24, 0, 0)
@@ -139,7 +140,7 @@ def test_twins_are_one_row_and_conflicts_are_named(tmp_path: Path):
     other.PixelData = other.pixel_array[::-1].tobytes()
     other.save_as(folder / "c.dcm")
     (summary,) = json_lines(run_cli("embed-images", folder, "--index", index, "--json", code=3).stdout)
-    assert (summary["embedded"], summary["unchanged"], summary["failed"]) == (1, 1, 1)
+    assert (summary["embedded"], summary["duplicates"], summary["failed"]) == (1, 1, 1)
     (failure,) = summary["failures"]
     assert failure["reason"] == "uid_conflict"
     assert "a.dcm" in failure["error"]

@@ -146,13 +146,13 @@ def test_after_a_kill_the_next_run_goes_on_and_the_index_is_that_of_an_undisturb
         assert_gone(workers)
     (rest,) = json_lines(run_cli("embed-images", archive, "--index", index, "--json", code=3).stdout)
     assert 0 < rest["embedded"] <= COUNT - 30
-    assert rest["embedded"] + rest["unchanged"] == COUNT + 1
+    assert rest["embedded"] + rest["unchanged"] + rest["duplicates"] == COUNT + 1
     assert_equal_rows(index, undisturbed)
 
 
 def test_the_report_of_a_run(archive: Path, undisturbed: Path):
     report = json.loads((undisturbed / "run.json").read_text())
-    assert (report["embedded"], report["unchanged"], report["failed"]) == (COUNT, 1, 1)
+    assert (report["embedded"], report["duplicates"], report["failed"]) == (COUNT, 1, 1)
     assert report["failures"] == {"truncated": 1}
     assert sum(report["busy_share"].values()) == pytest.approx(1.0, abs=0.001)
     assert set(report["busy_share"]) == {"decode", "cut", "tower", "commit"}
@@ -222,5 +222,5 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(archive: Path, undis
     assert "Traceback" not in done.stderr
     (rest,) = json_lines(done.stdout)
     assert 0 < rest["unchanged"] < COUNT
-    assert rest["embedded"] + rest["unchanged"] == COUNT + 1
+    assert rest["embedded"] + rest["unchanged"] + rest["duplicates"] == COUNT + 1
     assert_equal_rows(tmp_path / "index", undisturbed)

@@ -257,7 +257,7 @@ def test_a_corrected_pixel_spacing_is_embedded_again(index: Index, bundle: Bundl
 
 def test_when_one_of_two_twins_changes_the_other_is_a_conflict(index: Index, bundle: Bundle, folder: Path):
     shutil.copy(folder / "0.dcm", folder / "twin.dcm")
-    assert count(embed(index, bundle, folder / "0.dcm", folder / "twin.dcm")) == {"embedded": 1, "unchanged": 1}
+    assert count(embed(index, bundle, folder / "0.dcm", folder / "twin.dcm")) == {"embedded": 1, "duplicate": 1}
     paint(folder / "0.dcm")
     assert count(embed(index, bundle, folder / "0.dcm")) == {"embedded": 1}
     outcomes = embed(index, bundle, folder / "0.dcm", folder / "twin.dcm")
@@ -284,7 +284,7 @@ def test_a_twin_that_was_decoded_smaller_is_a_twin(index: Index, bundle: Bundle,
     write_dicom(phantom.make(7, 128), plain)
     compress(plain, small)
     paths = [plain, small] if first == "plain.dcm" else [small, plain]
-    assert count(embed(index, bundle, *paths)) == {"embedded": 1, "unchanged": 1}
+    assert count(embed(index, bundle, *paths)) == {"embedded": 1, "duplicate": 1}
     (id,) = index.ids("image")
     assert index.get("image", id).metadata.get("reduction") == (None if first == "plain.dcm" else 2)
     # A later run knows both without opening them, and one in full finds a picture that it has.

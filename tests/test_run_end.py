@@ -170,3 +170,11 @@ def test_a_row_with_another_file_stays(index: Path, tmp_path: Path):
     assert prune(index)["deleted"]["image"] == 0
     twin.unlink()
     assert prune(index)["deleted"]["image"] == 1
+
+
+def test_a_twin_is_a_duplicate_once(folder: Path):
+    (folder / "twin.dcm").write_bytes((folder / "0.dcm").read_bytes())
+    told = embed(folder, code=3)
+    assert (told["embedded"], told["unchanged"], told["duplicates"], told["failed"]) == (2, 0, 1, 1)
+    told = embed(folder, code=3)
+    assert (told["embedded"], told["unchanged"], told["duplicates"], told["failed"]) == (0, 3, 0, 1)

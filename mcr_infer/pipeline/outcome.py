@@ -34,8 +34,9 @@ class Outcome:
     """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
 
     path: str
-    status: Literal["embedded", "updated", "unchanged", "left_out", "failed"]
-    """`updated` is a report with the words of its row, of which something else was changed, without embedding it again."""
+    status: Literal["embedded", "updated", "unchanged", "duplicate", "left_out", "failed"]
+    """`updated` is a report with the words of its row, of which something else was changed, without embedding it again.
+    `duplicate` is an image seen for the first time in this file, while another file is known to hold it."""
     reason: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class Summary:
         self.embedded = 0
         self.updated = 0
         self.unchanged = 0
+        self.duplicates = 0
         self.left_out: Counter[str] = Counter()
         """Inputs that were understood and not wanted, by reason."""
         self.failed: Counter[str] = Counter()
@@ -119,6 +121,8 @@ class Summary:
             self.updated += 1
         elif outcome.status == "unchanged":
             self.unchanged += 1
+        elif outcome.status == "duplicate":
+            self.duplicates += 1
         elif outcome.status == "left_out":
             self.left_out[reason] += 1
         else:
@@ -152,7 +156,7 @@ class Summary:
     @property
     def inputs(self) -> int:
         """How many inputs were found, whatever became of them."""
-        done = self.embedded + self.updated + self.unchanged
+        done = self.embedded + self.updated + self.unchanged + self.duplicates
         return done + self.left_out.total() + self.failure_count
 
     @contextmanager
@@ -175,6 +179,7 @@ class Summary:
         return {
             "embedded": self.embedded,
             "unchanged": self.unchanged,
+            **({"duplicates": self.duplicates} if self.sections is None and self._known_file is not None else {}),
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
             **({} if self._known_file is None else {"known_failures": self.known_failures}),

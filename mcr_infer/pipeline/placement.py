@@ -66,7 +66,9 @@ class Placement:
             )
             if known.gone or _told(row) != _told(known.row):
                 group.retold[decoded.id] = row
-        group.tell(Outcome(path=path, status="unchanged"))
+        # Without paths, a twin looks like a file that has moved.
+        known_here = replaces or self._naming.pseudonymous
+        group.tell(Outcome(path=path, status="unchanged" if known_here else "duplicate"))
 
     def _known(self, group: Group, fresh: Fresh) -> "_Known | None":
         """Return what is known under the id of a file, None where nothing is."""
