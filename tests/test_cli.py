@@ -17,7 +17,7 @@ from tiny import tiny_bundle
 
 COMMANDS = (
     "build-engine", "compact", "delete", "demo", "embed-images", "embed-reports", "evaluate", "export", "import", "info",
-    "merge", "migrate", "pseudonym", "query", "rebuild", "verify",
+    "merge", "migrate", "prune", "pseudonym", "query", "rebuild", "verify",
 )  # fmt: skip
 
 
