@@ -63,6 +63,7 @@ def test_hits_are_ranked_by_the_cosine_and_the_second_look_together(kept_index: 
     hits, told = ask(kept_index, "--rerank", "-k", "24")
     assert list(hits[0]) == [
         "rank", "score", "rerank_score", "id", "kind", "path", "study_uid", "series_uid", "metadata", "unknown_words",
+        "file_exists",
     ]  # fmt: skip
     assert "again" not in told
     assert [hit["rank"] for hit in hits] == list(range(1, 25))
