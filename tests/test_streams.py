@@ -170,7 +170,7 @@ def test_a_closed_stdin_is_an_empty_one(arguments: list[str], made: Path, tmp_pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert "Traceback" not in done.stderr
-    assert done.returncode == {"query": 1, "delete": 2, "embed-images": 0}[arguments[0]]
+    assert done.returncode == {"query": 1, "delete": 2, "embed-images": 3}[arguments[0]]
     assert sound(tmp_path)
 
 
