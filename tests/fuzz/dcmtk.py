@@ -113,7 +113,7 @@ def _number(header: pydicom.Dataset, name: str) -> float:
     try:
         value = header.get(name)
         return float(value[0] if isinstance(value, (list, MultiValue)) else value or 0)
-    except (TypeError, ValueError, IndexError, BytesLengthException):
+    except (TypeError, ValueError, IndexError, NotImplementedError, BytesLengthException):
         return 0.0
 
 
