@@ -282,6 +282,7 @@ def show_info(index: "Index", bundle: "Bundle | None", *, gone: "Gone | None" = 
     facts = {
         "images": index.count("image"),
         "reports": index.count("report"),
+        "root": index.root,
         "bundle": index.bundle,
         "fingerprint": index.fingerprint,
         "format_version": index.format_version,

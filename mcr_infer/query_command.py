@@ -130,13 +130,14 @@ def query(
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,
             query_budget=1.0 if any(one.images for one in questions) else None,
         )  # fmt: skip
+        rooted = store.finds_files
     from mcr_infer.index.gone import presence
 
     names = [question.name for question in questions]
     if texts is not None:
         console.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
     for name, hits, absent in zip(names, found, unknown, strict=True):
-        there = {hit.label: presence(hit.path, hit.kind) for hit in hits}
+        there = {hit.label: presence(hit.path, hit.kind, rooted=rooted) for hit in hits}
         console.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
 
 

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 from mcr_infer.bundle import Bundle
 from mcr_infer.console import note
 from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
-from mcr_infer.index import Index
+from mcr_infer.index import KINDS, Index
+from mcr_infer.index.gone import presence
 from mcr_infer.index.manifest import NO_BUNDLE, Identity
+from mcr_infer.index.root import working_folder
 
 if TYPE_CHECKING:
     from mcr_infer.pipeline import Naming
+
+_LOOKED_AT = 1_000
+"""Rows of a kind whose paths say whether the working folder is the root of an index."""
 
 SHIPPED = "shipped"
 """How an index names the bundle inside the wheel: by this word, since a wheel may move."""
@@ -104,8 +109,12 @@ def identity_of(bundle: Bundle) -> Identity:
 
 
 def open_for_writing(index: Path, bundle: Bundle, naming: "Naming") -> Index:
-    """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle or secret made it."""
-    return Index.open_or_create(
+    """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle or secret made it.
+
+    An index without a root, as earlier versions made them, or with one that is not there any more, takes the working folder
+    for it if its first relative paths are found there.
+    """
+    store = Index.open_or_create(
         index,
         fingerprint=bundle.fingerprint,
         embedding_dim=bundle.embedding_dim,
@@ -115,3 +124,13 @@ def open_for_writing(index: Path, bundle: Bundle, naming: "Naming") -> Index:
         secret_check=naming.secret_check,
         notify=note,
     )
+    if not store.finds_files and not naming.pseudonymous and _fit_here(store):
+        store.set_root(working_folder())
+    return store
+
+
+def _fit_here(store: Index) -> bool:
+    """True where no relative path, of the first that an index holds, was given in another folder than the working folder."""
+    with store.snapshot():
+        rows = (row for kind in KINDS for _, row in store.scan(kind, store.labels(kind)[:_LOOKED_AT]))
+        return all(row.path is None or "://" in row.path or presence(row.path, row.kind) is not None for row in rows)

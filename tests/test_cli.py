@@ -57,7 +57,7 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
     assert (again["embedded"], again["unchanged"]) == (0, 24)
     (info,) = json_lines(run_cli("info", "--json").stdout)
     assert info.keys() == {
-        "images", "reports", "bundle", "fingerprint", "format_version", "pseudonymous", "patient_keys",
+        "images", "reports", "root", "bundle", "fingerprint", "format_version", "pseudonymous", "patient_keys",
         "recommended_patch_budget", "max_tokens", "tuning",
     }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")

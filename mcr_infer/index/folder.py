@@ -1,5 +1,6 @@
 """The folder of an index: whether it holds one, and how one is begun so that a crash leaves nothing half made."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from mcr_infer.durable import PARTIAL, sync_folder
@@ -9,6 +10,7 @@ from mcr_infer.index.lock import FILE_NAME as LOCK
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Identity, KindState, Manifest
+from mcr_infer.index.root import working_folder
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import Store
@@ -35,7 +37,11 @@ def bytes_of(place: Path) -> int:
 
 
 def create(place: Path, identity: Identity) -> None:
-    """Make the files of an index in a new or empty folder, private to its owner."""
+    """Make the files of an index in a new or empty folder, private to its owner.
+
+    Its root is the working folder where the identity names none; a pseudonymous index, which keeps no paths, has none.
+    """
+    identity = replace(identity, root="" if identity.pseudonymous else identity.root or working_folder())
     with storage_errors(place):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         foreign = sorted(

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,12 @@ MOST = 0.1
 _ROW = re.compile(r":\d+$")
 
 
-def presence(path: str | None, kind: str) -> bool | None:
+def presence(path: str | None, kind: str, *, rooted: bool = False) -> bool | None:
     """Return whether the file that gave a row is there; None where that cannot be told.
 
-    So it is where no path was kept, for an instance of a PACS, and for a relative path of which not even the first part is
-    in the working folder: it was given in another one. A row of a table is there if its table is, a member of an archive if
-    its archive is.
+    So it is where no path was kept, for an instance of a PACS, and, unless the index is `rooted` (`Index.finds_files`), for
+    a relative path of which not even the first part is in the working folder: it was given in another one. A row of a table
+    is there if its table is, a member of an archive if its archive is.
     """
     if path is None:
         return None
@@ -41,7 +41,7 @@ def presence(path: str | None, kind: str) -> bool | None:
     if _archive_of(file) is not None:
         return True
     start = next((part for part in file.split("/") if part not in ("", ".")), "")
-    if not os.path.isabs(file) and not os.path.lexists(start):  # noqa: PTH117
+    if not rooted and not os.path.isabs(file) and not os.path.lexists(start):  # noqa: PTH117
         return None
     return False
 
@@ -73,7 +73,7 @@ def find_gone(index: Index, kinds: Collection[str]) -> Gone:
     rows, untold, studies = {}, {}, set()
     paths: defaultdict[bool, set[str]] = defaultdict(set)
     """Folders of rows, by whether the row is gone."""
-    look = lru_cache(1024)(presence)  # many rows of one table
+    look = lru_cache(1024)(partial(presence, rooted=index.finds_files))  # many rows of one table
     with index.snapshot():
         for kind in kinds:
             found, ids, unknown = [], [], 0

@@ -17,6 +17,7 @@ from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning
 from mcr_infer.index.reader import Reader
+from mcr_infer.index.root import Root
 from mcr_infer.index.rows import KINDS, Row, check_kind
 from mcr_infer.index.secrecy import check_keyed
 from mcr_infer.index.snapshots import Notify, Renewal, Snapshots
@@ -54,6 +55,7 @@ class Index(Reader):
                 folder, self._store, dim=self.embedding_dim, writer=lock is not None, notify=self._notify
             )
             self._check(manifest)
+            self._store.root = Root(self._identity.root)
         except BaseException:
             self._store.close(truncate=False)
             raise
@@ -134,9 +136,10 @@ class Index(Reader):
             self._notify(f"index {self.folder} has lost {MANIFEST}; the next embed writes it again from {STORE}")
             self._check_counts(KINDS)
             return
-        # The bundle may have been moved since the store was written; of the two, the manifest has a digest.
+        # The bundle or the files may have been moved since the store was written; of the two, the manifest has a digest.
         former, self._identity = self._identity, manifest.identity
-        if replace(former, bundle=self.bundle, bundle_path=self.bundle_path) != self._identity:
+        moved = replace(former, bundle=self.bundle, bundle_path=self.bundle_path, root=self._identity.root)
+        if moved != self._identity:
             raise IndexCorruptError(
                 f"{STORE} and {MANIFEST} in {self.folder} belong to different indexes: restore the folder as a whole"
             )
@@ -182,8 +185,16 @@ class Index(Reader):
     def _remember(self, identity: Identity) -> None:
         if identity != self._identity:
             self._store.set_identity(identity)
+            self._store.root = Root(identity.root)
             self._identity = identity
             self._write_manifest(self._known())
+
+    def set_root(self, folder: str) -> None:
+        """Take relative paths as relative to this folder, an absolute path, from now on."""
+        self._writing()
+        if self._identity.pseudonymous:
+            raise EmbeddingIndexError(f"index {self.folder} is pseudonymous and keeps no paths")
+        self._remember(replace(self._identity, root=folder))
 
     def __enter__(self) -> "Index":
         return self

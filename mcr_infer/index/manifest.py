@@ -18,7 +18,7 @@ from mcr_infer.index.storage import storage_errors
 
 FORMAT_VERSION = 3
 """1: the first. 2: patient keys, locals, facts beside the store, pseudonyms. 3: ctimes of files, strategies of long texts,
-positions of the patches in locals."""
+positions of the patches in locals, the root of relative paths."""
 
 NO_BUNDLE = "none"
 """Stands for the place of the bundle where the vectors are of a model that is none."""
@@ -50,6 +50,9 @@ class Identity:
 
     secret_check: str = ""
     """By which the site secret of its keys is known again, see `mcr_infer.pseudonyms`; empty where there is none."""
+
+    root: str = ""
+    """Absolute path of the folder to which relative paths of rows and files refer; empty where it is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +200,7 @@ def identity_of(values: Mapping[str, Any]) -> Identity:
         **{name: values[name] for name in names},
         pseudonymous=bool(values.get("pseudonymous", False)),
         secret_check=str(values.get("secret_check", "")),
+        root=str(values.get("root", "")),
     )
 
 

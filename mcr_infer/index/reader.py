@@ -15,7 +15,7 @@ from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.manifest import Identity, KindState, Manifest
-from mcr_infer.index.rows import Row, check_kind, from_columns, is_unicode
+from mcr_infer.index.rows import Row, check_kind, is_unicode
 from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
@@ -52,6 +52,16 @@ class Reader:
     def bundle_path(self) -> str:
         """Where that bundle was, as it was given."""
         return self._identity.bundle_path
+
+    @property
+    def root(self) -> str | None:
+        """The folder to which relative paths refer, None where it is unknown; rows give paths that this process can open."""
+        return self._identity.root or None
+
+    @property
+    def finds_files(self) -> bool:
+        """True where files of relative paths are found, whatever the working folder: the root is known, and there."""
+        return self._store.root.is_known
 
     @property
     def fingerprint(self) -> str:
@@ -204,7 +214,7 @@ class Reader:
         for start in range(0, len(labels), _SCANNED):
             part = labels[start : start + _SCANNED]
             for place, columns in self._store.scan(kind, part):
-                yield int(part[place]), from_columns(columns)
+                yield int(part[place]), self._store.row(columns)
 
     def _known(self) -> Mapping[str, KindState]:
         """Return what the manifest says now: of every kind, or of none where it is lost."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,10 @@ class Row:
     """`image` or `report`."""
 
     path: str | None
-    """Where it was read, as given; None where paths are not kept or where another file has taken the place."""
+    """Where it was read, as given; None where paths are not kept or where another file has taken the place.
+
+    From an index, it can be opened here: a relative path is `ROOT/./PATH` unless the root is the working folder.
+    """
 
     study_uid: str | None = None
     series_uid: str | None = None
@@ -137,12 +140,12 @@ def check_kind(kind: str) -> None:
         raise EmbeddingIndexError(f"a row is of kind {' or '.join(KINDS)}, got {kind!r}")
 
 
-def to_columns(row: Row) -> tuple[Any, ...]:
-    """Return the values of `COLUMNS` for a row."""
+def to_columns(row: Row, stored: "Callable[[str | None], str | bytes | None] | None" = None) -> tuple[Any, ...]:
+    """Return the values of `COLUMNS` for a row; `stored` says what is kept of its path, by default `stored_path`."""
     values = (
         row.kind,
         row.id,
-        stored_path(row.path),
+        (stored or stored_path)(row.path),
         row.study_uid,
         row.series_uid,
         json.dumps(dict(row.metadata), sort_keys=True),
@@ -157,13 +160,16 @@ def to_columns(row: Row) -> tuple[Any, ...]:
     return (*values, _digest(values))
 
 
-def from_columns(values: Sequence[Any]) -> Row:
-    """Return the row of the values of `COLUMNS`; raises `IndexCorruptError` naming the row if the digest differs."""
+def from_columns(values: Sequence[Any], opened: "Callable[[str | bytes | None], str | None] | None" = None) -> Row:
+    """Return the row of the values of `COLUMNS`; `opened` is the way back of `stored`, by default `loaded_path`.
+
+    Raises `IndexCorruptError` naming the row if the digest differs.
+    """
     vector = np.frombuffer(checked_vector(values), dtype="<f4").astype(np.float32, copy=False)
     return Row(
         kind=values[0],
         id=values[1],
-        path=loaded_path(values[2]),
+        path=(opened or loaded_path)(values[2]),
         study_uid=values[3],
         series_uid=values[4],
         metadata=json.loads(values[5]),

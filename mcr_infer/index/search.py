@@ -16,6 +16,7 @@ from mcr_infer.embeddings import fingerprint_of
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
 from mcr_infer.index.filters import Filter, parse_filter
 from mcr_infer.index.index import Index
+from mcr_infer.index.root import shown
 from mcr_infer.index.rows import KINDS, Row, Scalar
 from mcr_infer.index.scope import Candidates, Distinct, Scope
 
@@ -34,6 +35,7 @@ class Hit:
     id: str
     kind: str
     path: str | None
+    """That of a file of a relative path is absolute, unless the root of the index is the working folder."""
     metadata: Mapping[str, Scalar]
     label: int
     """Of the row in the store, as `Index.rows` and `Index.locals` take it in the same `snapshot`."""
@@ -167,7 +169,7 @@ def _hit(rank: int, score: float, row: Row, label: int) -> Hit:
         score=max(-1.0, min(1.0, score)),
         id=row.id,
         kind=row.kind,
-        path=row.path,
+        path=shown(row.path),
         metadata=row.metadata,
         label=label,
         study_uid=row.study_uid,

@@ -20,6 +20,7 @@ from mcr_infer.errors import IndexCorruptError
 from mcr_infer.index.connection import FILE_NAME, RESTORE, Connection
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of
 from mcr_infer.index.migrations import LOCALS
+from mcr_infer.index.root import Root
 from mcr_infer.index.rows import (
     COLUMNS,
     KINDS,
@@ -56,6 +57,9 @@ _COLUMNS_OF_1 = _COLUMNS_OF_2.replace("patient_key", "NULL")
 
 class Store(Connection):
     """The rows of one index folder, over a connection for one thread."""
+
+    root = Root("")
+    """By which paths are stored; to be set once the identity is known."""
 
     @classmethod
     def create(cls, folder: Path, identity: Identity) -> None:
@@ -96,9 +100,16 @@ class Store(Connection):
             raise IndexCorruptError(f"{self._folder / FILE_NAME} lacks entries of its identity; {RESTORE}") from exc
 
     def set_identity(self, identity: Identity) -> None:
-        """Remember another name or place of the same bundle."""
+        """Remember another name or place of the same bundle, or another root."""
         with self._write():
             self._set_identity(identity)
+
+    def row(self, columns: Sequence[Any]) -> Row:
+        """Return the row of the values of `COLUMNS`. Raises `IndexCorruptError` where they do not match their digest."""
+        return from_columns(columns, self.root.opened)
+
+    def _to_columns(self, row: Row) -> tuple[Any, ...]:
+        return to_columns(row, self.root.stored)
 
     def _set_identity(self, identity: Identity) -> None:
         # The folder of the bundle may have a name that is not UTF-8.
@@ -131,7 +142,8 @@ class Store(Connection):
         """
         last = {(row.kind, row.id): row for row in rows}
         stamps = [
-            (file_kind, stored_path(stamp.path), stamp.size, stamp.mtime_ns, id, stamp.ctime_ns) for stamp, id in files
+            (file_kind, self.root.stored(stamp.path), stamp.size, stamp.mtime_ns, id, stamp.ctime_ns)
+            for stamp, id in files
         ]
         with self._write():
             locals = self._kept_locals(last.values()) | dict(locals)
@@ -144,7 +156,7 @@ class Store(Connection):
             if former_ids:
                 self._remove(file_kind, former_ids)
             for kind in KINDS:
-                chosen = [to_columns(row) for row in last.values() if row.kind == kind]
+                chosen = [self._to_columns(row) for row in last.values() if row.kind == kind]
                 self._change(kind, removed=[columns[1] for columns in chosen], added=chosen)
             displaced = [pair for stamp in stamps for pair in self._displaced(stamp)]
             self._connection.executemany(
@@ -156,7 +168,7 @@ class Store(Connection):
                 self._point_elsewhere(file_kind, former, path)
             self._connection.executemany(
                 "UPDATE files SET ctime_ns = ? WHERE kind = ? AND path = ? AND ctime_ns IS NULL",
-                [(stamp.ctime_ns, file_kind, stored_path(stamp.path)) for stamp in learned],
+                [(stamp.ctime_ns, file_kind, self.root.stored(stamp.path)) for stamp in learned],
             )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO locals SELECT label, ?, ? FROM rows WHERE kind = ? AND id = ?",
@@ -224,11 +236,11 @@ class Store(Connection):
     def _point_elsewhere(self, kind: str, former: str, path: object) -> None:
         """Point the row of an image to another file that holds it, or to none, where its path leads to another image now."""
         for row in self._get(kind, former):
-            if stored_path(row.path) == path and not self._rows(
+            if self.root.stored(row.path) == path and not self._rows(
                 "SELECT 1 FROM files WHERE kind = ? AND id = ? AND path = ?", kind, former, path
             ):
                 others = self._rows("SELECT path FROM files WHERE kind = ? AND id = ? ORDER BY path", kind, former)
-                columns = to_columns(replace(row, path=loaded_path(others[0][0]) if others else None))
+                columns = self._to_columns(replace(row, path=self.root.opened(others[0][0]) if others else None))
                 self._connection.execute(
                     "UPDATE rows SET path = ?, digest = ? WHERE kind = ? AND id = ?",
                     (columns[2], columns[-1], kind, former),
@@ -239,7 +251,7 @@ class Store(Connection):
         found = self._rows(
             f"SELECT size, mtime_ns, {self._ctime}, id FROM files JOIN rows USING (kind, id) "
             "WHERE kind = ? AND files.path = ?",
-            kind, stored_path(path),
+            kind, self.root.stored(path),
         )  # fmt: skip
         for size, mtime_ns, ctime_ns, id in found:
             return FileStamp(path=path, size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), str(id)
@@ -248,7 +260,7 @@ class Store(Connection):
     def files(self, kind: str, id: str) -> list[FileStamp]:
         """Return the files that gave a row, or hold the same, as they were seen."""
         return [
-            FileStamp(path=str(loaded_path(path)), size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+            FileStamp(path=str(self.root.opened(path)), size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
             for path, size, mtime_ns, ctime_ns in self._rows(
                 f"SELECT path, size, mtime_ns, {self._ctime} FROM files WHERE kind = ? AND id = ? ORDER BY path",
                 kind,
@@ -282,7 +294,7 @@ class Store(Connection):
 
     def _get(self, kind: str, id: str) -> list[Row]:
         found = self._rows(f"SELECT {self._columns} FROM rows WHERE kind = ? AND id = ?", kind, id)
-        rows = [from_columns(values) for values in found]
+        rows = [self.row(values) for values in found]
         if any((row.kind, row.id) != (kind, id) for row in rows):
             raise IndexCorruptError(f"{self._folder / FILE_NAME} gives another row for {kind} {id!r}; {RESTORE}")
         return rows
@@ -292,7 +304,7 @@ class Store(Connection):
         found: dict[int, Row] = {}
         for label in labels:
             for values in self._rows(f"SELECT {self._columns} FROM rows WHERE label = ?", label):
-                found[label] = from_columns(values)
+                found[label] = self.row(values)
             if label not in found:
                 raise IndexCorruptError(f"{self._folder / FILE_NAME} cannot find row {label}; {RESTORE}")
         return found

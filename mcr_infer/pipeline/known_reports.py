@@ -14,6 +14,7 @@ from typing import Literal
 
 from mcr_infer.errors import ReportError
 from mcr_infer.index import Index, Row
+from mcr_infer.index.root import shown
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.reports import ReportRecord
 from mcr_infer.stamp import FileStamp
@@ -168,7 +169,7 @@ class KnownReports:
         return old if os.path.lexists(old_file) else new
 
     def _conflict(self, row: Row, record: ReportRecord, other: str) -> ReportError:
-        where = "another source" if row.path is None else row.path
+        where = shown(row.path) or "another source"
         return ReportError(
             f"the id {record.id!r} belongs to a report from {where}, which has another {other}: give one of them an id of "
             f"its own, or run `mcr-infer delete --kind report --id {record.id}` to let this one take its place",

@@ -13,6 +13,7 @@ from pathlib import Path
 from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.errors import ImageError
 from mcr_infer.index import Index, Row
+from mcr_infer.index.root import shown
 from mcr_infer.pipeline.group import Fresh, Group
 from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
@@ -141,7 +142,7 @@ class Placement:
     def _conflict(self, id: str, path: str, known: "_Known") -> Outcome:
         advice = "give one of the two files a UID of its own, or leave it out"
         if not self._naming.pseudonymous:
-            error = f"SOP Instance UID {id} already belongs to {known.path}, which has other pixels; {advice}"
+            error = f"SOP Instance UID {id} already belongs to {shown(known.path)}, which has other pixels; {advice}"
         elif known.path is not None:
             error = (
                 f"the SOP Instance UID of image {id} already belongs to an earlier input of this run, of the key "

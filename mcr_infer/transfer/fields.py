@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index import Row
+from mcr_infer.index.root import shown
 
 FIELDS = (
     "kind", "id", "path", "study_uid", "series_uid", "patient_key", "precision", "patch_budget", "content_digest",
@@ -17,7 +18,7 @@ FIELDS = (
 
 def fields_of(row: Row, *, with_text: bool) -> dict[str, Any]:
     """Return the plain fields of a row; without its text unless that is asked for."""
-    values = {name: getattr(row, name) for name in FIELDS}
+    values = {name: getattr(row, name) for name in FIELDS} | {"path": shown(row.path)}
     if not with_text:
         values["text"] = None
     return values

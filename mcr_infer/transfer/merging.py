@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.index import KINDS, FileStamp, Index, Row
 from mcr_infer.index.facts import ABSENT, Facts
+from mcr_infer.index.root import shown
 
 OnConflict = Literal["refuse", "skip", "replace"]
 
@@ -97,7 +98,7 @@ def _against(known: _Known, every: Sequence[Index], index: Index, kind: str, fac
         row = index.rows([label])[label]
         former = every[known.places[there]].rows([other_label])[other_label]
         if row.id == former.id and not same_content(row, former):
-            yield Conflict(kind=kind, id=row.id, here=former.path, there=row.path)
+            yield Conflict(kind=kind, id=row.id, here=shown(former.path), there=shown(row.path))
 
 
 def _joined(known: _Known | None, facts: Facts, place: int) -> _Known:
