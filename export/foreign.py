@@ -23,8 +23,8 @@ from export.parity import Origin
 from export.patch_towers import PatchTower, PixelTower
 from export.text_towers import TextTower
 from export.to_onnx import export_bundle, report, today
-from mcr_infer import output
 from mcr_infer.bundle import Bundle
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.images.presets import PRESETS
 from mcr_infer.preprocess import Preprocess
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, load: Callable[[argparse.Namespace], Foreig
             foreign = load(options)
         bundle = export_foreign(foreign, options)
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     report(bundle)
     for side, found in dict(bundle.manifest["origin_parity"]).items():  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
 from mcr_infer.bundle import Bundle
-from mcr_infer.cli import app
+from mcr_infer.cli.app import app
 from mcr_infer.errors import McrError
 from mcr_infer.phantom.demo import write_demo
 

@@ -59,7 +59,7 @@ def assert_equal_rows(one: Path, other: Path) -> None:
 
 HELD = """
 import pathlib, sys, time
-from mcr_infer.cli import main
+from mcr_infer.cli.app import main
 from mcr_infer.index import Index
 
 rows, hold = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))

@@ -301,7 +301,7 @@ def test_the_wheel_serves_int8_without_onnx(bundle: Bundle, phantom_folder: Path
     )
     assert summary["embedded"] == 3
     code = (
-        "import sys\nfrom mcr_infer.cli import app\n"
+        "import sys\nfrom mcr_infer.cli.app import app\n"
         f"try: app(['query', 'no', '--json', '--precision', 'int8', '--index', {str(index)!r}])\n"
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'onnx', 'timm', 'transformers', 'onnxscript'} & {one.split('.')[0] for one in sys.modules}))"

@@ -19,8 +19,8 @@ from mcr_infer.backends.engines import EngineManifest
 from mcr_infer.backends.onnxruntime import OnnxTower
 from mcr_infer.backends.tensorrt import CAPTURED, TensorRTTower, open_engine
 from mcr_infer.bundle import TEXT_INPUTS, Bundle
-from mcr_infer.engine_command import FlavorName, TowerName
-from mcr_infer.engine_command import build_engine as build_command
+from mcr_infer.cli.bundle import FlavorName, TowerName
+from mcr_infer.cli.bundle import build_engine as build_command
 from mcr_infer.engine_gate import gate, verify_engines
 from mcr_infer.errors import BackendError
 from tiny import DIM, patches, texts, tiny_bundle

@@ -183,7 +183,7 @@ def said_by(asked: Mapping[str, list[str]], place: Path) -> Findings:
 
 def _command(arguments: list[str], place: Path) -> tuple[int, str]:
     """Run a command of `mcr-infer` in this process, which is its own; the exit code, and what it wrote on stderr."""
-    from mcr_infer.cli import main
+    from mcr_infer.cli.app import main
 
     with place.open("wb") as file:
         os.dup2(file.fileno(), 2)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.data import Dataset
 
+from mcr_infer.cli.streams import printable
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
-from mcr_infer.output import printable
 from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config

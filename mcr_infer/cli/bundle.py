@@ -1,6 +1,6 @@
-"""`mcr-infer build-engine`, which `export/to_trt.py` fronts in a checkout: parse, build, measure, print.
+"""`mcr-infer build-engine`, which `export/to_trt.py` fronts in a checkout, and `mcr-infer verify`, of bundles and indexes.
 
-Light to import: the command line registers it at every start.
+Light to import: the command line registers them at every start.
 """
 
 import json as codec
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mcr_infer.cli.options import Device, JsonOption, PrecisionName, PrecisionOption
+
 if TYPE_CHECKING:
     from mcr_infer.backends.engines import EngineRecord
     from mcr_infer.bundle import Bundle
+    from mcr_infer.check import Check
 
 _MEBIBYTE = 2**20
 
@@ -56,13 +59,13 @@ def build_engine(
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Run on later versions of TensorRT; slower.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Build TensorRT engines into a bundle. With a GPU they are measured at once; without one they are marked unverified."""
     from mcr_infer.backends import engine_build
     from mcr_infer.backends.profile import Profile
     from mcr_infer.bundle import Bundle
-    from mcr_infer.console import note
+    from mcr_infer.cli.output import note
 
     chosen = Bundle.open(bundle)
     named = [one.lower() for text in arch or () for one in text.split(",") if one]
@@ -125,8 +128,8 @@ def _show(bundle: "Bundle", record: "EngineRecord", state: str, *, as_json: bool
 
     from mcr_infer.backends.engines import FOLDER
     from mcr_infer.backends.flavor import DEVICES
-    from mcr_infer.console import note
-    from mcr_infer.output import say
+    from mcr_infer.cli.output import note
+    from mcr_infer.cli.streams import say
 
     if as_json:
         print(codec.dumps(record.to_dict()))
@@ -135,3 +138,47 @@ def _show(bundle: "Bundle", record: "EngineRecord", state: str, *, as_json: bool
     if not record.parity:
         options = f"--device {DEVICES[record.flavor]} --precision {record.precision}"
         note(f"before {record.file} serves: mcr-infer verify {shlex.quote(str(bundle.path))} {options}")
+
+
+def verify(
+    path: Annotated[
+        Path | None, typer.Argument(help="Folder of a bundle or of an index; without it the bundle that ships.")
+    ] = None,
+    device: Annotated[
+        Device | None, typer.Option("--device", help="Where towers run: cpu, or what the precision is made for.")
+    ] = None,
+    precision: PrecisionOption = PrecisionName.FP32,
+    json: JsonOption = False,
+) -> None:
+    """Check a bundle on this machine (digests, golden outputs, batches), or an index (every row, vector and file)."""
+    from mcr_infer.bundle import MANIFEST
+    from mcr_infer.cli import output
+    from mcr_infer.index.audit import audit, holds_parts
+
+    if path is not None and not (path / MANIFEST).exists() and holds_parts(path):
+        if device is not None:
+            raise typer.BadParameter("--device says where the towers of a bundle run, and an index has none")
+        checks = audit(path)
+    else:
+        checks = _bundle_checks(path, device, precision)
+    output.show_checks(checks, as_json=json)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+def _bundle_checks(path: Path | None, device: Device | None, precision: PrecisionName) -> "list[Check]":
+    from mcr_infer.backends.flavor import FLAVORS
+    from mcr_infer.bundle import MANIFEST, Bundle
+    from mcr_infer.check import Check
+    from mcr_infer.engine_gate import engine_file_checks, verify_engines
+    from mcr_infer.errors import BundleError
+    from mcr_infer.verify import verify
+
+    # fp32 on the CPU is what the golden outputs were compared with; other precisions know their own device.
+    where = device or (Device.CPU if precision is PrecisionName.FP32 else Device.AUTO)
+    try:
+        opened = Bundle.open(path)
+    except BundleError as error:
+        return [Check(name=MANIFEST, ok=False, detail=str(error))]
+    if where in FLAVORS:
+        return verify_engines(opened, precision=precision, flavor=FLAVORS[where])
+    return [*verify(opened, device=where, precision=precision), *engine_file_checks(opened)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcr_infer.options import (
+from mcr_infer.cli.options import (
     BundleOption,
     Device,
     DeviceOption,
@@ -77,7 +77,7 @@ def query(
     json: JsonOption = False,
 ) -> None:
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
-    from mcr_infer import console, workspace
+    from mcr_infer.cli import output, session
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.long_text import strategy_like
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
@@ -92,10 +92,10 @@ def query(
     if rerank:
         from mcr_infer.rerank import check_comparable
         from mcr_infer.second_look import SecondLook  # brings what decodes files, which a plain query does without
-    with Index.open(index, notify=console.note) as store, store.snapshot():
+    with Index.open(index, notify=output.note) as store, store.snapshot():
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
         # Vectors of a model that is no bundle can still be asked with each other.
-        chosen = workspace.bundle_of(store, bundle) if asks_tower or workspace.has_bundle(store) else None
+        chosen = session.bundle_of(store, bundle) if asks_tower or session.has_bundle(store) else None
         if rerank and chosen is not None:
             check_comparable(chosen)
         texts = None
@@ -104,7 +104,7 @@ def query(
             texts = open_texts(questions, chosen, device=device, precision=precision, long_text=like_rows)
         if texts is not None:
             asked = texts.fit([part.what for question in questions for part in question.sentences])
-            console.warn_of_long_queries(asked, limit=texts.max_tokens)
+            output.warn_of_long_queries(asked, limit=texts.max_tokens)
         unknown = unknown_words(questions, texts)
         words: list[list[tuple[Local, float]]] = []
         if chosen is None:
@@ -120,12 +120,12 @@ def query(
             exclude=likes, ef_search=ef_search,
         )  # fmt: skip
         if rerank and chosen is not None:
-            look = SecondLook(store, chosen, device=device, precision=precision, notify=console.note)
+            look = SecondLook(store, chosen, device=device, precision=precision, notify=output.note)
             found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
-            console.warn_of_unseen(look)
+            output.warn_of_unseen(look)
         if chosen_rows is not None and not any(found):
-            console.note(describe_no_match(store, str(kind), chosen_rows))
-        console.warn_of_mixture(
+            output.note(describe_no_match(store, str(kind), chosen_rows))
+        output.warn_of_mixture(
             store, kind,
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,
             query_budget=1.0 if any(one.images for one in questions) else None,
@@ -135,10 +135,10 @@ def query(
 
     names = [question.name for question in questions]
     if texts is not None:
-        console.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
+        output.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
     for name, hits, absent in zip(names, found, unknown, strict=True):
         there = {hit.label: presence(hit.path, hit.kind, rooted=rooted) for hit in hits}
-        console.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
+        output.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
 
 
 def _questions(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcr_infer.options import SOME_FAILED, IndexOption, JsonOption, Kind, Kinds
+from mcr_infer.cli.options import SOME_FAILED, IndexOption, JsonOption, Kind, Kinds
 
 if TYPE_CHECKING:
     from mcr_infer.index.manifest import Identity
@@ -47,12 +47,12 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write rows and their vectors to a Parquet file, or to a folder with vectors.npy and rows.jsonl."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
     from mcr_infer.index import Index, parse_filter
     from mcr_infer.transfer.exporting import export as export_rows
 
     chosen = format or (FormatName.PARQUET if out.suffix == ".parquet" else FormatName.NPY)
-    with Index.open(index, notify=console.note) as store:
+    with Index.open(index, notify=output.note) as store:
         told = export_rows(
             store,
             out,
@@ -61,7 +61,7 @@ def export(
             where=None if where is None else parse_filter(where),
             with_text=keep_text,
         )
-    console.show_export(told, out, as_json=json)
+    output.show_export(told, out, as_json=json)
 
 
 def import_(
@@ -88,7 +88,8 @@ def import_(
     json: JsonOption = False,
 ) -> None:
     """Take vectors into an index that were exported from one, or made elsewhere. What does not belong is refused by name."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
+    from mcr_infer.cli.progress import RunProgress
     from mcr_infer.pipeline.outcome import FAILURES, Summary
     from mcr_infer.transfer.importing import import_vectors
     from mcr_infer.transfer.source import Columns, open_source
@@ -98,14 +99,14 @@ def import_(
     opened = open_source(source, columns)
     like = _identity(opened, source, index, bundle, name, fingerprint, dim)
     with (
-        open_target(index, like, source=str(source), notify=console.note) as store,
-        console.Run("vectors", lambda: opened.count) as run,
+        open_target(index, like, source=str(source), notify=output.note) as store,
+        RunProgress("vectors", lambda: opened.count) as run,
     ):
         summary = Summary(index / FAILURES)
         outcomes = import_vectors(opened, store, kind=kind, normalise=normalise, on_conflict=on_conflict.value)
         run.follow(outcomes, summary)
         store.save_snapshots()
-    console.show_summary(summary, what="vectors", verb="imported", as_json=json)
+    output.show_summary(summary, what="vectors", verb="imported", as_json=json)
     raise typer.Exit(SOME_FAILED if summary.failed else 0)
 
 
@@ -114,7 +115,7 @@ def _identity(
     dim: int | None,
 ) -> "Identity":  # fmt: skip
     """Return whose vectors these are: as it was said, as the file says, or as the index that is there."""
-    from mcr_infer import workspace
+    from mcr_infer.cli import session
     from mcr_infer.index import Index
     from mcr_infer.index.folder import holds_index
     from mcr_infer.transfer.target import foreign_identity
@@ -128,7 +129,7 @@ def _identity(
     if source.description is not None:
         return _described(source.description.identity, path, bundle, name)
     if bundle is not None:
-        return workspace.identity_of(workspace.open_bundle(bundle))
+        return session.identity_of(session.open_bundle(bundle))
     if name is not None:
         found = dim or source.dim
         if found is None:
@@ -148,14 +149,14 @@ def _described(told: "Identity", path: Path, bundle: Path | None, name: str | No
     """Return whose vectors an export of ours holds: what it says, in the place where the bundle is now."""
     from dataclasses import replace
 
-    from mcr_infer import workspace
+    from mcr_infer.cli import session
     from mcr_infer.transfer.description import check_same_space
 
     if name is not None:
         raise typer.BadParameter(f"{path} says itself whose vectors it holds ({told.bundle!r}): leave out --name")
     if bundle is None:
         return told
-    opened = workspace.identity_of(workspace.open_bundle(bundle))
+    opened = session.identity_of(session.open_bundle(bundle))
     now = replace(told, bundle=opened.bundle, bundle_path=opened.bundle_path)
     check_same_space(
         told,
@@ -177,7 +178,8 @@ def merge(
     json: JsonOption = False,
 ) -> None:
     """Bring the rows of several indexes of one bundle into one: what they share once, what contradicts itself not at all."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
+    from mcr_infer.cli.progress import RunProgress
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import Index
     from mcr_infer.index.folder import holds_index
@@ -192,7 +194,7 @@ def merge(
     with ExitStack() as stack:
         opened: list[Index] = []
         for path in sources:
-            opened.append(stack.enter_context(Index.open(path, notify=console.note)))
+            opened.append(stack.enter_context(Index.open(path, notify=output.note)))
             stack.enter_context(opened[-1].snapshot())
             check_same_space(
                 opened[0].identity, opened[-1].identity, place=f"index {sources[0]}", other_place=f"index {path}"
@@ -200,13 +202,13 @@ def merge(
         like = opened[0].identity
         target = None
         if holds_index(index):
-            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=console.note))
+            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=output.note))
         if on_conflict is OnConflictName.REFUSE and (found := list(conflicts(target, opened))):
-            console.show_conflicts(found, as_json=json)
+            output.show_conflicts(found, as_json=json)
             raise typer.Exit(1)
         if target is None:
-            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=console.note))
-        run = stack.enter_context(console.Run("rows", lambda: sum(one.count(kind) for one in opened for kind in Kind)))
+            target = stack.enter_context(open_target(index, like, source=f"index {sources[0]}", notify=output.note))
+        run = stack.enter_context(RunProgress("rows", lambda: sum(one.count(kind) for one in opened for kind in Kind)))
         told = merge(target, opened, on_conflict=on_conflict.value, advance=run.advance)
         target.save_snapshots()
-        console.show_merge(told, target, as_json=json)
+        output.show_merge(told, target, as_json=json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mcr_infer.options import JsonOption
+from mcr_infer.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from mcr_infer.pseudonyms import SiteSecret
@@ -45,7 +45,7 @@ def pseudonym(
     With - for the value, identifiers are read from standard input, one a line, and a key is printed for each: what stands on
     a command line is seen by every user of the machine. Behind a patient's id a tab and its issuer may follow there.
     """
-    from mcr_infer import console
+    from mcr_infer.cli import output
     from mcr_infer.pseudonyms import SiteSecret
 
     given = {"image": image, "study": study, "series": series, "report": report, "path": path, "patient": patient}
@@ -57,7 +57,7 @@ def pseudonym(
         raise typer.BadParameter("--issuer belongs to --patient")
     key_of = _keys(SiteSecret.read(site_secret), issuer)[kind]
     values = _lines() if value == _STANDARD_INPUT else iter([value])
-    console.show_keys(kind, map(key_of, values), as_json=json)
+    output.show_keys(kind, map(key_of, values), as_json=json)
 
 
 def _keys(secret: "SiteSecret", issuer: str | None) -> dict[str, Callable[[str], str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcr_infer.bundle import Bundle
-from mcr_infer.console import note
+from mcr_infer.cli.output import note
 from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index import KINDS, Index
 from mcr_infer.index.gone import presence

@@ -1,4 +1,4 @@
-"""The commands that keep an index: `delete`, `rebuild`, `compact`, `migrate`. Parse, call, print.
+"""The commands that keep an index: `info`, `delete`, `prune`, `rebuild`, `compact`, `migrate`. Parse, call, print.
 
 Light to import: the command line registers them at every start.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcr_infer.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption, Kinds
+from mcr_infer.cli.options import BundleOption, Device, DeviceOption, IndexOption, JsonOption, Kinds
 
 if TYPE_CHECKING:
     from mcr_infer.index import Filter, Index
@@ -50,7 +50,7 @@ def delete(
     json: JsonOption = False,
 ) -> None:
     """Delete rows from an index, with their vectors, files and facts: by id, study, patient or filter."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.deletion import doomed, unreachable
 
@@ -58,18 +58,18 @@ def delete(
         raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --patient, --where")
     of = kind or (Kinds.IMAGE if id or where else Kinds.BOTH)
     asked = _patient(patient, issuer, site_secret)
-    with Index.open(index, writable=not dry_run, notify=console.note) as store:
+    with Index.open(index, writable=not dry_run, notify=output.note) as store:
         chosen = _what_to_delete(store, id, study, patient_key, asked, where, site_secret)
         found = doomed(store, chosen, of.names)
         count = sum(found.counts.values())
-        console.show_doomed(found, index, to_stderr=json)
+        output.show_doomed(found, index, to_stderr=json)
         if count and not dry_run:
             _ask(count, yes=yes)
             store.delete_rows(found.labels)
             store.save_snapshots(purge=purge)
             erase(store, count)
         left = {one: 0 if dry_run else unreachable(store, one) for one in KINDS}
-    console.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
+    output.show_deletion(found, index, left, dry_run=dry_run, as_json=json)
 
 
 def _patient(id: str | None, issuer: str | None, site_secret: Path | None) -> tuple[str, str | None] | None:
@@ -154,9 +154,9 @@ def erase(store: "Index", count: int) -> None:
 
 
 def _say_still_read(store: "Index") -> None:
-    from mcr_infer import console
+    from mcr_infer.cli import output
 
-    console.note(
+    output.note(
         f"a process that reads {store.folder} needs its former state: what was deleted leaves the disk once that has ended "
         "and another command has written to the index"
     )
@@ -180,7 +180,7 @@ def rebuild(
     json: JsonOption = False,
 ) -> None:
     """Make everything beside the store from nothing: vectors, facts and graphs; tune the graphs to a recall if asked to."""
-    from mcr_infer import console, workspace
+    from mcr_infer.cli import output, session
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.tuning import tune
     from mcr_infer.tuning_queries import tuning_queries
@@ -190,22 +190,22 @@ def rebuild(
     if target_recall is not None and not 0 < target_recall <= 1:
         raise typer.BadParameter(f"--target-recall is a share in (0, 1], such as 0.99; got {target_recall}")
     reached = True
-    with Index.open(index, writable=True, notify=console.note) as store:
+    with Index.open(index, writable=True, notify=output.note) as store:
         store.save_snapshots(rebuild=True, m=m, ef_construction=ef_construction)
         for kind in KINDS if target_recall is not None else ():
             if not store.has_graph(kind):
-                console.note(f"{store.count(kind)} {kind}s are searched exactly, recall 1: there is nothing to tune")
+                output.note(f"{store.count(kind)} {kind}s are searched exactly, recall 1: there is nothing to tune")
                 continue
             asked, told = tuning_queries(
-                store, kind, sentences=queries, bundle=lambda: workspace.bundle_of(store, bundle), device=device
+                store, kind, sentences=queries, bundle=lambda: session.bundle_of(store, bundle), device=device
             )
-            console.note(f"tuning the search of {store.count(kind)} {kind}s with {told}")
+            output.note(f"tuning the search of {store.count(kind)} {kind}s with {told}")
             tuned = tune(store, kind, asked, target_recall=target_recall or 0.0)
             store.set_tuning(kind, tuned)
             reached &= tuned.recall >= tuned.target_recall
-        console.show_snapshots(store, as_json=json)
+        output.show_snapshots(store, as_json=json)
     if not reached:
-        console.note(
+        output.note(
             "the target was not reached, and the best is kept: build with more links (--m 48) or more breadth "
             "(--ef-construction 400)"
         )
@@ -214,26 +214,87 @@ def rebuild(
 
 def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
     """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
     from mcr_infer.index import Index
     from mcr_infer.index.deletion import compact
     from mcr_infer.index.folder import bytes_of
 
     before = bytes_of(index)
-    with Index.open(index, writable=True, notify=console.note) as store:
+    with Index.open(index, writable=True, notify=output.note) as store:
         if not compact(store):
             _say_still_read(store)
-    console.show_sizes(index, before=before, after=bytes_of(index), as_json=json)
+    output.show_sizes(index, before=before, after=bytes_of(index), as_json=json)
 
 
 def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
     """Bring an index that an earlier release made to the format of this one; any command that writes does it, too."""
-    from mcr_infer import console
+    from mcr_infer.cli import output
     from mcr_infer.index import Index
 
     with Index.open(index) as store:
         former = store.format_version
-    with Index.open(index, writable=True, notify=console.note) as store:
+    with Index.open(index, writable=True, notify=output.note) as store:
         if former != store.format_version:
             store.save_snapshots()
-        console.show_migration(index, former=former, now=store.format_version, as_json=json)
+        output.show_migration(index, former=former, now=store.format_version, as_json=json)
+
+
+def prune(
+    index: IndexOption = Path("mcr-index"),
+    kind: Annotated[Kinds, typer.Option(help="Of what.")] = Kinds.BOTH,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete even where a share may not be mounted, or more than 10 % of the rows.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete the rows whose file is gone. Refuses where a share may not be mounted, or more than 10 % would go."""
+    from mcr_infer.cli import output
+    from mcr_infer.errors import EmbeddingIndexError
+    from mcr_infer.index import KINDS, Index
+    from mcr_infer.index.deletion import unreachable
+    from mcr_infer.index.gone import find_gone
+
+    with Index.open(index, writable=not dry_run, notify=output.note) as store:
+        if store.identity.pseudonymous:
+            raise EmbeddingIndexError(
+                f"index {index} is pseudonymous and keeps no paths: it cannot be seen which files are gone. Delete rows "
+                "with `mcr-infer delete`"
+            )
+        gone = find_gone(store, kind.names)
+        count = sum(gone.doomed.counts.values())
+        output.show_doomed(gone.doomed, index, what="have lost their file", to_stderr=json)
+        if untold := sum(gone.untold.values()):
+            output.note(f"of {untold} rows it cannot be told whether their file is there; they stay")
+        if count and gone.doubt and dry_run:
+            output.note(f"{gone.doubt}; without --dry-run this needs --yes")
+        if count and not dry_run:
+            if gone.doubt and not yes:
+                raise EmbeddingIndexError(
+                    f"{gone.doubt}; nothing was deleted. If the files are really gone, give --yes"
+                )
+            store.delete_rows(gone.doomed.labels)
+            store.save_snapshots()
+            erase(store, count)
+        left = {one: 0 if dry_run else unreachable(store, one) for one in KINDS}
+    output.show_deletion(gone.doomed, index, left, dry_run=dry_run, hint=False, as_json=json)
+
+
+def info(
+    index: IndexOption = Path("mcr-index"),
+    check_files: Annotated[
+        bool, typer.Option("--check-files", help="Count the rows whose file is gone, too; looks at every path.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what an index holds and which bundle made it."""
+    from mcr_infer.cli import output, session
+    from mcr_infer.index import KINDS, Index
+
+    with Index.open(index) as store:
+        gone = None
+        if check_files:
+            from mcr_infer.index.gone import find_gone
+
+            gone = find_gone(store, KINDS)
+        output.show_info(store, session.known_bundle(store), gone=gone, as_json=json)

@@ -1,14 +1,16 @@
-"""`mcr-infer embed-images`: parse, plan, run, print.
+"""`mcr-infer embed-images` and `embed-reports`: parse, plan, run, print.
 
-Light to import: the command line registers it at every start.
+Light to import: the command line registers them at every start.
 """
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcr_infer.options import (
+from mcr_infer.cli.options import (
+    SOME_FAILED,
     AcceptKnownOption,
     AllowEmptyOption,
     BudgetOption,
@@ -17,11 +19,16 @@ from mcr_infer.options import (
     DeviceOption,
     IndexOption,
     JsonOption,
+    LongTextName,
+    LongTextOption,
     PrecisionName,
     PrecisionOption,
     PseudonymiseOption,
     SecretOption,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from mcr_infer.pipeline import Summary
 
 
 def embed_images(
@@ -95,14 +102,14 @@ def embed_images(
     json: JsonOption = False,
 ) -> None:
     """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
-    from mcr_infer import console, workspace
+    from mcr_infer.cli import output, session
+    from mcr_infer.cli.interruption import Interruption
+    from mcr_infer.cli.progress import RunProgress
     from mcr_infer.decoding import Limits
     from mcr_infer.encoder import ImageEncoder
     from mcr_infer.images.selection import Selection
-    from mcr_infer.interruption import Interruption
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
     from mcr_infer.rerank import check_comparable
-    from mcr_infer.run_end import exit_code
     from mcr_infer.sources import NameList, PacsAccess, Sources
     from mcr_infer.tower_plan import calibrate
 
@@ -110,15 +117,15 @@ def embed_images(
         raise typer.BadParameter("give a PATH, or --files-from")
     if null and files_from is None:
         raise typer.BadParameter("--null says how the names of --files-from end, and there is no --files-from")
-    naming = workspace.naming_of(site_secret, pseudonymise=pseudonymise)
-    chosen = workspace.bundle_for(index, bundle, naming)
+    naming = session.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = session.bundle_for(index, bundle, naming)
     if keep_locals:
         check_comparable(chosen)
     sources = Sources(
         paths or (),
         names=None if files_from is None else NameList(path=files_from, null=null),
         pacs=PacsAccess(
-            token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca, notify=console.note
+            token_file=pacs_token_file, certificate=pacs_cert, key=pacs_key, authority=pacs_ca, notify=output.note
         ),
     )
     selection = Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent)
@@ -126,7 +133,7 @@ def embed_images(
     budget, cores = chosen.patch_budget(patch_budget), usable_cores()
     tower = calibrate(
         chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
-        notify=console.note,
+        notify=output.note,
     )  # fmt: skip
     plan = Plan(
         workers=workers or cores,
@@ -140,7 +147,7 @@ def embed_images(
     )
     encoder = ImageEncoder(chosen, device=device, precision=precision, threads=plan.call_threads)
     if explain_plan:
-        console.show_plan(plan.explain(tower, chosen.preprocess), plan.to_dict() | tower_facts(encoder), as_json=json)
+        output.show_plan(plan.explain(tower, chosen.preprocess), plan.to_dict() | tower_facts(encoder), as_json=json)
         return
     meter, stop = Meter(), Stop()
 
@@ -149,8 +156,8 @@ def embed_images(
         sources.cancel()
 
     with (
-        workspace.open_for_writing(index, chosen, naming) as store,
-        console.Run("radiographs", sources.count) as run,
+        session.open_for_writing(index, chosen, naming) as store,
+        RunProgress("radiographs", sources.count) as run,
         Interruption(end_soon) as interruption,
     ):
         summary = Summary.of(index, naming=naming)
@@ -170,10 +177,94 @@ def embed_images(
         summary.remember_failures()
     report = RunReport(summary=summary, meter=meter, plan=plan, encoder=encoder, ignored=sources.ignored)
     report.write(index)
-    console.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
+    output.show_summary(summary, what="radiographs", ignored=sources.ignored, as_json=json)
     if not json:
-        console.show_stages(report, index)
+        output.show_stages(report, index)
     if summary.interrupted is not None:
-        console.note("interrupted: what is counted is in the index; run the same command again to go on")
+        output.note("interrupted: what is counted is in the index; run the same command again to go on")
         raise typer.Exit(128 + summary.interrupted)
     raise typer.Exit(exit_code(summary, accept_known=accept_known, allow_empty=allow_empty))
+
+
+def embed_reports(
+    path: Annotated[
+        str,
+        typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file with a column report, or a folder of .txt files."),
+    ],
+    index: IndexOption = Path("mcr-index"),
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
+    headings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
+        ),
+    ] = None,
+    long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
+    keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
+    site_secret: SecretOption = None,
+    pseudonymise: PseudonymiseOption = False,
+    accept_known: AcceptKnownOption = False,
+    allow_empty: AllowEmptyOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Embed reports into an index, so that radiographs and sentences find them."""
+    from mcr_infer import pipeline
+    from mcr_infer.cli import output, session
+    from mcr_infer.cli.progress import RunProgress
+    from mcr_infer.encoder import TextEncoder
+    from mcr_infer.reports import read_headings, read_reports
+    from mcr_infer.vocabulary import unread_note
+
+    if keep_text and pseudonymise:
+        raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")
+    naming = session.naming_of(site_secret, pseudonymise=pseudonymise)
+    chosen = session.bundle_for(index, bundle, naming)
+    names = None if headings is None else read_headings(headings)
+    ignored: Counter[str] = Counter()
+    records = read_reports(Path(path), patients=naming.patients, ignored=ignored)
+    encoder = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
+    with session.open_for_writing(index, chosen, naming) as store, RunProgress("reports", None) as progress:
+        summary = pipeline.Summary.of(index, naming=naming, reports=True)
+        outcomes = pipeline.embed_reports(
+            records,
+            index=store,
+            encoder=encoder,
+            batch_size=batch_size,
+            keep_text=keep_text,
+            naming=naming,
+            headings=names,
+        )
+        progress.follow(outcomes, summary)
+        store.save_snapshots()
+        summary.remember_failures()
+    output.show_summary(summary, what="reports", ignored=ignored, as_json=json)
+    if summary.long_texts:
+        output.warn_of_long_texts(summary.long_texts, limit=encoder.max_tokens)
+    told = unread_note(summary.unread or {}, summary.embedded, rule=encoder.vocabulary.rule)
+    if told is not None:
+        output.note(told)
+    raise typer.Exit(exit_code(summary, accept_known=accept_known, allow_empty=allow_empty))
+
+
+def exit_code(summary: "Summary", *, accept_known: bool, allow_empty: bool) -> int:
+    """Return the exit code of a run that came to its end, and say why where that is not plain from the summary.
+
+    An input that failed gives `SOME_FAILED`; so does a run that found none, as under a share that is not mounted.
+    """
+    from mcr_infer.cli import output
+
+    if not summary.inputs:
+        if allow_empty:
+            return 0
+        output.note(
+            "no input was found: is the folder empty, or its share not mounted? --allow-empty takes that for done"
+        )
+        return SOME_FAILED
+    new = summary.failure_count - summary.known_failures
+    if summary.failure_count and accept_known:
+        output.note(f"{summary.known_failures} failures are known from the run before, {new} are new")
+        return SOME_FAILED if new else 0
+    return SOME_FAILED if summary.failure_count else 0

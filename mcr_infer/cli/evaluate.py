@@ -1,0 +1,82 @@
+"""`mcr-infer evaluate`.
+
+Light to import: the command line registers it at every start.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcr_infer.cli.options import (
+    BudgetOption,
+    BundleOption,
+    Device,
+    DeviceOption,
+    FindingsColumnOption,
+    ImageColumnOption,
+    JsonOption,
+    LongTextName,
+    LongTextOption,
+    PatientColumnOption,
+    PrecisionName,
+    PrecisionOption,
+    ReportColumnOption,
+    SplitColumnOption,
+)  # fmt: skip
+
+
+def evaluate(
+    pairs: Annotated[
+        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings, split.")
+    ],
+    image_column: ImageColumnOption = None,
+    report_column: ReportColumnOption = None,
+    patient_column: PatientColumnOption = None,
+    findings_column: FindingsColumnOption = None,
+    split_column: SplitColumnOption = None,
+    split: Annotated[str | None, typer.Option("--split", help="Evaluate the rows of this split alone.")] = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option("--label-separator", help="What separates findings in a cell, where the column leaves it open."),
+    ] = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.FP32,
+    patch_budget: BudgetOption = "1.0",
+    long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
+    json: JsonOption = False,
+) -> None:
+    """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
+    from mcr_infer import pipeline
+    from mcr_infer.cli import output, session
+    from mcr_infer.encoder import ImageEncoder, TextEncoder
+    from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.pairs import read_pairs
+
+    chosen = session.open_bundle(bundle)
+    budget = chosen.patch_budget(patch_budget)
+    named = {
+        "image": image_column, "report": report_column, "patient": patient_column, "findings": findings_column,
+        "split": split_column,
+    }  # fmt: skip
+    each, notes = read_pairs(
+        pairs,
+        columns={role: name for role, name in named.items() if name is not None},
+        label_separator=label_separator,
+        split=split,
+    )
+    for sentence in notes:
+        output.note(sentence)
+    texts = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
+    images, reports = pipeline.embed_pairs(
+        each,
+        images=ImageEncoder(chosen, device=device, precision=precision),
+        texts=texts,
+        batch_size=batch_size,
+        workers=pipeline.usable_cores(),
+        budget=budget,
+        notify=output.note,
+    )
+    output.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)
