@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.images import read_image
 from mcr_infer.index import Index
+from mcr_infer.inference.autotune import calibrate
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline import Meter, Plan, embed_images
 from mcr_infer.sources import Sources
-from mcr_infer.tower_plan import calibrate
 
 STAGE_FILES = 12
 

@@ -35,7 +35,7 @@ from benchmarks.rerank import Pictures, see
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
 from mcr_infer.errors import McrError
 from mcr_infer.finding_labels import finding_labels_match
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.findings import KINDS, Finding, finding_set
 from mcr_infer.phantom.language import describe
 from mcr_infer.queries import NOT_WEIGHT, NOT_WEIGHT_BESIDE_IMAGE

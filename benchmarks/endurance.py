@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import machine_card
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.index import Index
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.phantom.demo import write_demo
 from mcr_infer.pipeline import Plan, embed_images
 from mcr_infer.sources import PlainFile

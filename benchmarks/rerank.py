@@ -34,7 +34,7 @@ from benchmarks.machine import machine_card
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
 from mcr_infer.errors import McrError
 from mcr_infer.finding_labels import finding_set_key
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.phantom.language import describe
 from mcr_infer.rerank import DEPTH, LATE_WEIGHT, TAU, late_interaction

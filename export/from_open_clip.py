@@ -31,8 +31,8 @@ from export.patch_towers import AttentionHead, PatchProjection, PatchTower, Pixe
 from export.text_towers import BertEncoder, Pooling, TextTower, TokenEncoder
 from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
 
 _FITS = {"shortest": "crop", "longest": "pad", "squash": "stretch"}
 _POOLINGS: dict[str, Pooling] = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}

@@ -34,8 +34,8 @@ from export.patch_towers import AttentionHead, PatchProjection, PatchTower, Pool
 from export.text_towers import BertEncoder, TextTower, TokenEncoder
 from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
 
 _CLASSES = {"clip": CLIPModel, "siglip": SiglipModel, "vision-text-dual-encoder": VisionTextDualEncoderModel}
 _FILTERS = {

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer import phantom
-from mcr_infer.backends import Side, Tower
-from mcr_infer.bundle import Bundle
 from mcr_infer.evaluate import evaluate_pairs
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tower import Side, Tower
 from mcr_infer.pairs import Pair
 from mcr_infer.phantom.findings import finding_set
-from mcr_infer.preprocess import Preprocess
 from mcr_infer.reports import embed_text
 
 FIRST_SEED = 100_000

@@ -29,13 +29,13 @@ from torch.export import Dim
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
 from export.parity import DualEncoder, Origin, gate, gate_origin, reference
 from mcr_infer import phantom
-from mcr_infer.backends import Side
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, WORDS, Bundle
 from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError, McrError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding, ReportTokenizer
+from mcr_infer.inference.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, WORDS, Bundle
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding, ReportTokenizer
+from mcr_infer.inference.tower import Side
 from train import checkpoint
 
 OPSET = 20

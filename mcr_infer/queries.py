@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import Purpose
-from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.embeddings import Embeddings
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
 from mcr_infer.index.rows import is_unicode
-from mcr_infer.local import Local
-from mcr_infer.long_text import DEFAULT, LongText
-from mcr_infer.vocabulary import Vocabulary, quoted
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.long_text import DEFAULT, LongText
+from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.tower import Purpose
+from mcr_infer.inference.vocabulary import Vocabulary, quoted
 
 NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.local import Local
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.token_embeddings import Local
 
 TAU = 0.1
 """Temperature of the soft maximum; chosen on phantoms that no reported figure was measured on (benchmarks/rerank.py)."""

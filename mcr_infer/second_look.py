@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import FULL, Bundle
 from mcr_infer.decoding import DecodePool
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.errors import ImageError, IndexCorruptError
 from mcr_infer.index import Hit, Index, Row
-from mcr_infer.local import Local
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.encoder import ImageEncoder
+from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.pipeline.plan import usable_cores
 from mcr_infer.rerank import LATE_WEIGHT, late_interaction
 from mcr_infer.sources import PlainFile

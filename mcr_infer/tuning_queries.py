@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Index
 from mcr_infer.index.tuning import MOST_QUERIES, queries_of_other_kind
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import TextEncoder
 
 _OWN_SENTENCES = 500
 """Sentences about findings that the package brings, enough for a recall to a third of a point."""

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from export.folder import new_bundle
-from mcr_infer.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
 from mcr_infer.cli.app import app
 from mcr_infer.errors import BundleError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
+from mcr_infer.inference.verify import verify
 from tiny import DIM, MAX_TOKENS, PREPROCESS, tiny_bundle
 
 FILES = ("golden.npz", "image.onnx", "text.onnx", "tokenizer.json")

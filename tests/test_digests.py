@@ -10,12 +10,12 @@ import pytest
 
 from conftest import json_lines, run_cli
 from mcr_infer import digests
-from mcr_infer.backends import open_tower
-from mcr_infer.bundle import Bundle
 from mcr_infer.digests import TRUSTED_SECONDS, remembered_sha256, sha256_of
 from mcr_infer.errors import BundleError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.verify import verify
 from mcr_infer.memory import memory_folder
-from mcr_infer.verify import verify
 from tiny import tiny_bundle
 
 CONTENT = bytes(range(256)) * 64

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from test_index_store import DIM, FINGERPRINT, opened, row, stamp, unit
 
 from conftest import invoke, json_lines, words
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import EmbeddingIndexError, QueryError
 from mcr_infer.index import Index, parse_filter, search
 from mcr_infer.index import facts as facts_module
@@ -22,6 +21,7 @@ from mcr_infer.index.folder import create
 from mcr_infer.index.manifest import Identity
 from mcr_infer.index.selection import Among
 from mcr_infer.index.tuning import BREADTHS, queries_of_other_kind, tune
+from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pseudonyms import SiteSecret
 from mcr_infer.tuning_queries import tuning_queries
 

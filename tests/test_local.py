@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.local import Local, packed_size
+from mcr_infer.inference.token_embeddings import Local, packed_size
 
 _values = st.floats(min_value=-(2.0**100), max_value=2.0**100, width=32, allow_subnormal=False)
 

@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mcr_infer.bundle import WORDS
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.bundle import WORDS
 from runs import Killed, copied, read_metrics, same_state, tiny, untimed
 from train import checkpoint
 from train import config as cfg

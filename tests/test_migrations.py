@@ -19,7 +19,7 @@ from conftest import invoke, json_lines
 from mcr_infer.index import FileStamp, Index, parse_filter, search
 from mcr_infer.index.audit import audit
 from mcr_infer.index.manifest import FORMAT_VERSION
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import Local
 
 GOLDEN = Path(__file__).parent / "golden"
 KEPT = sorted(path.name for path in GOLDEN.glob("index-v*") if path.is_dir())

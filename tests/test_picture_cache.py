@@ -16,9 +16,9 @@ from PIL import Image
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
 from mcr_infer.images.presets import PRESETS
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.phantom import make
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.preprocess import Preprocess
 from train.data import picture_cache
 from train.data.picture_cache import open_pictures, rendering_digest, stored_picture
 from train.data.strings import Strings

@@ -12,8 +12,8 @@ from mcr_infer.images import read_image
 from mcr_infer.images.equalisation import equalized_levels, mimic_cxr_jpg_levels
 from mcr_infer.images.presets import PRESETS, require_preset
 from mcr_infer.images.rendering import LookupTable, Rendering, Window, render
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.preprocess import Preprocess
 
 
 def counts_of(levels: dict[int, int]) -> np.ndarray:

@@ -18,12 +18,12 @@ from export.half import LARGEST, SMALLEST, rounded, to_fp16
 from export.int8 import quantisable
 from export.quantize import RECIPES, add_precision
 from export.retrieval import agreement
-from mcr_infer.backends import open_tower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.verify import verify
 from tiny import SENTENCES, tiny_bundle
 
 PHANTOMS = 20

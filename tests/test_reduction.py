@@ -13,7 +13,7 @@ from mcr_infer.images.codestream import describe_jpeg, describe_jpeg2000
 from mcr_infer.images.decode import TRANSFER_SYNTAXES, decode
 from mcr_infer.images.layout import PixelFormat
 from mcr_infer.images.reduction import choose_reduction
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
 
 JPEG = "1.2.840.10008.1.2.4."
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.local import Local
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.rerank import TAU, check_comparable, late_interaction
 from tiny import tiny_bundle
 

@@ -11,11 +11,11 @@ import pytest
 
 from conftest import json_lines, run_cli
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
 from mcr_infer.cli.query import query
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.index import Index, search
-from mcr_infer.local import Local
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.queries import Question, vectors_with_words
 from mcr_infer.rerank import DEPTH, late_interaction

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mcr_infer import Bundle, ImageEncoder, tower_plan
+from mcr_infer import Bundle, ImageEncoder
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.tower_plan import BATCHES, SECONDS, TRUSTED_SECONDS, calibrate, cpu_model, runtime_version
+from mcr_infer.inference import autotune
+from mcr_infer.inference.autotune import BATCHES, SECONDS, TRUSTED_SECONDS, calibrate, cpu_model, runtime_version
 from tiny import tiny_bundle
 
 
@@ -22,7 +23,7 @@ from tiny import tiny_bundle
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tower_plan, "_SLOT", 0.005)
+    monkeypatch.setattr(autotune, "_SLOT", 0.005)
     return tmp_path / "cache" / "mcr-infer" / "plans"
 
 
@@ -53,7 +54,7 @@ def test_every_part_of_the_key_has_a_plan_of_its_own(bundle: Bundle, memory: Pat
         assert not calibrate(bundle, **(asked | change)).remembered
     assert not calibrate(replace(bundle, fingerprint="0" * 64), **asked).remembered
     for name in ("cpu_model", "runtime_version"):
-        monkeypatch.setattr(tower_plan, name, lambda: "another")
+        monkeypatch.setattr(autotune, name, lambda: "another")
         assert not calibrate(bundle, **asked).remembered
         monkeypatch.undo()
         monkeypatch.setenv("XDG_CACHE_HOME", str(memory.parents[1]))
@@ -114,7 +115,7 @@ def test_a_cache_that_cannot_be_written_is_a_note_and_no_error(bundle: Bundle, t
     assert len(told) == 2
     assert "cannot be remembered in" in told[0]
     assert "(Not a directory)" in told[0]
-    monkeypatch.setattr(tower_plan, "memory_folder", lambda _: None)
+    monkeypatch.setattr(autotune, "memory_folder", lambda _: None)
     assert not calibrate(bundle, device="cpu", cores=1, notify=told.append).remembered
     assert "(no home folder)" in told[2]
     assert not calibrate(bundle, device="cpu", cores=1).remembered  # nobody listens
@@ -147,8 +148,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that the calibration reads and a slow tower sleeps by."""
     clock = Clock()
-    monkeypatch.setattr(tower_plan, "time", SimpleNamespace(perf_counter=clock, time=time.time))
-    monkeypatch.setattr(tower_plan, "ImageEncoder", SlowEncoder)
+    monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=clock, time=time.time))
+    monkeypatch.setattr(autotune, "ImageEncoder", SlowEncoder)
     monkeypatch.setattr(SlowEncoder, "sleep", clock.sleep, raising=False)
     return clock
 

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from mcr_infer.finding_labels import finding_set_key
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.metrics import label_ranks, macro_weights
 from mcr_infer.pairs import Pair
-from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Pairs, collate
 from train.model import MCR

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import Bundle
 from mcr_infer.index import FileStamp, Index, Row
+from mcr_infer.inference.bundle import Bundle
 
 DIM = 128
 """Dimensions of the embeddings of the bundle that ships."""

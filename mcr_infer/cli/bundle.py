@@ -14,9 +14,9 @@ import typer
 from mcr_infer.cli.options import Device, JsonOption, PrecisionName, PrecisionOption
 
 if TYPE_CHECKING:
-    from mcr_infer.backends.engines import EngineRecord
-    from mcr_infer.bundle import Bundle
     from mcr_infer.check import Check
+    from mcr_infer.inference.bundle import Bundle
+    from mcr_infer.inference.engines import EngineRecord
 
 _MEBIBYTE = 2**20
 
@@ -62,10 +62,10 @@ def build_engine(
     json: JsonOption = False,
 ) -> None:
     """Build TensorRT engines into a bundle. With a GPU they are measured at once; without one they are marked unverified."""
-    from mcr_infer.backends import engine_build
-    from mcr_infer.backends.profile import Profile
-    from mcr_infer.bundle import Bundle
     from mcr_infer.cli.output import note
+    from mcr_infer.inference import engine_build
+    from mcr_infer.inference.bundle import Bundle
+    from mcr_infer.inference.engine_profile import Profile
 
     chosen = Bundle.open(bundle)
     named = [one.lower() for text in arch or () for one in text.split(",") if one]
@@ -101,9 +101,9 @@ def _measured(bundle: "Bundle", record: "EngineRecord") -> tuple["EngineRecord",
 
     An engine that fails the gate is deleted, and its `BackendError` raised.
     """
-    from mcr_infer.backends.cuda import find_gpu
-    from mcr_infer.backends.engines import discard
     from mcr_infer.errors import BackendError
+    from mcr_infer.inference.engines import discard
+    from mcr_infer.inference.tensorrt_api import find_gpu
 
     try:
         gpu = find_gpu()
@@ -113,7 +113,7 @@ def _measured(bundle: "Bundle", record: "EngineRecord") -> tuple["EngineRecord",
         return record, "unverified (no GPU here)"
     if gpu.sm not in record.architectures:
         return record, f"unverified (the GPU here is {gpu.sm})"
-    from mcr_infer.engine_gate import gate
+    from mcr_infer.inference.verify import gate
 
     try:
         admitted = gate(bundle, record, sm=gpu.sm)
@@ -126,10 +126,10 @@ def _measured(bundle: "Bundle", record: "EngineRecord") -> tuple["EngineRecord",
 def _show(bundle: "Bundle", record: "EngineRecord", state: str, *, as_json: bool) -> None:
     import shlex
 
-    from mcr_infer.backends.engines import FOLDER
-    from mcr_infer.backends.flavor import DEVICES
     from mcr_infer.cli.output import note
     from mcr_infer.cli.streams import say
+    from mcr_infer.inference.engines import FOLDER
+    from mcr_infer.inference.tensorrt_api import DEVICES
 
     if as_json:
         print(codec.dumps(record.to_dict()))
@@ -151,9 +151,9 @@ def verify(
     json: JsonOption = False,
 ) -> None:
     """Check a bundle on this machine (digests, golden outputs, batches), or an index (every row, vector and file)."""
-    from mcr_infer.bundle import MANIFEST
     from mcr_infer.cli import output
     from mcr_infer.index.audit import audit, holds_parts
+    from mcr_infer.inference.bundle import MANIFEST
 
     if path is not None and not (path / MANIFEST).exists() and holds_parts(path):
         if device is not None:
@@ -166,12 +166,11 @@ def verify(
 
 
 def _bundle_checks(path: Path | None, device: Device | None, precision: PrecisionName) -> "list[Check]":
-    from mcr_infer.backends.flavor import FLAVORS
-    from mcr_infer.bundle import MANIFEST, Bundle
     from mcr_infer.check import Check
-    from mcr_infer.engine_gate import engine_file_checks, verify_engines
     from mcr_infer.errors import BundleError
-    from mcr_infer.verify import verify
+    from mcr_infer.inference.bundle import MANIFEST, Bundle
+    from mcr_infer.inference.tensorrt_api import FLAVORS
+    from mcr_infer.inference.verify import engine_file_checks, verify, verify_engines
 
     # fp32 on the CPU is what the golden outputs were compared with; other precisions know their own device.
     where = device or (Device.CPU if precision is PrecisionName.FP32 else Device.AUTO)

@@ -106,12 +106,12 @@ def embed_images(
     from mcr_infer.cli.interruption import Interruption
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.decoding import Limits
-    from mcr_infer.encoder import ImageEncoder
     from mcr_infer.images.selection import Selection
+    from mcr_infer.inference.autotune import calibrate
+    from mcr_infer.inference.encoder import ImageEncoder
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
     from mcr_infer.rerank import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
-    from mcr_infer.tower_plan import calibrate
 
     if not paths and files_from is None:
         raise typer.BadParameter("give a PATH, or --files-from")
@@ -214,9 +214,9 @@ def embed_reports(
     from mcr_infer import pipeline
     from mcr_infer.cli import output, session
     from mcr_infer.cli.progress import RunProgress
-    from mcr_infer.encoder import TextEncoder
+    from mcr_infer.inference.encoder import TextEncoder
+    from mcr_infer.inference.vocabulary import unread_note
     from mcr_infer.reports import read_headings, read_reports
-    from mcr_infer.vocabulary import unread_note
 
     if keep_text and pseudonymise:
         raise typer.BadParameter("--keep-text keeps words that can name the patient: not with --pseudonymise")

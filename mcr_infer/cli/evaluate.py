@@ -51,8 +51,8 @@ def evaluate(
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
     from mcr_infer import pipeline
     from mcr_infer.cli import output, session
-    from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
     from mcr_infer.pairs import read_pairs
 
     chosen = session.open_bundle(bundle)

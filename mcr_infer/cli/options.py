@@ -53,7 +53,7 @@ class Kinds(StrEnum):
 
 
 class LongTextName(StrEnum):
-    """What of a text that is too long is embedded; the values of `mcr_infer.long_text.LongText`."""
+    """What of a text that is too long is embedded; the values of `mcr_infer.inference.long_text.LongText`."""
 
     IMPRESSION_FIRST = "impression-first"
     WINDOWS = "windows"
@@ -62,7 +62,7 @@ class LongTextName(StrEnum):
 
 def _read_budget(text: str) -> str:
     """Refuse what is no patch budget as wrong usage; what the bundle recommends is known only once it is open."""
-    from mcr_infer.budget import parse_budget
+    from mcr_infer.inference.patch_budget import parse_budget
 
     try:
         parse_budget(text)

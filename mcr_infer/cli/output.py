@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from mcr_infer.cli.streams import say, say_table
 
 if TYPE_CHECKING:
-    from mcr_infer.bundle import Bundle
     from mcr_infer.check import Check
     from mcr_infer.evaluate import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.index.deletion import Doomed
     from mcr_infer.index.gone import Gone
     from mcr_infer.index.manifest import Tuning
-    from mcr_infer.long_text import FittedText, LongText
+    from mcr_infer.inference.bundle import Bundle
+    from mcr_infer.inference.long_text import FittedText, LongText
     from mcr_infer.pipeline import Summary
     from mcr_infer.pipeline.report import RunReport
     from mcr_infer.second_look import SecondLook
@@ -143,7 +143,7 @@ def warn_of_unknown_words(
     queries: Sequence[str | int | None], unknown_words: "Sequence[Sequence[str]]", *, rule: str
 ) -> None:
     """Name the words of each query that the text tower does not know; `rule` says why they count as unknown."""
-    from mcr_infer.vocabulary import quoted
+    from mcr_infer.inference.vocabulary import quoted
 
     noted = [(query, words) for query, words in zip(queries, unknown_words, strict=True) if words]
     for query, words in noted[:_SHOWN_QUERIES]:

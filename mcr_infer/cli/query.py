@@ -23,7 +23,7 @@ from mcr_infer.cli.options import (
 
 if TYPE_CHECKING:
     from mcr_infer.index.scope import Distinct
-    from mcr_infer.local import Local
+    from mcr_infer.inference.token_embeddings import Local
     from mcr_infer.queries import Question
 
 
@@ -79,7 +79,7 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer.cli import output, session
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
-    from mcr_infer.long_text import strategy_like
+    from mcr_infer.inference.long_text import strategy_like
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":

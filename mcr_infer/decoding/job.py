@@ -12,7 +12,7 @@ from typing import Any
 from mcr_infer import errors
 from mcr_infer.errors import DecodingError, ImageError
 from mcr_infer.images.selection import Selection
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.pseudonyms import PatientSecret, is_key
 
 MESSAGE_LIMIT = 1 << 16

@@ -28,7 +28,7 @@ from mcr_infer.decoding.slots import Slots, SlotShape
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.sources import LocalSource, Source
 

@@ -155,7 +155,7 @@ class Reader:
         return self.facts(kind).provenance
 
     def text_strategies(self, kind: str) -> frozenset[str]:
-        """Return what was done with texts of a kind that were too long for the tower, see `mcr_infer.long_text`."""
+        """Return what was done with texts of a kind that are too long for the tower, see `inference.long_text`."""
         check_kind(kind)
         return self.facts(kind).text_strategies
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.decoding import Decoded, DecodePool
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
 from mcr_infer.index import Index, Row
+from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.group import Fresh, Group
 from mcr_infer.pipeline.meter import Meter
 from mcr_infer.pipeline.naming import Naming

@@ -12,9 +12,9 @@ from typing import IO, Literal
 
 from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError
-from mcr_infer.long_text import LongText
+from mcr_infer.inference.long_text import LongText
+from mcr_infer.inference.vocabulary import Unread, unread_counts
 from mcr_infer.pipeline.naming import Naming
-from mcr_infer.vocabulary import Unread, unread_counts
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""

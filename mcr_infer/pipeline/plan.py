@@ -10,8 +10,8 @@ from mcr_infer.decoding import Limits
 from mcr_infer.decoding.slots import SlotShape
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.selection import Selection
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tower_plan import TowerPlan
+from mcr_infer.inference.autotune import TowerPlan
+from mcr_infer.inference.preprocess import Preprocess
 
 
 def usable_cores() -> int:

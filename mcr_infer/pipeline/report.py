@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mcr_infer.durable import replace_file
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.errors import EmbeddingIndexError
+from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.meter import Meter
 from mcr_infer.pipeline.outcome import FAILURES, Summary
 from mcr_infer.pipeline.plan import Plan, usable_cores

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.encoder import ImageEncoder, Patches
+from mcr_infer.inference.encoder import ImageEncoder, Patches
 
 G = TypeVar("G")
 

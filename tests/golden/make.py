@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mcr_infer.index import FileStamp, Index, Row, search
 from mcr_infer.index.folder import create
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, Tuning
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import Local
 
 DIM, IMAGES, REPORTS = 16, 60, 20
 EXACT_LIMIT = 30

@@ -7,11 +7,11 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from mcr_infer.bundle import WORDS
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
-from mcr_infer.vocabulary import training_words, words_file
+from mcr_infer.inference.bundle import WORDS
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.inference.vocabulary import training_words, words_file
 from train.config import Config
 from train.data import Pairs, require_pairs_for
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from mcr_infer.durable import replace_file
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.phantom import draw_study, make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
 from mcr_infer.reports import embed_text
-from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from mcr_infer.cli.streams import printable
 from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample, require_pairs_for

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.long_text import windows
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.inference.long_text import windows
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Sample
 from train.masking import hide_words, split_patches

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mcr_infer.backends import installed_runtime
-from mcr_infer.bundle import FULL, Bundle
-from mcr_infer.encoder import ImageEncoder, Patches
 from mcr_infer.errors import BackendError
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.encoder import ImageEncoder, Patches
+from mcr_infer.inference.tower import installed_runtime
 from mcr_infer.memory import memory_folder, recall, remember
 
 BATCHES = (1, 2, 4, 8, 16)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.budget import chosen_positions, count_of
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.presets import Preset, require_preset
 from mcr_infer.images.reduction import Room
+from mcr_infer.inference.patch_budget import chosen_positions, count_of
 
 ImageInput = Literal["patches", "pixels"]
 INPUT_NAMES: Mapping[ImageInput, tuple[str, ...]] = {"patches": ("patches", "positions"), "pixels": ("pixels",)}
@@ -142,7 +142,7 @@ class Preprocess:
     def cut(self, square: NDArray[np.float32], *, budget: float = 1.0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Cut a fitted square [S, S] into patches [K, P*P], row by row, and their positions [K], ascending.
 
-        K is `patches_within(budget)`, always: which patches are left out is decided in `mcr_infer.budget`. Raises
+        K is `patches_within(budget)`, always: `inference.patch_budget` decides which patches are left out. Raises
         `ConfigError` as `patches_within` does.
         """
         count, grid, side = self.patches_within(budget), self.grid, self.patch_size

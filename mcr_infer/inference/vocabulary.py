@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-    from mcr_infer.tokenizer import ReportTokenizer
+    from mcr_infer.inference.tokenizer import ReportTokenizer
 
 FEWEST_PIECES, LONGEST_PIECE = 3, 2
 """A word in at least so many pieces, none with more letters, is spelled and not read."""

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import Purpose, Side, Tower, open_tower
-from mcr_infer.bundle import FULL, TOWER_OUTPUTS, Bundle
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import BackendError, EmbeddingIndexError, UsageError
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.local import Local
-from mcr_infer.long_text import DEFAULT, FittedText, LongText, fit
+from mcr_infer.inference.bundle import FULL, TOWER_OUTPUTS, Bundle
+from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText, fit
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.tower import Purpose, Side, Tower
+from mcr_infer.inference.vocabulary import Vocabulary
 from mcr_infer.reports import SelectedText
-from mcr_infer.vocabulary import Vocabulary
 
 Patches = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Patches [K, P*P] and their positions [K] of one radiograph."""

@@ -6,16 +6,18 @@ The only module that imports onnxruntime, and only when a tower is opened.
 import contextlib
 import os
 import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import DEVICES, Purpose, TensorSpec, installed_runtime, pool
-from mcr_infer.backends.binding import BoundSession
-from mcr_infer.backends.checked import CheckedTower
 from mcr_infer.errors import BackendError, BundleError
+from mcr_infer.inference.checked_tower import CheckedTower
+from mcr_infer.inference.tower import DEVICES, Purpose, TensorSpec, installed_runtime
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _CUDA = "CUDAExecutionProvider"
@@ -23,7 +25,7 @@ _CPU = "CPUExecutionProvider"
 
 
 class OnnxTower(CheckedTower):
-    """One ONNX graph in a session of its own, which threads may share; see `mcr_infer.backends.Tower` for the protocol."""
+    """One ONNX graph in a session of its own, which threads may share; see `inference.tower.Tower` for the protocol."""
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class OnnxTower(CheckedTower):
     ) -> None:
         """Load a graph onto `auto`, `cpu` or `cuda`; `threads` None is one a core that the process may use.
 
-        `io_binding` keeps inputs and outputs in memory of the device (see `mcr_infer.backends.binding`); None is on CUDA,
+        `io_binding` keeps inputs and outputs in memory of the device (see `BoundSession`); None is on CUDA,
         where it saves copies, and not on the CPU, where there are none.
 
         Raises `BackendError` when the device asked for is not the one that the session got, or another pool of threads than
@@ -144,10 +146,10 @@ def _options(onnxruntime: Any, threads: int, purpose: Purpose) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if purpose == "server":
-        pool.share(onnxruntime, threads)
+        _share_pool(onnxruntime, threads)
         options.use_per_session_threads = False
         return options
-    pool.refuse_own_threads(purpose)
+    _refuse_own_threads(purpose)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads take the cores from decode workers and from the other tower.
@@ -173,3 +175,123 @@ def _first_line(exc: Exception) -> str:
 
 def _readable(shape: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("any" if axis is None else str(axis) for axis in shape) + "]"
+
+
+KEPT = 32
+"""Shapes of a thread whose memory is kept; the one that was not used for longest makes room."""
+
+Axes = tuple[int | str | None, ...]
+"""Lengths of an array, or the names that the graph gives to them."""
+
+Key = tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]
+
+
+class BoundSession:
+    """A session whose inputs and outputs lie on its device, in memory that is allocated once for each of their shapes.
+
+    Without this, ONNX Runtime allocates memory for every batch and copies from and to it as it sees fit. Threads may share
+    the session: each has its own memory. Written against the documented IOBinding and OrtValue, which work on the CPU too:
+    there the same code runs in the tests. Not yet run on a GPU by its authors. Copies start from ordinary memory: this
+    interface offers pinned memory to providers that are plugins only.
+    """
+
+    def __init__(self, onnxruntime: Any, session: Any, device: str) -> None:
+        """Take over a session that runs on `cuda` or `cpu`."""
+        self._onnxruntime, self._session, self._device = onnxruntime, session, device
+        self._axes: dict[str, Axes] = {
+            spec.name: tuple(spec.shape) for spec in (*session.get_inputs(), *session.get_outputs())
+        }
+        self._kinds = {spec.name: _KINDS[spec.type] for spec in session.get_outputs() if spec.type in _KINDS}
+        self._threads = threading.local()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]) -> list[NDArray[Any]]:
+        """Run one batch and return the named outputs in their order; raises what the runtime raises."""
+        kept: OrderedDict[Key, _Bound] | None = getattr(self._threads, "kept", None)
+        if kept is None:
+            kept = self._threads.kept = OrderedDict()
+        key = tuple(array.shape for array in inputs.values()), outputs
+        # Out of its place while it is used: memory of a batch that failed is not used again.
+        bound = kept.pop(key, None) or self._bind(inputs, outputs)
+        values = bound.run(self._session, inputs)
+        kept[key] = bound
+        if len(kept) > KEPT:
+            kept.popitem(last=False)
+        return values
+
+    def _bind(self, inputs: Mapping[str, NDArray[Any]], outputs: tuple[str, ...]) -> "_Bound":
+        take = self._onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        binding = self._session.io_binding()
+        given = {name: take(list(array.shape), array.dtype.type, self._device, 0) for name, array in inputs.items()}
+        for name, value in given.items():
+            binding.bind_ortvalue_input(name, value)
+        lengths = {
+            axis: length
+            for name, array in inputs.items()
+            for axis, length in zip(self._axes[name], array.shape, strict=True)
+            if isinstance(axis, str)
+        }
+        for name in outputs:
+            shape = [lengths.get(axis) if isinstance(axis, str) else axis for axis in self._axes[name]]
+            if None in shape or name not in self._kinds:
+                binding.bind_output(name, self._device, 0)  # the runtime takes the memory, for every batch anew
+            else:
+                binding.bind_ortvalue_output(name, take(shape, self._kinds[name], self._device, 0))
+        return _Bound(given, binding)
+
+
+class _Bound:
+    """The memory of one shape."""
+
+    def __init__(self, given: Mapping[str, Any], binding: Any) -> None:
+        self._given, self._binding = given, binding
+
+    def run(self, session: Any, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        for name, array in inputs.items():
+            self._given[name].update_inplace(np.ascontiguousarray(array))
+        session.run_with_iobinding(self._binding)
+        # On the CPU these are the bound arrays themselves, which the next batch overwrites.
+        return [np.array(value.numpy()) for value in self._binding.get_outputs()]
+
+
+_KINDS: dict[str, type] = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+
+
+_lock = threading.Lock()
+_pool_threads: int | None = None
+"""Size of the thread pool that all towers of a serving process share; None where there is none.
+
+Each session of ONNX Runtime has threads of its own. Where a process asks two towers at once, both sets compete for the same
+cores; one pool for all has a thread a core, whatever is asked. It is made once for the process and cannot be changed, and
+the runtime cannot be asked for its size, which is why it is kept here. From then on the runtime refuses sessions with
+threads of their own.
+"""
+
+
+def _share_pool(onnxruntime: Any, threads: int) -> None:
+    """Make the pool, or use it where it has as many threads; raises `BackendError` where it cannot have them."""
+    global _pool_threads
+    with _lock:
+        if _pool_threads is None:
+            try:
+                onnxruntime.set_global_thread_pool_sizes(threads, 1)
+            except Exception as exc:  # the runtime's own class, which is none that can be imported by name
+                raise BackendError(
+                    f"ONNX Runtime cannot make one thread pool for this process ({exc}): another library of the process "
+                    "has made it before; open the towers with purpose 'server' first"
+                ) from exc
+            _pool_threads = threads
+        if _pool_threads != threads:
+            raise BackendError(
+                f"the towers of this process share one pool of {_pool_threads} threads, made by the first with purpose "
+                f"'server'; got threads {threads}: name the same number for each of them"
+            )
+
+
+def _refuse_own_threads(purpose: str) -> None:
+    """Raise `BackendError` where this process has the pool, and a tower wants threads of its own."""
+    with _lock:
+        if _pool_threads is not None:
+            raise BackendError(
+                f"the towers of this process share one pool of {_pool_threads} threads: open this one with purpose "
+                f"'server', too, got {purpose!r}"
+            )

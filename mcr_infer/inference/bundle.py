@@ -27,13 +27,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.budget import RECOMMENDED, parse_budget
 from mcr_infer.digests import sha256_against, sha256_of
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.preprocess import INPUT_NAMES, Preprocess
-from mcr_infer.section import WORD, Section
-from mcr_infer.tokenizer import Padding, ReportTokenizer
-from mcr_infer.vocabulary import Vocabulary
+from mcr_infer.inference.manifest import WORD, Section
+from mcr_infer.inference.patch_budget import RECOMMENDED, parse_budget
+from mcr_infer.inference.preprocess import INPUT_NAMES, Preprocess
+from mcr_infer.inference.tokenizer import Padding, ReportTokenizer
+from mcr_infer.inference.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -49,7 +49,7 @@ SIDES = ("image", "text")
 TOWER_OUTPUTS = ("embedding", "local", "weights")
 
 _MANIFEST_LIMIT = 4 * 2**20
-_SHIPPED = Path(__file__).parent / "bundles" / "phantom"
+_SHIPPED = Path(__file__).parents[1] / "bundles" / "phantom"
 
 FULL = "fp32"
 """The precision that every bundle has."""

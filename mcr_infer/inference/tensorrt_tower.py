@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import Side, TensorSpec, cuda
-from mcr_infer.backends.checked import CheckedTower
-from mcr_infer.backends.engines import EngineManifest, find_record
-from mcr_infer.backends.flavor import DEVICES, Flavor, import_flavor, keep_log
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError
+from mcr_infer.inference import tensorrt_api
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.checked_tower import CheckedTower
+from mcr_infer.inference.engines import EngineManifest, find_record
+from mcr_infer.inference.tensorrt_api import DEVICES, Flavor, import_flavor, keep_log
+from mcr_infer.inference.tower import Side, TensorSpec
 
 CAPTURED = 16
 """Shapes of a thread that keep a CUDA graph; each needs a context of its own."""
@@ -37,7 +38,7 @@ Key = tuple[tuple[Shape, ...], tuple[str, ...]]
 
 
 class TensorRTTower(CheckedTower):
-    """One engine; see `mcr_infer.backends.Tower` for the protocol."""
+    """One engine; see `inference.tower.Tower` for the protocol."""
 
     _remedy = "; change --batch-size, or build with another --profile"
 
@@ -47,7 +48,7 @@ class TensorRTTower(CheckedTower):
         Raises `BackendError` when a package is missing, there is no GPU, or the engine does not load on it.
         """
         self._flavor = flavor
-        self._trt, self._cuda = import_flavor(flavor), cuda.import_runtime()
+        self._trt, self._cuda = import_flavor(flavor), tensorrt_api.import_cuda()
         self._log = keep_log(self._trt)
         self._runtime = self._trt.Runtime(self._log)
         if host_code:
@@ -91,7 +92,7 @@ class TensorRTTower(CheckedTower):
         lane: _Lane | None = getattr(self._threads, "lane", None)
         if lane is None:
             # Which device a thread uses is a property of the thread.
-            cuda.check(self._cuda, self._cuda.cudaSetDevice(0), "choose the GPU")
+            tensorrt_api.check_cuda(self._cuda, self._cuda.cudaSetDevice(0), "choose the GPU")
             specs, largest = {**self._inputs, **self._outputs}, {name: high for name, (_, high) in self._limits.items()}
             lane = self._threads.lane = _Lane(
                 self._trt, self._cuda, self._engine, specs, largest, native_graphs=self._flavor == "rtx"
@@ -243,7 +244,7 @@ class _Lane:
         return value
 
     def _call(self, answer: tuple[Any, ...], what: str) -> Any:
-        return cuda.check(self._cuda, answer, what)
+        return tensorrt_api.check_cuda(self._cuda, answer, what)
 
 
 def open_engine(
@@ -255,7 +256,7 @@ def open_engine(
     its parity was never measured on this architecture, unless `unverified` allows that (only the gate does).
     """
     trt = import_flavor(flavor)
-    gpu = cuda.find_gpu()
+    gpu = tensorrt_api.find_gpu()
     if gpu is None:
         raise BackendError(
             "engines need a GPU, and this machine has none or no driver (nvidia-smi tells): --device cpu"

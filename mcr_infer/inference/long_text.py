@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
 
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import SelectedText
-from mcr_infer.tokenizer import ReportTokenizer
 
 LongText = Literal["impression-first", "windows", "truncate"]
 """What is done with a text that is too long; a text that fits is embedded whole by all of them.

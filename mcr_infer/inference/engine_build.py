@@ -10,19 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.backends import Side, cuda
-from mcr_infer.backends.engines import (
+from mcr_infer.durable import replace_file
+from mcr_infer.errors import BackendError
+from mcr_infer.inference import tensorrt_api
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.engine_profile import Profile
+from mcr_infer.inference.engines import (
     EngineManifest,
     EngineRecord,
     changing,
     engine_file,
     source_digest,
 )
-from mcr_infer.backends.flavor import Flavor, import_flavor, keep_log
-from mcr_infer.backends.profile import Profile
-from mcr_infer.bundle import Bundle
-from mcr_infer.durable import replace_file
-from mcr_infer.errors import BackendError
+from mcr_infer.inference.tensorrt_api import Flavor, import_flavor, keep_log
+from mcr_infer.inference.tower import Side
 
 RTX_ARCHITECTURES = ("sm80", "sm86", "sm89")
 """What TensorRT-RTX builds for when nothing is named: A100, the RTX 30 and A series, the RTX 40 and Ada series."""
@@ -168,7 +169,7 @@ def _refuse_without_arithmetic(precision: str, targets: tuple[str, ...]) -> None
 
 
 def _this_gpu(architectures: Sequence[str]) -> str:
-    gpu = cuda.find_gpu()
+    gpu = tensorrt_api.find_gpu()
     if gpu is None:
         raise BackendError(
             "TensorRT builds on the GPU that serves, and this machine has no GPU or no driver (nvidia-smi tells): build "

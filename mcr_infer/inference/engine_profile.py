@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.bundle import Bundle
 
 _SPAN = re.compile(r"(\d{1,7}):(\d{1,7}):(\d{1,7})")
 _LENGTH_AXIS = {"image": "patches", "text": "tokens"}

@@ -1,6 +1,11 @@
-"""Is a bundle whole, and does it compute here what it computed where it was made?
+"""Checks of a bundle on this machine: its files, the outputs of its towers, and the engines that were built from it.
 
-Export asks the first time, `mcr-infer verify` again on the machine that serves.
+    golden inputs -> outputs here -> parity, batch invariance -> checks
+    engine + golden inputs -> outputs on this GPU -> the same -> BUNDLE/engines/manifest.json
+
+Export runs them first, `mcr-infer verify` again on the machine that serves. No engine serves before its outputs were
+compared with the golden ones on that GPU: right after a build where there is one, else by `mcr-infer verify --device
+tensorrt` (or tensorrt-rtx).
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,11 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.backends import Side, Tower, open_tower
-from mcr_infer.bundle import CHECKSUMS, FULL, MANIFEST, SIDES, TEXT_INPUTS, TOWER_OUTPUTS, Bundle, Precision, Tolerance
 from mcr_infer.check import Check
 from mcr_infer.digests import sha256_of
-from mcr_infer.errors import BundleError, McrError
+from mcr_infer.errors import BackendError, BundleError, McrError
+from mcr_infer.inference import tensorrt_api
+from mcr_infer.inference.bundle import (
+    CHECKSUMS,
+    FULL,
+    MANIFEST,
+    SIDES,
+    TEXT_INPUTS,
+    TOWER_OUTPUTS,
+    Bundle,
+    Precision,
+    Tolerance,
+)
+from mcr_infer.inference.engines import EngineManifest, EngineRecord, admit, find_record
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.tensorrt_api import Flavor, import_flavor
+from mcr_infer.inference.tensorrt_tower import TensorRTTower
+from mcr_infer.inference.tower import Side, Tower
 
 MAX_ABS_DIFF = 1e-4
 """Largest difference of any embedding value between two runtimes in fp32."""
@@ -234,3 +254,83 @@ def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Chec
         ok=same,
         detail=f"{len(input_ids)} sentences" if same else "the tokenizer splits the golden sentences differently",
     )
+
+
+def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
+    """Measure an engine on this GPU, of architecture `sm`, and admit it there; return its new record.
+
+    Raises `BackendError` when it breaks a limit of its precision (an earlier admission on this architecture is withdrawn),
+    or does not run; the profile has to take the golden inputs and single rows of them.
+    """
+    tower = TensorRTTower(
+        EngineManifest.read(bundle).path(record), flavor=record.flavor, host_code=record.version_compatible
+    )
+    golden, variant = bundle.golden(), bundle.variant(record.precision)
+    inputs = golden_inputs(bundle, golden, record.tower)
+    expected = {name: golden[f"{record.tower}.{name}"] for name in TOWER_OUTPUTS}
+    found = parity(tower.run(inputs), expected, inputs.get("attention_mask"))
+    rows = invariance(tower, inputs)
+    broken = found.beyond(EXACT if variant is None else variant.tolerance[record.tower])
+    limit = rows_limit(variant)
+    if not rows >= limit:
+        broken.append(f"a row in its batch and alone: cosine {rows:.6f}, limit {limit}")
+    if broken:
+        admit(bundle, record, sm, None)
+        raise BackendError(
+            f"engine {record.file} does not compute what the bundle promises on {sm}: {'; '.join(broken)}; "
+            "it is not admitted: report the versions of driver and TensorRT, or serve with --device cuda"
+        )
+    measured = {
+        "max_abs": found.max_abs,
+        "min_cosine": found.min_cosine,
+        "local_max_abs": found.local_max_abs,
+        "weights_max_abs": found.weights_max_abs,
+        "rows_min_cosine": rows,
+    }
+    return admit(bundle, record, sm, measured)
+
+
+def verify_engines(bundle: Bundle, *, precision: str = FULL, flavor: Flavor = "tensorrt") -> list[Check]:
+    """Check the bundle itself, on the CPU, then every engine file, then measure the engines of this GPU and admit them."""
+    checks = verify(bundle)
+    if all(check.ok for check in checks):
+        checks += [*engine_file_checks(bundle), *_engine_checks(bundle, precision, flavor)]
+    return checks
+
+
+def engine_file_checks(bundle: Bundle) -> Iterator[Check]:
+    """Check the manifest of the engines and every engine file against its digest; needs neither GPU nor TensorRT."""
+    try:
+        manifest = EngineManifest.read(bundle)
+    except BackendError as error:
+        yield Check(name="engines", ok=False, detail=str(error))
+        return
+    for record in manifest.engines:
+        try:
+            manifest.path(record)
+            detail = f"{record.bytes} bytes, SHA-256 {record.sha256}"
+            yield Check(name=f"file engines/{record.file}", ok=True, detail=detail)
+        except BackendError as error:
+            yield Check(name=f"file engines/{record.file}", ok=False, detail=str(error))
+
+
+def _engine_checks(bundle: Bundle, precision: str, flavor: Flavor) -> Iterator[Check]:
+    sides: tuple[Side, ...] = ("image", "text")
+    for side in sides:
+        try:
+            version, gpu = str(import_flavor(flavor).__version__), tensorrt_api.find_gpu()
+            if gpu is None:
+                raise BackendError(
+                    "this machine has no GPU or no driver (nvidia-smi tells): run verify where it serves"
+                )
+            record = find_record(bundle, side, precision, gpu.sm, version, flavor=flavor, unverified=True)
+            values = gate(bundle, record, sm=gpu.sm).parity[gpu.sm]
+        except McrError as error:
+            yield Check(name=f"engine {side}", ok=False, detail=str(error))
+            continue
+        yield Check(
+            name=f"engine {side}",
+            ok=True,
+            detail=f"{record.file} on {gpu.name}: max abs difference {values['max_abs']:.1e}, min cosine "
+            f"{values['min_cosine']:.7f}, of a row in its batch and alone {values['rows_min_cosine']:.7f}",
+        )
