@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from mcr_infer.metrics import auroc
+from mcr_infer.evaluation.metrics import auroc
 from mcr_infer.phantom import render_stored
 from mcr_infer.phantom.findings import CENTRAL_LINE, ENDOTRACHEAL_TUBE, KINDS, NODULE, RIB_FRACTURE
 from train.augment import augment

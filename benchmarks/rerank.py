@@ -1,12 +1,12 @@
 """Does a second look help? Words against patches over the first hits, beside the cosine alone, on phantoms never seen.
 
     python -m benchmarks.rerank [--bundle BUNDLE] [--phantoms 1000] [--out FILE.json]
-    python -m benchmarks.rerank --choose        how TAU and LATE_WEIGHT of mcr_infer/rerank.py were chosen, on other phantoms
+    python -m benchmarks.rerank --choose        how TAU and LATE_WEIGHT of retrieval.late_interaction were chosen, on other phantoms
 
 Asked of the gallery are the reports of its phantoms, short sentences of the generator (both macro over finding sets, as in
-`mcr_infer.evaluate`) and the hand-written sentences of `benchmarks/paraphrases.csv`; and, the other way round, which report
-belongs to a radiograph, which `mcr-infer query` does not offer. Only the first `DEPTH` of the cosine
-are looked at again; the others stay behind them in their order.
+`evaluation.protocols`) and the hand-written sentences of `benchmarks/paraphrases.csv`; and, the other way round, which
+report belongs to a radiograph, which `mcr-infer query` does not offer. Only the first `DEPTH` of the cosine are looked at
+again; the others stay behind them in their order.
 
     hard pairs     one phantom twice, in the same body under the same exposure, with one thing changed: whether the finding
                    is there, what side it is on, how large it is. A sentence that fits one of the two must score it higher;
@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from benchmarks.hard_pairs import HardPair, hard_pairs
 from benchmarks.language import FIRST_SEED, TOP, capped_precision, read_paraphrases
 from benchmarks.machine import machine_card
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.errors import McrError
-from mcr_infer.finding_labels import finding_set_key
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_set_key
 from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.phantom.language import describe
-from mcr_infer.rerank import DEPTH, LATE_WEIGHT, TAU, late_interaction
+from mcr_infer.retrieval.late_interaction import DEPTH, LATE_WEIGHT, TAU, late_interaction
 
 CHOICE_SEED, HARD_SEED, HARD_CHOICE_SEED = 200_000, 400_000, 300_000
 """First seeds: of the gallery that TAU and LATE_WEIGHT were chosen on, of hard pairs, of hard pairs for the choice."""

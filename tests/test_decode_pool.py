@@ -15,11 +15,11 @@ import pytest
 
 import codecs_that_fail as codecs
 import dicoms
-from mcr_infer.decoding import DecodePool, Limits
-from mcr_infer.decoding.job import Decoded, failure_from_message, from_bytes
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images import read_image
 from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import DecodePool, Limits
+from mcr_infer.pipeline.decoding.messages import Decoded, failure_from_message, from_bytes
 from mcr_infer.sources import PlainFile
 
 PREPROCESS = Preprocess(image_size=32, patch_size=8)
@@ -260,7 +260,7 @@ def test_workers_that_cannot_begin_are_an_error_and_no_endless_loop(tmp_path: Pa
 
 PARENT = """
 import sys, time
-from mcr_infer.decoding import DecodePool
+from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.sources import PlainFile
 

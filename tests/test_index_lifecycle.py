@@ -23,7 +23,7 @@ from mcr_infer.index.selection import Among
 from mcr_infer.index.tuning import BREADTHS, queries_of_other_kind, tune
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pseudonyms import SiteSecret
-from mcr_infer.tuning_queries import tuning_queries
+from mcr_infer.retrieval.tuning_queries import tuning_queries
 
 COUNT = 1_200
 

@@ -20,8 +20,9 @@ from conftest import invoke, json_lines, words
 from mcr_infer.cli import session
 from mcr_infer.errors import BundleError, EmbeddingIndexError, QueryError
 from mcr_infer.index import KINDS, Index, Row, parse_filter, search
-from mcr_infer.transfer.exporting import export
-from mcr_infer.transfer.source import Columns, open_source
+from mcr_infer.pipeline.transfer.exporting import export
+from mcr_infer.pipeline.transfer.formats import Columns
+from mcr_infer.pipeline.transfer.importing import open_source
 from tiny import tiny_bundle
 
 LATIN_1 = b"archive/M\xfcller.dcm".decode("utf-8", "surrogateescape")

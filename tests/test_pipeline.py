@@ -15,12 +15,13 @@ import pytest
 from pydicom.encaps import encapsulate
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
-from mcr_infer.decoding import DecodePool
 from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.evaluation.embed_pairs import embed_pairs
+from mcr_infer.evaluation.pairs import Pair
 from mcr_infer.images.selection import Selection
-from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Outcome, Plan
+from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.reports import ReportFailure, ReportRecord
 from mcr_infer.sources import NameList, PlainFile, Source, Sources
 from tiny import tiny_bundle
@@ -370,9 +371,9 @@ def test_an_evaluation_names_the_file_that_it_cannot_use(bundle: Bundle, folder:
     (folder / "empty.dcm").touch()
     good = Pair(image=folder / "0.dcm", report="Normal chest.")
     towers = {"images": ImageEncoder(bundle), "texts": TextEncoder(bundle), "batch_size": 2, "workers": 1}
-    images, reports = pipeline.embed_pairs([good, good, good], **towers)
+    images, reports = embed_pairs([good, good, good], **towers)
     assert images.shape == reports.shape == (3, bundle.embedding_dim)
     with pytest.raises(ImageError, match=r"empty\.dcm"):
-        pipeline.embed_pairs([good, Pair(image=folder / "empty.dcm", report="Normal.")], **towers)
+        embed_pairs([good, Pair(image=folder / "empty.dcm", report="Normal.")], **towers)
     with pytest.raises(ReportError, match=r"1\.dcm"):
-        pipeline.embed_pairs([good, Pair(image=folder / "1.dcm", report="FINDINGS:")], **towers)
+        embed_pairs([good, Pair(image=folder / "1.dcm", report="FINDINGS:")], **towers)

@@ -13,10 +13,10 @@ from test_pipeline import compress, count, paint, stealthily
 from test_pseudonyms import KEYS, OTHER, SECRET, change
 
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
-from mcr_infer.decoding import DecodePool
 from mcr_infer.errors import IndexMismatchError
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.pipeline import Naming, Outcome, Plan
+from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.pseudonyms import is_key
 from mcr_infer.reports import read_reports
 from mcr_infer.sources import FileStamp, PlainFile

@@ -10,7 +10,7 @@ import pytest
 from conftest import json_lines, run_cli
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, read_image
 from mcr_infer.errors import QueryError
-from mcr_infer.queries import NOT_WEIGHT, Part, Question, read_questions, vectors_of
+from mcr_infer.retrieval.queries import NOT_WEIGHT, Part, Question, read_questions, vectors_of
 
 
 def test_parts_have_weights(tmp_path: Path):

@@ -9,7 +9,7 @@ from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.token_embeddings import Local
-from mcr_infer.rerank import TAU, check_comparable, late_interaction
+from mcr_infer.retrieval.late_interaction import TAU, check_comparable, late_interaction
 from tiny import tiny_bundle
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from benchmarks import combined, rerank
 from benchmarks.hard_pairs import HardPair, hard_pairs
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
+from mcr_infer.evaluation import metrics
 from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.findings import KINDS, finding_set
-from mcr_infer.queries import Question, vectors_with_words
-from mcr_infer.rerank import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.queries import Question, vectors_with_words
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.queries import Question, vectors_with_words
-from mcr_infer.rerank import DEPTH, late_interaction
-from mcr_infer.second_look import SecondLook
+from mcr_infer.retrieval.late_interaction import DEPTH, late_interaction
+from mcr_infer.retrieval.queries import Question, vectors_with_words
+from mcr_infer.retrieval.reranker import SecondLook
 
 QUESTION = "left pneumothorax"
 
@@ -166,7 +166,7 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
         assert look.rank(words[0], first, 6) == ranked
         assert len(told) <= 2
 
-        monkeypatch.setattr("mcr_infer.second_look._HELD_BYTES", 2 * 13_608)
+        monkeypatch.setattr("mcr_infer.retrieval.reranker._HELD_BYTES", 2 * 13_608)
         forgetful, told = SecondLook(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
         assert forgetful.rank(words[0], first, 6) == ranked
         assert forgetful.rank(words[0], first, 6) == ranked

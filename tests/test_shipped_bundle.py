@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import language
 from mcr_infer import Bundle, ImageEncoder, TextEncoder
+from mcr_infer.evaluation.zero_shot import evaluate_labels
 from mcr_infer.inference.verify import verify
-from mcr_infer.labels import evaluate_labels
 from mcr_infer.phantom.findings import DEVICES
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import invoke, json_lines, run_cli
 from mcr_infer import Bundle, Index
 from mcr_infer.errors import QueryError
-from mcr_infer.queries import Question, open_texts, unknown_words
+from mcr_infer.retrieval.queries import Question, open_texts, unknown_words
 
 FRENCH = "Épanchement pleural gauche de moyenne abondance. Pas de pneumothorax. Silhouette cardiaque normale."
 

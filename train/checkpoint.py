@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import BertConfig
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import replace_file
 from train.config import Config, load_config
 from train.model import MCR
 from train.optim import Average

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
     from rich.console import Console
 
-    from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.evaluation.protocols import evaluate_pairs
     from train.checkpoint import load_model
     from train.data.opening import open_held_out
     from train.held_out import embed_pairs, embed_texts

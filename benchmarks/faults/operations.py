@@ -29,7 +29,7 @@ from benchmarks.faults.sample import (
 )
 from mcr_infer.index import KINDS, Index
 from mcr_infer.index.rows import COLUMNS, to_columns
-from mcr_infer.transfer import merging
+from mcr_infer.pipeline.transfer import merging
 
 T = TypeVar("T")
 Tell = Callable[[Any], None]

@@ -14,7 +14,7 @@ import typer
 from mcr_infer.cli.options import Device, JsonOption, PrecisionName, PrecisionOption
 
 if TYPE_CHECKING:
-    from mcr_infer.check import Check
+    from mcr_infer.errors import CheckResult
     from mcr_infer.inference.bundle import Bundle
     from mcr_infer.inference.engines import EngineRecord
 
@@ -165,9 +165,8 @@ def verify(
     raise typer.Exit(0 if all(check.ok for check in checks) else 1)
 
 
-def _bundle_checks(path: Path | None, device: Device | None, precision: PrecisionName) -> "list[Check]":
-    from mcr_infer.check import Check
-    from mcr_infer.errors import BundleError
+def _bundle_checks(path: Path | None, device: Device | None, precision: PrecisionName) -> "list[CheckResult]":
+    from mcr_infer.errors import BundleError, CheckResult
     from mcr_infer.inference.bundle import MANIFEST, Bundle
     from mcr_infer.inference.tensorrt_api import FLAVORS
     from mcr_infer.inference.verify import engine_file_checks, verify, verify_engines
@@ -177,7 +176,7 @@ def _bundle_checks(path: Path | None, device: Device | None, precision: Precisio
     try:
         opened = Bundle.open(path)
     except BundleError as error:
-        return [Check(name=MANIFEST, ok=False, detail=str(error))]
+        return [CheckResult(name=MANIFEST, ok=False, detail=str(error))]
     if where in FLAVORS:
         return verify_engines(opened, precision=precision, flavor=FLAVORS[where])
     return [*verify(opened, device=where, precision=precision), *engine_file_checks(opened)]

@@ -105,12 +105,12 @@ def embed_images(
     from mcr_infer.cli import output, session
     from mcr_infer.cli.interruption import Interruption
     from mcr_infer.cli.progress import RunProgress
-    from mcr_infer.decoding import Limits
     from mcr_infer.images.selection import Selection
     from mcr_infer.inference.autotune import calibrate
     from mcr_infer.inference.encoder import ImageEncoder
     from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
-    from mcr_infer.rerank import check_comparable
+    from mcr_infer.pipeline.decoding import Limits
+    from mcr_infer.retrieval.late_interaction import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
 
     if not paths and files_from is None:

@@ -51,9 +51,10 @@ def evaluate(
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
     from mcr_infer import pipeline
     from mcr_infer.cli import output, session
-    from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.evaluation.embed_pairs import embed_pairs
+    from mcr_infer.evaluation.pairs import read_pairs
+    from mcr_infer.evaluation.protocols import evaluate_pairs
     from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
-    from mcr_infer.pairs import read_pairs
 
     chosen = session.open_bundle(bundle)
     budget = chosen.patch_budget(patch_budget)
@@ -70,7 +71,7 @@ def evaluate(
     for sentence in notes:
         output.note(sentence)
     texts = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
-    images, reports = pipeline.embed_pairs(
+    images, reports = embed_pairs(
         each,
         images=ImageEncoder(chosen, device=device, precision=precision),
         texts=texts,

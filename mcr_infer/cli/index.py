@@ -183,7 +183,7 @@ def rebuild(
     from mcr_infer.cli import output, session
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.tuning import tune
-    from mcr_infer.tuning_queries import tuning_queries
+    from mcr_infer.retrieval.tuning_queries import tuning_queries
 
     if target_recall is None and queries is not None:
         raise typer.BadParameter("--queries are for tuning: say to what with --target-recall")
@@ -253,7 +253,7 @@ def prune(
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.deletion import unreachable
-    from mcr_infer.index.gone import find_gone
+    from mcr_infer.pipeline.missing_files import find_gone
 
     with Index.open(index, writable=not dry_run, notify=output.note) as store:
         if store.identity.pseudonymous:
@@ -294,7 +294,7 @@ def info(
     with Index.open(index) as store:
         gone = None
         if check_files:
-            from mcr_infer.index.gone import find_gone
+            from mcr_infer.pipeline.missing_files import find_gone
 
             gone = find_gone(store, KINDS)
         output.show_info(store, session.known_bundle(store), gone=gone, as_json=json)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from mcr_infer.cli.streams import say, say_table
 
 if TYPE_CHECKING:
-    from mcr_infer.check import Check
-    from mcr_infer.evaluate import Evaluation
+    from mcr_infer.errors import CheckResult
+    from mcr_infer.evaluation.protocols import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.index.deletion import Doomed
-    from mcr_infer.index.gone import Gone
     from mcr_infer.index.manifest import Tuning
     from mcr_infer.inference.bundle import Bundle
     from mcr_infer.inference.long_text import FittedText, LongText
     from mcr_infer.pipeline import Summary
-    from mcr_infer.pipeline.report import RunReport
-    from mcr_infer.second_look import SecondLook
-    from mcr_infer.transfer.exporting import Exported
-    from mcr_infer.transfer.merging import Conflict, Merged
+    from mcr_infer.pipeline.missing_files import Gone
+    from mcr_infer.pipeline.run_report import RunReport
+    from mcr_infer.pipeline.transfer.exporting import Exported
+    from mcr_infer.pipeline.transfer.merging import Conflict, Merged
+    from mcr_infer.retrieval.reranker import SecondLook
 
 _SHOWN_CONFLICTS = 20
 _SHOWN_NOTES = 5
@@ -369,7 +369,7 @@ def show_demo(folder: Path, *, count: int, as_json: bool) -> None:
         say(f"{count} phantoms and truth.csv in {folder}")
 
 
-def show_checks(checks: "Sequence[Check]", *, as_json: bool) -> None:
+def show_checks(checks: "Sequence[CheckResult]", *, as_json: bool) -> None:
     """Print the checks of a verification, failed ones marked."""
     if as_json:
         told = [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks]

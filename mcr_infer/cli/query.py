@@ -24,7 +24,7 @@ from mcr_infer.cli.options import (
 if TYPE_CHECKING:
     from mcr_infer.index.scope import Distinct
     from mcr_infer.inference.token_embeddings import Local
-    from mcr_infer.queries import Question
+    from mcr_infer.retrieval.queries import Question
 
 
 def query(
@@ -80,7 +80,7 @@ def query(
     from mcr_infer.cli import output, session
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.inference.long_text import strategy_like
-    from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
+    from mcr_infer.retrieval.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
         raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
@@ -90,8 +90,10 @@ def query(
     distinct += ["study"] if by_study else []
     distinct += ["content"] if no_duplicates else []
     if rerank:
-        from mcr_infer.rerank import check_comparable
-        from mcr_infer.second_look import SecondLook  # brings what decodes files, which a plain query does without
+        from mcr_infer.retrieval.late_interaction import check_comparable
+        from mcr_infer.retrieval.reranker import (
+            SecondLook,  # brings what decodes files, which a plain query does without
+        )
     with Index.open(index, notify=output.note) as store, store.snapshot():
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
         # Vectors of a model that is no bundle can still be asked with each other.
@@ -131,7 +133,7 @@ def query(
             query_budget=1.0 if any(one.images for one in questions) else None,
         )  # fmt: skip
         rooted = store.finds_files
-    from mcr_infer.index.gone import presence
+    from mcr_infer.pipeline.missing_files import presence
 
     names = [question.name for question in questions]
     if texts is not None:
@@ -150,7 +152,7 @@ def _questions(
 ) -> "list[Question]":
     """Return the one question of the command line, or those of a file."""
     from mcr_infer.errors import QueryError
-    from mcr_infer.queries import Question, argument_text, read_questions
+    from mcr_infer.retrieval.queries import Question, argument_text, read_questions
 
     given = bool(sentences or unwanted or image or like)
     if given == (queries_from is not None) or not (given or queries_from):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from mcr_infer.cli.output import note
 from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
 from mcr_infer.index import KINDS, Index
-from mcr_infer.index.gone import presence
 from mcr_infer.index.manifest import NO_BUNDLE, Identity
 from mcr_infer.index.root import working_folder
 from mcr_infer.inference.bundle import Bundle
+from mcr_infer.pipeline.missing_files import presence
 
 if TYPE_CHECKING:
     from mcr_infer.pipeline import Naming

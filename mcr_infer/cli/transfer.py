@@ -14,7 +14,7 @@ from mcr_infer.cli.options import SOME_FAILED, IndexOption, JsonOption, Kind, Ki
 
 if TYPE_CHECKING:
     from mcr_infer.index.manifest import Identity
-    from mcr_infer.transfer.source import VectorSource
+    from mcr_infer.pipeline.transfer.formats import VectorSource
 
 
 class FormatName(StrEnum):
@@ -49,7 +49,7 @@ def export(
     """Write rows and their vectors to a Parquet file, or to a folder with vectors.npy and rows.jsonl."""
     from mcr_infer.cli import output
     from mcr_infer.index import Index, parse_filter
-    from mcr_infer.transfer.exporting import export as export_rows
+    from mcr_infer.pipeline.transfer.exporting import export as export_rows
 
     chosen = format or (FormatName.PARQUET if out.suffix == ".parquet" else FormatName.NPY)
     with Index.open(index, notify=output.note) as store:
@@ -91,9 +91,8 @@ def import_(
     from mcr_infer.cli import output
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.pipeline.outcome import FAILURES, Summary
-    from mcr_infer.transfer.importing import import_vectors
-    from mcr_infer.transfer.source import Columns, open_source
-    from mcr_infer.transfer.target import open_target
+    from mcr_infer.pipeline.transfer.formats import Columns
+    from mcr_infer.pipeline.transfer.importing import import_vectors, open_source, open_target
 
     columns = Columns(id=id_column, vector=vector_column, metadata=tuple(metadata or ()))
     opened = open_source(source, columns)
@@ -118,7 +117,7 @@ def _identity(
     from mcr_infer.cli import session
     from mcr_infer.index import Index
     from mcr_infer.index.folder import holds_index
-    from mcr_infer.transfer.target import foreign_identity
+    from mcr_infer.pipeline.transfer.importing import foreign_identity
 
     if name is None and (fingerprint is not None or dim is not None):
         raise typer.BadParameter("--fingerprint and --dim go with --name")
@@ -150,7 +149,7 @@ def _described(told: "Identity", path: Path, bundle: Path | None, name: str | No
     from dataclasses import replace
 
     from mcr_infer.cli import session
-    from mcr_infer.transfer.description import check_same_space
+    from mcr_infer.pipeline.transfer.formats import check_same_space
 
     if name is not None:
         raise typer.BadParameter(f"{path} says itself whose vectors it holds ({told.bundle!r}): leave out --name")
@@ -183,9 +182,9 @@ def merge(
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import Index
     from mcr_infer.index.folder import holds_index
-    from mcr_infer.transfer.description import check_same_space
-    from mcr_infer.transfer.merging import conflicts, merge
-    from mcr_infer.transfer.target import open_target
+    from mcr_infer.pipeline.transfer.formats import check_same_space
+    from mcr_infer.pipeline.transfer.importing import open_target
+    from mcr_infer.pipeline.transfer.merging import conflicts, merge
 
     if len({path.resolve() for path in (*sources, index)}) != len(sources) + 1:
         raise EmbeddingIndexError(

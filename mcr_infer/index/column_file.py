@@ -12,9 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mcr_infer.digests import sha256_against, sha256_of
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import IndexCorruptError
+from mcr_infer.files import replace_file, sha256_against, sha256_of
 from mcr_infer.index.manifest import ColumnFile
 from mcr_infer.index.storage import storage_errors
 
@@ -39,7 +38,7 @@ def map_columns(
     """Map the file that the manifest names; `size` in bytes where it is known.
 
     `remembered` takes the digest of a large file that has not changed since this user hashed it from memory, see
-    `mcr_infer.digests`. Raises `IndexCorruptError` saying what does not match.
+    `mcr_infer.files`. Raises `IndexCorruptError` saying what does not match.
     """
     path = folder / known.file_name(what, kind)
     try:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mcr_infer.durable import PARTIAL, sync_folder
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.files import PARTIAL, sync_folder
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.lock import FILE_NAME as LOCK
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.digests import sha256_of
-from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.files import create_private, publish, sha256_of
 from mcr_infer.index.graph_file import verified_nodes
 from mcr_infer.index.manifest import Snapshot
 from mcr_infer.index.storage import DISK_FULL, storage_errors

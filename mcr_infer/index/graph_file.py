@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.digests import sha256_of
 from mcr_infer.errors import IndexCorruptError
+from mcr_infer.files import sha256_of
 from mcr_infer.index.manifest import Snapshot
 
 _HEADER = struct.Struct("<6QiI3QdQ")

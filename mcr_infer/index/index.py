@@ -11,6 +11,7 @@ from types import TracebackType
 
 from mcr_infer.embeddings import fingerprint_of
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from mcr_infer.files import FileStamp
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.folder import LEFTOVERS, create, holds_index
 from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
@@ -23,7 +24,6 @@ from mcr_infer.index.secrecy import check_keyed
 from mcr_infer.index.snapshots import Notify, Renewal, Snapshots
 from mcr_infer.index.storage import storage_errors
 from mcr_infer.index.store import Store
-from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""

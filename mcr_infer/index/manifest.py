@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.files import replace_file
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.storage import storage_errors
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
+from mcr_infer.files import FileStamp
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.facts import Facts
@@ -19,7 +20,6 @@ from mcr_infer.index.rows import Row, check_kind, is_unicode
 from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
-from mcr_infer.stamp import FileStamp
 
 _SCANNED = 10_000
 """Rows that one look at the store reads."""

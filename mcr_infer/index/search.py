@@ -44,7 +44,7 @@ class Hit:
     series_uid: str | None = None
 
     rerank_score: float | None = None
-    """Cosine and late interaction together, where the row was looked at again (`mcr_infer.second_look`)."""
+    """Cosine and late interaction together, where the row was looked at again (`mcr_infer.retrieval.reranker`)."""
 
 
 def search(

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mcr_infer.errors import IndexMismatchError
+from mcr_infer.files import FileStamp
 from mcr_infer.index.manifest import Identity
 from mcr_infer.index.rows import Row
-from mcr_infer.stamp import FileStamp
 
 _ELSEWHERE = "or embed into a new folder with --index"
 

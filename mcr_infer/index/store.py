@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.durable import create_private
 from mcr_infer.errors import IndexCorruptError
+from mcr_infer.files import FileStamp, create_private
 from mcr_infer.index.connection import FILE_NAME, RESTORE, Connection
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of
 from mcr_infer.index.migrations import LOCALS
@@ -32,7 +32,6 @@ from mcr_infer.index.rows import (
     to_columns,
 )
 from mcr_infer.index.storage import storage_errors
-from mcr_infer.stamp import FileStamp
 
 _FETCH = 1000
 

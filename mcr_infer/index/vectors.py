@@ -34,7 +34,7 @@ class Vectors(NamedTuple):
 def load_vectors(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Vectors:
     """Map the vectors that the manifest names. Raises `IndexCorruptError` saying what does not match.
 
-    `remembered` believes the remembered digest of a large file, see `mcr_infer.digests`.
+    `remembered` believes the remembered digest of a large file, see `mcr_infer.files`.
     """
     size = known.rows * (8 + 4 * dim)
     content = map_columns(folder, "vectors", kind, known, size=size, remembered=remembered)

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from mcr_infer.errors import BackendError
+from mcr_infer.files import cache_folder, read_cache_record, write_cache_record
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder, Patches
 from mcr_infer.inference.tower import installed_runtime
-from mcr_infer.memory import memory_folder, recall, remember
 
 BATCHES = (1, 2, 4, 8, 16)
 """On a CPU."""
@@ -136,13 +136,13 @@ def calibrate(
     try:
         if record is None:
             raise FileNotFoundError("no home folder")
-        remember(
+        write_cache_record(
             record, {"format_version": _FORMAT_VERSION, "key": key, "plan": asdict(chosen), "at": int(time.time())}
         )
     except OSError as exc:
         if notify is not None:
             notify(
-                f"the calibration of the image tower cannot be remembered in {memory_folder('plans') or '~/.cache'} "
+                f"the calibration of the image tower cannot be remembered in {cache_folder('plans') or '~/.cache'} "
                 f"({exc.strerror or exc}): the next run measures again; name a folder that can be written in "
                 "XDG_CACHE_HOME, or --batch-size and --threads"
             )
@@ -249,14 +249,14 @@ def runtime_version() -> str:
 
 
 def _record_of(key: dict[str, object]) -> Path | None:
-    folder = memory_folder("plans")
+    folder = cache_folder("plans")
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     return None if folder is None else folder / f"{name}.json"
 
 
 def _recalled(record: Path, key: dict[str, object]) -> TowerPlan | None:
     """Read a plan; None where there is none for this very key, or none that makes sense and is recent."""
-    values = recall(record)
+    values = read_cache_record(record)
     if values is None or values.get("format_version") != _FORMAT_VERSION or values.get("key") != key:
         return None
     at, plan = values.get("at"), values.get("plan")

@@ -10,7 +10,7 @@
     golden.npz      inputs and outputs of the model that was exported
 
 Opening a bundle reads and checks the manifest alone; each file is checked against its digest right before it is used (a
-single query may remember the digest of a large file, see `mcr_infer.digests`).
+single query may remember the digest of a large file, see `mcr_infer.files`).
 Keys that the manifest has beyond those read here are ignored, so that a later release may add files and tables; keys of
 the preprocessing are not, because an unknown one would change what the tower sees.
 """
@@ -27,8 +27,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.digests import sha256_against, sha256_of
 from mcr_infer.errors import BundleError, ConfigError
+from mcr_infer.files import sha256_against, sha256_of
 from mcr_infer.inference.manifest import WORD, Section
 from mcr_infer.inference.patch_budget import RECOMMENDED, parse_budget
 from mcr_infer.inference.preprocess import INPUT_NAMES, Preprocess
@@ -157,7 +157,7 @@ class Bundle:
         """Return the path of one file after its size and digest have matched the manifest; call it right before use.
 
         `remembered` takes the digest of a large file that has not changed since this user hashed it from memory, see
-        `mcr_infer.digests`; it is for single calls, which would wait for the digest longer than for their answer.
+        `mcr_infer.files`; it is for single calls, which would wait for the digest longer than for their answer.
 
         Raises `BundleError`, which names the file.
         """

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import BackendError
+from mcr_infer.files import replace_file
 from mcr_infer.inference import tensorrt_api
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.engine_profile import Profile

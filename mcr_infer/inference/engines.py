@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import BackendError, ConfigError
+from mcr_infer.files import replace_file
 from mcr_infer.inference.bundle import MANIFEST, WEIGHTS_SUFFIX, Bundle
 from mcr_infer.inference.engine_profile import Profile
 from mcr_infer.inference.tensorrt_api import DEVICES, MODULES, Flavor

@@ -22,7 +22,7 @@ def open_tower(
     `auto` is cuda where it works, else cpu; the last two take an engine that was built and measured for this GPU.
 
     `threads` None is one a core that the process may use. For `purpose` see `Purpose`; `one_shot` may take the digest of a
-    large file from memory (see `mcr_infer.digests`). A precision whose rows would depend on their batch runs one
+    large file from memory (see `mcr_infer.files`). A precision whose rows would depend on their batch runs one
     unpadded item a call, whatever `run` is given. Raises `BackendError` when the runtime is missing or cannot do what was
     asked or cannot serve the precision, `BundleError` when the bundle lacks the precision, the file is damaged or it is
     not the graph that the manifest describes.

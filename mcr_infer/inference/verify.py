@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.check import Check
-from mcr_infer.digests import sha256_of
-from mcr_infer.errors import BackendError, BundleError, McrError
+from mcr_infer.errors import BackendError, BundleError, CheckResult, McrError
+from mcr_infer.files import sha256_of
 from mcr_infer.inference import tensorrt_api
 from mcr_infer.inference.bundle import (
     CHECKSUMS,
@@ -82,14 +81,14 @@ class Parity:
         return [text for holds, text in limits if not holds]
 
 
-def verify(bundle: Bundle, *, device: str = "cpu", precision: str = FULL) -> list[Check]:
+def verify(bundle: Bundle, *, device: str = "cpu", precision: str = FULL) -> list[CheckResult]:
     """Check every file against its digest, then tokenizer, preprocessing and both towers against the golden outputs.
 
     The towers of another precision than fp32 have to stay within the tolerance that the manifest records for them. On the
     CPU those that are made for other devices run as their graphs stand, which says nothing about the other device.
     Failures are values, so that one damaged file does not hide the next.
     """
-    checks = [*_file_checks(bundle), Check(name="fingerprint", ok=True, detail=bundle.fingerprint)]
+    checks = [*_file_checks(bundle), CheckResult(name="fingerprint", ok=True, detail=bundle.fingerprint)]
     if all(check.ok for check in checks):
         checks += _golden_checks(bundle, device, precision)
     return checks
@@ -152,17 +151,17 @@ def rows_limit(variant: Precision | None) -> float:
     return MIN_COSINE_ROWS if variant is None or variant.rows_min_cosine is None else variant.rows_min_cosine
 
 
-def _file_checks(bundle: Bundle) -> Iterator[Check]:
+def _file_checks(bundle: Bundle) -> Iterator[CheckResult]:
     for name, record in sorted(bundle.files.items()):
         try:
             bundle.verified(name)
-            yield Check(name=f"file {name}", ok=True, detail=f"{record.bytes} bytes, SHA-256 {record.sha256}")
+            yield CheckResult(name=f"file {name}", ok=True, detail=f"{record.bytes} bytes, SHA-256 {record.sha256}")
         except BundleError as error:
-            yield Check(name=f"file {name}", ok=False, detail=str(error))
+            yield CheckResult(name=f"file {name}", ok=False, detail=str(error))
     yield _checksums_check(bundle)
 
 
-def _checksums_check(bundle: Bundle) -> Check:
+def _checksums_check(bundle: Bundle) -> CheckResult:
     """Only the manifest has no other digest; the rest of the list has to say what the manifest says."""
     path = bundle.path / CHECKSUMS
     try:
@@ -170,7 +169,7 @@ def _checksums_check(bundle: Bundle) -> Check:
         manifest = sha256_of(bundle.path / MANIFEST)
     except OSError as exc:
         why = f"{path} cannot be read ({exc.strerror}): nothing vouches for {MANIFEST}; copy or export the bundle again"
-        return Check(name=CHECKSUMS, ok=False, detail=why)
+        return CheckResult(name=CHECKSUMS, ok=False, detail=why)
     lines = {name: f"{record.sha256}  {name}" for name, record in bundle.files.items()}
     lines[MANIFEST] = f"{manifest}  {MANIFEST}"
     # Not splitlines: a flipped bit makes another kind of line break of a newline.
@@ -178,10 +177,10 @@ def _checksums_check(bundle: Bundle) -> Check:
     wrong = sorted(name for name, line in lines.items() if line not in listed)
     wrong += [repr(line[:80]) for line in listed if line not in lines.values()]
     detail = f"{len(lines)} files" if not wrong else f"{path} does not agree on {', '.join(wrong)}"
-    return Check(name=CHECKSUMS, ok=not wrong, detail=detail)
+    return CheckResult(name=CHECKSUMS, ok=not wrong, detail=detail)
 
 
-def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Check]:
+def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[CheckResult]:
     try:
         golden = bundle.golden()
         missing = [key for key in _golden_keys() if key not in golden]
@@ -191,7 +190,7 @@ def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Chec
         yield _tokenizer_check(bundle, golden)
         yield _words_check(bundle)
     except McrError as error:
-        yield Check(name="golden inputs", ok=False, detail=str(error))
+        yield CheckResult(name="golden inputs", ok=False, detail=str(error))
         return
     sides: tuple[Side, ...] = ("image", "text")
     for side in sides:
@@ -206,15 +205,15 @@ def _golden_checks(bundle: Bundle, device: str, precision: str) -> Iterator[Chec
             broken = found.beyond(EXACT if variant is None else variant.tolerance[side])
             rows, limit = invariance(tower, inputs), rows_limit(variant)
         except McrError as error:
-            yield Check(name=f"golden {side}", ok=False, detail=str(error))
+            yield CheckResult(name=f"golden {side}", ok=False, detail=str(error))
             continue
-        yield Check(
+        yield CheckResult(
             name=f"golden {side}",
             ok=not broken,
             detail=f"{where}: "
             + ("; ".join(broken) or f"max abs difference {found.max_abs:.1e}, min cosine {found.min_cosine:.7f}"),
         )
-        yield Check(
+        yield CheckResult(
             name=f"batch invariance {side}",
             ok=rows >= limit,
             detail=f"{where}: min cosine of a row in its batch and alone {rows:.7f}"
@@ -228,28 +227,30 @@ def _golden_keys() -> list[str]:
     return ["image.pixels", "image.patches", "image.positions", *texts, *outputs]
 
 
-def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
+def _preprocess_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> CheckResult:
     """Another Pillow must resize as the one did that the bundle was made with."""
     pixels = golden["image.pixels"].astype(np.float32) / np.float32(255)
     patches = np.stack([bundle.preprocess.patches(image)[0] for image in pixels])
     expected = golden["image.patches"]
     worst = float(np.abs(patches - expected).max()) if patches.shape == expected.shape else float("inf")
-    return Check(name="golden preprocessing", ok=worst <= 1e-5, detail=f"max abs difference of pixels {worst:.2e}")
+    return CheckResult(
+        name="golden preprocessing", ok=worst <= 1e-5, detail=f"max abs difference of pixels {worst:.2e}"
+    )
 
 
-def _words_check(bundle: Bundle) -> Check:
+def _words_check(bundle: Bundle) -> CheckResult:
     """Say by which rule unknown words are recognized; the digest of the list is checked with the other files."""
     words = bundle.vocabulary().words
     detail = (
         "none listed: unknown words are recognized by their spelling alone" if words is None else f"{len(words)} words"
     )
-    return Check(name="training words", ok=True, detail=detail)
+    return CheckResult(name="training words", ok=True, detail=detail)
 
 
-def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Check:
+def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> CheckResult:
     input_ids, _ = bundle.tokenizer().encode([str(text) for text in golden["text.sentences"]])
     same = np.array_equal(input_ids, golden["text.input_ids"])
-    return Check(
+    return CheckResult(
         name="golden tokens",
         ok=same,
         detail=f"{len(input_ids)} sentences" if same else "the tokenizer splits the golden sentences differently",
@@ -290,7 +291,7 @@ def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
     return admit(bundle, record, sm, measured)
 
 
-def verify_engines(bundle: Bundle, *, precision: str = FULL, flavor: Flavor = "tensorrt") -> list[Check]:
+def verify_engines(bundle: Bundle, *, precision: str = FULL, flavor: Flavor = "tensorrt") -> list[CheckResult]:
     """Check the bundle itself, on the CPU, then every engine file, then measure the engines of this GPU and admit them."""
     checks = verify(bundle)
     if all(check.ok for check in checks):
@@ -298,23 +299,23 @@ def verify_engines(bundle: Bundle, *, precision: str = FULL, flavor: Flavor = "t
     return checks
 
 
-def engine_file_checks(bundle: Bundle) -> Iterator[Check]:
+def engine_file_checks(bundle: Bundle) -> Iterator[CheckResult]:
     """Check the manifest of the engines and every engine file against its digest; needs neither GPU nor TensorRT."""
     try:
         manifest = EngineManifest.read(bundle)
     except BackendError as error:
-        yield Check(name="engines", ok=False, detail=str(error))
+        yield CheckResult(name="engines", ok=False, detail=str(error))
         return
     for record in manifest.engines:
         try:
             manifest.path(record)
             detail = f"{record.bytes} bytes, SHA-256 {record.sha256}"
-            yield Check(name=f"file engines/{record.file}", ok=True, detail=detail)
+            yield CheckResult(name=f"file engines/{record.file}", ok=True, detail=detail)
         except BackendError as error:
-            yield Check(name=f"file engines/{record.file}", ok=False, detail=str(error))
+            yield CheckResult(name=f"file engines/{record.file}", ok=False, detail=str(error))
 
 
-def _engine_checks(bundle: Bundle, precision: str, flavor: Flavor) -> Iterator[Check]:
+def _engine_checks(bundle: Bundle, precision: str, flavor: Flavor) -> Iterator[CheckResult]:
     sides: tuple[Side, ...] = ("image", "text")
     for side in sides:
         try:
@@ -326,9 +327,9 @@ def _engine_checks(bundle: Bundle, precision: str, flavor: Flavor) -> Iterator[C
             record = find_record(bundle, side, precision, gpu.sm, version, flavor=flavor, unverified=True)
             values = gate(bundle, record, sm=gpu.sm).parity[gpu.sm]
         except McrError as error:
-            yield Check(name=f"engine {side}", ok=False, detail=str(error))
+            yield CheckResult(name=f"engine {side}", ok=False, detail=str(error))
             continue
-        yield Check(
+        yield CheckResult(
             name=f"engine {side}",
             ok=True,
             detail=f"{record.file} on {gpu.name}: max abs difference {values['max_abs']:.1e}, min cosine "

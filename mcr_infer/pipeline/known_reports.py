@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from mcr_infer.errors import ReportError
+from mcr_infer.files import FileStamp
 from mcr_infer.index import Index, Row
 from mcr_infer.index.root import shown
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.deidentification import Naming
 from mcr_infer.reports import ReportRecord
-from mcr_infer.stamp import FileStamp
 
 _ROW = re.compile(r":\d+$")
 

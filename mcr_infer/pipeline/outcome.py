@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError
+from mcr_infer.files import create_private, publish
 from mcr_infer.inference.long_text import LongText
 from mcr_infer.inference.vocabulary import Unread, unread_counts
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.deidentification import Naming
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""

@@ -4,20 +4,55 @@ A pseudonymous index keeps no path, so it cannot be seen whether a file that gav
 known image is the changed one if its own key is known to hold that image, and a twin if it has the same pixels. With other
 pixels and another key it is a conflict, and no row is replaced: it may have moved and changed, or contradict one that is
 there.
+
+What goes through the tower in one call, and is committed and reported with it, is a `Group`.
 """
 
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.errors import ImageError
 from mcr_infer.index import Index, Row
 from mcr_infer.index.root import shown
-from mcr_infer.pipeline.group import Fresh, Group
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.decoding import Decoded, DecodePool
+from mcr_infer.pipeline.deidentification import Naming
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.sources import PlainFile, Source, exists
+from mcr_infer.sources import FileStamp, PlainFile, Source, exists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fresh:
+    """A decoded file that is to be embedded."""
+
+    source: Source
+    stamp: FileStamp
+    """As it is kept, see `Naming`."""
+    decoded: Decoded
+    """As it is kept, too."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Filled file by file; nothing of it is told before it is committed."""
+
+    fresh: dict[str, Fresh] = field(default_factory=dict)
+    """To be embedded, by id."""
+
+    retold: dict[str, Row] = field(default_factory=dict)
+    """Known rows whose file moved or whose header changed: the vector stands."""
+
+    stamps: list[tuple[FileStamp, str]] = field(default_factory=list)
+    """Files that need not be opened again, with the id that they hold."""
+
+    learned: list[FileStamp] = field(default_factory=list)
+    """Unchanged files whose ctime the index does not know yet."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Say this once the group is committed."""
+        self.outcomes.append(outcome)
 
 
 class Placement:

@@ -6,12 +6,12 @@ All of it is decided before the run begins and written into its report.
 import os
 from dataclasses import asdict, dataclass, field
 
-from mcr_infer.decoding import Limits
-from mcr_infer.decoding.slots import SlotShape
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.selection import Selection
 from mcr_infer.inference.autotune import TowerPlan
 from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import Limits
+from mcr_infer.pipeline.decoding.shared_memory import SlotShape
 
 
 def usable_cores() -> int:

@@ -16,11 +16,11 @@ from types import MappingProxyType
 from typing import BinaryIO, ClassVar, cast
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
+from mcr_infer.files import FileStamp
 from mcr_infer.images.opening import open_image, unreadable
 from mcr_infer.sources.names import check_length, kind_of_no_member, name_too_long, way_inside
 from mcr_infer.sources.source import Failed, Json, Loaded, LocalSource, Source
 from mcr_infer.sources.xz import open_xz
-from mcr_infer.stamp import FileStamp
 
 _LARGEST_HEADER = 1 << 20
 """Bytes that a header of a member may have; long names and pax records take some hundred."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine_card
-from mcr_infer.durable import replace_file
+from mcr_infer.files import replace_file
 from tests.fuzz import dcmtk
 from tests.fuzz.archive_runs import fuzz_archives
 from tests.fuzz.embedding import memory

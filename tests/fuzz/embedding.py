@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.process import DiedError, Victim
-from mcr_infer.decoding import Limits
 from mcr_infer.index import Index
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline import Plan, embed_images
+from mcr_infer.pipeline.decoding import Limits
 from mcr_infer.sources import Source, Sources
 from tests.fuzz.tally import Tally, death_of
 from tests.tiny import DIM, tiny_bundle

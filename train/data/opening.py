@@ -7,8 +7,8 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import replace_file
 from mcr_infer.inference.bundle import WORDS
 from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.inference.vocabulary import training_words, words_file

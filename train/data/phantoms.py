@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mcr_infer.durable import replace_file
+from mcr_infer.files import replace_file
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.phantom import draw_study, make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set

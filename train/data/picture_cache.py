@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import replace_file
 from mcr_infer.images import Preset, Radiograph, read_image
 from mcr_infer.images.rendering import Rendering, Window, render
 from train.data.strings import Strings

@@ -11,8 +11,8 @@ from rich.console import Console
 from torch.utils.data import Dataset
 
 from mcr_infer.cli.streams import printable
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import replace_file
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO, ClassVar, Literal, Protocol
 
+from mcr_infer.files import FileStamp
 from mcr_infer.sources.source import Source
-from mcr_infer.stamp import FileStamp
 
 
 class Service(Protocol):

@@ -1,21 +1,40 @@
-"""What of an input is kept, and under which name: as its file says, or by keys of a site secret alone.
+"""Decides what is stored per input: original identifiers, or keyed hashes under a site secret.
 
     a decoded file, its path and stamp -> Naming -> what goes into the index, into failures.jsonl and into messages
 
 Nothing that a pseudonymous index must not hold goes past this file.
+
+A header can hold anything as a view or a body part. A term that DICOM or common practice has for them cannot name a person
+and is kept; anything else is dropped.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mcr_infer.decoding import Decoded
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import FileStamp
 from mcr_infer.index.rows import Scalar
-from mcr_infer.pipeline.terms import BODY_PARTS, VIEWS
+from mcr_infer.pipeline.decoding import Decoded
 from mcr_infer.pseudonyms import PatientSecret, SiteSecret
 from mcr_infer.reports import ReportRecord
-from mcr_infer.stamp import FileStamp
+
+VIEWS = frozenset({
+    "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LATERAL", "LAT", "LLAT", "RLAT", "LAO", "RAO", "LPO", "RPO",
+    "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "AP LORDOTIC", "LORDOTIC", "OBLIQUE", "DECUBITUS", "SWIMMERS",
+    "XTABLE LATERAL",
+})  # fmt: skip
+"""The defined terms of View Position (PS3.3 C.8.1.2 and C.8.11.5), and what devices write beside them."""
+
+BODY_PARTS = frozenset({
+    "ABDOMEN", "ABDOMENPELVIS", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "CHEST PA",
+    "CHEST AP", "CHEST LAT", "CHEST_PA", "CHEST_AP", "CHEST_LAT", "CLAVICLE", "COCCYX", "CSPINE", "CTSPINE", "ELBOW",
+    "EXTREMITY", "FACE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEADNECK", "HEART", "HIP", "HUMERUS", "JAW",
+    "KNEE", "LEG", "LSPINE", "LSSPINE", "LUNG", "LUNGS", "MEDIASTINUM", "NECK", "NECKCHEST", "PATELLA", "PELVIS",
+    "PORT CHEST", "RIB", "RIBS", "SCAPULA", "SHOULDER", "SKULL", "SPINE", "SSPINE", "STERNUM", "THORAX", "THUMB", "TIBIA",
+    "TLSPINE", "TOE", "TSPINE", "WHOLEBODY", "WRIST", "ZYGOMA",
+})  # fmt: skip
+"""The terms of Body Part Examined (PS3.16 annex L) that radiographs have, and what devices write beside them."""
 
 _CLOSED: Mapping[str, frozenset[str]] = {"view": VIEWS, "body_part": BODY_PARTS}
 """Facts that a header can word freely; a site may write anything there, a name among it."""

@@ -1,4 +1,4 @@
-"""The first hits of a query are looked at again: its words against their patches (`mcr_infer.rerank`).
+"""The first hits of a query are looked at again: its words against their patches (`mcr_infer.retrieval.late_interaction`).
 
     hits of the pooled vectors -> their patches, from the store or else from their files -> cosine + late interaction -> hits
 
@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.decoding import DecodePool
 from mcr_infer.errors import ImageError, IndexCorruptError
 from mcr_infer.index import Hit, Index, Row
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.pipeline.plan import usable_cores
-from mcr_infer.rerank import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
 from mcr_infer.sources import PlainFile
 
 _BATCH = 16

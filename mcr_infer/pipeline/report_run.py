@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcr_infer.errors import ReportError
+from mcr_infer.files import FileStamp
 from mcr_infer.index import Index, Row
 from mcr_infer.inference.encoder import TextEncoder
 from mcr_infer.inference.long_text import FittedText
 from mcr_infer.inference.vocabulary import Unread
+from mcr_infer.pipeline.deidentification import Naming
 from mcr_infer.pipeline.known_reports import KnownReports
-from mcr_infer.pipeline.naming import Naming
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.reports import Headings, ReportFailure, ReportRecord, SelectedText, select_text
-from mcr_infer.stamp import FileStamp
 
 _STAMPS = 1_000
 """Places of unchanged reports that wait for a commit together at most."""

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mcr_infer.decoding.job import MESSAGE_LIMIT, Orders, from_bytes, to_bytes
-from mcr_infer.decoding.slots import Slots
+from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, Orders, from_bytes, to_bytes
+from mcr_infer.pipeline.decoding.shared_memory import Slots
 
 _BEGIN = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from mcr_infer.decoding.worker import main; main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from mcr_infer.pipeline.decoding.worker import main; main()"
 )
 """The worker finds the package where this process found it. It is not made by multiprocessing, whose workers run the main
 module of the program again and so forbid programs without a guard against that."""

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.decoding.job import Decoded, Limits, Orders, failure_from_message
-from mcr_infer.decoding.process import WorkerProcess
-from mcr_infer.decoding.slots import Slots, SlotShape
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
 from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding.messages import Decoded, Limits, Orders, failure_from_message
+from mcr_infer.pipeline.decoding.process import WorkerProcess
+from mcr_infer.pipeline.decoding.shared_memory import Slots, SlotShape
 from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.sources import LocalSource, Source
 

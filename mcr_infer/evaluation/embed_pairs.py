@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.evaluation.pairs import Pair
 from mcr_infer.images import read_image
 from mcr_infer.inference.encoder import ImageEncoder, Patches, TextEncoder
 from mcr_infer.inference.vocabulary import unread_note
-from mcr_infer.pairs import Pair
 from mcr_infer.reports import SelectedText, select_text
 
 

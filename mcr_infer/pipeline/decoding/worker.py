@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from mcr_infer.decoding.job import MESSAGE_LIMIT, Orders, failure_message, from_bytes, to_bytes
-from mcr_infer.decoding.slots import Slots, SlotShape
 from mcr_infer.errors import BrokenImageError, ImageError
 from mcr_infer.images import read_image
 from mcr_infer.images.dicom import load_parser
 from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, Orders, failure_message, from_bytes, to_bytes
+from mcr_infer.pipeline.decoding.shared_memory import Slots, SlotShape
 from mcr_infer.sources import Source, source_from_dict
 
 _PR_SET_PDEATHSIG = 1

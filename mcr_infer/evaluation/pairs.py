@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mcr_infer.errors import ConfigError, ReportError
-from mcr_infer.finding_labels import note_kind_columns, read_label_column
+from mcr_infer.evaluation.finding_labels import note_kind_columns, read_label_column
 
 COLUMNS = {
     "image": ("image", "file"), "report": ("report",), "patient": ("patient",), "findings": ("findings",),

@@ -6,7 +6,7 @@ A codec that crashes, hangs or asks for all memory takes its worker down and not
 nothing else under way, and then it is a failure like any other.
 """
 
-from mcr_infer.decoding.job import Decoded, Limits
-from mcr_infer.decoding.pool import DecodePool
+from mcr_infer.pipeline.decoding.messages import Decoded, Limits
+from mcr_infer.pipeline.decoding.pool import DecodePool
 
 __all__ = ["DecodePool", "Decoded", "Limits"]

@@ -6,9 +6,9 @@
                    often it occurs: the headline on phantoms
     deduplicated   the diagonal over the first pair of each distinct report and image
 
-Ties are counted against the model (`mcr_infer.metrics`); beside each figure stand its 95 % bootstrap interval, drawn by
+Ties are counted against the model (`evaluation.metrics`); beside each figure stand its 95 % bootstrap interval, drawn by
 patient over the queries with the gallery held fixed, and what a random ranking gets. What labels allow beside these, AUROC
-and precision by finding and by class, is measured in `mcr_infer.labels`.
+and precision by finding and by class, is measured in `mcr_infer.evaluation.zero_shot`.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcr_infer import metrics
 from mcr_infer.errors import ConfigError
-from mcr_infer.finding_labels import finding_set_key
-from mcr_infer.labels import (
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_set_key
+from mcr_infer.evaluation.metrics import KS, RESAMPLES, Integers, Interval
+from mcr_infer.evaluation.pairs import Pair
+from mcr_infer.evaluation.zero_shot import (
     ClassFigures,
     EncodeText,
     LabelFigures,
@@ -29,8 +31,6 @@ from mcr_infer.labels import (
     evaluate_labels,
     label_lines,
 )
-from mcr_infer.metrics import KS, RESAMPLES, Integers, Interval
-from mcr_infer.pairs import Pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

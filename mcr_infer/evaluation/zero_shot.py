@@ -5,7 +5,7 @@
     classes    radiographs that show one of a few findings and nothing else, the same number of each: precision@k by
                shared class, in the form of CheXpert 5x200 (Huang et al., GLoRIA, ICCV 2021)
 
-The rules are those of `mcr_infer.evaluate`: ties count against the model, intervals are bootstrapped by patient over the
+The rules are those of `evaluation.protocols`: ties count against the model, intervals are bootstrapped by patient over the
 queries with the gallery held fixed, and beside each figure stands what a random ranking gets.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer import metrics
-from mcr_infer.finding_labels import finding_labels_match, query_labels, split_findings
-from mcr_infer.metrics import KS, RESAMPLES, Bools, Floats, Integers, Interval
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_labels_match, query_labels, split_findings
+from mcr_infer.evaluation.metrics import KS, RESAMPLES, Bools, Floats, Integers, Interval
 
 Vectors = NDArray[np.float32]
 EncodeText = Callable[[Sequence[str]], Vectors]

@@ -17,17 +17,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
 from mcr_infer.index import Index, Row
 from mcr_infer.inference.encoder import ImageEncoder
-from mcr_infer.pipeline.group import Fresh, Group
-from mcr_infer.pipeline.meter import Meter
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.decoding import Decoded, DecodePool
+from mcr_infer.pipeline.deidentification import Naming
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.pipeline.placement import Placement
+from mcr_infer.pipeline.placement import Fresh, Group, Placement
 from mcr_infer.pipeline.plan import Plan
-from mcr_infer.pipeline.towers import TowerCalls
+from mcr_infer.pipeline.run_report import Meter
+from mcr_infer.pipeline.tower_calls import TowerCalls
 from mcr_infer.sources import FileStamp, Source
 
 _GROUP_OUTCOMES = 256

@@ -1,7 +1,14 @@
-"""Vectors made elsewhere become rows of an index: each is looked at, and what does not belong is refused by name."""
+"""Vectors made elsewhere become rows of an index: each is looked at, and what does not belong is refused by name.
 
-from collections.abc import Iterator
+They go into an existing index of the same embedding space, or into a new one that is like the source.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +16,12 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.index import Index, Row
+from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.manifest import NO_BUNDLE, Identity
 from mcr_infer.index.rows import UNIT_TOLERANCE, to_columns
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.transfer.fields import row_of
-from mcr_infer.transfer.merging import OnConflict, same_content
-from mcr_infer.transfer.source import Candidate, VectorSource
+from mcr_infer.pipeline.transfer.formats import Candidate, Columns, VectorSource, check_same_space, row_of
+from mcr_infer.pipeline.transfer.merging import OnConflict, same_content
 
 UNKNOWN_PRECISION = "unknown"
 """Of the arithmetic that made vectors of others."""
@@ -114,3 +122,60 @@ def _vector(given: NDArray[Any] | None, dim: int, *, of: str, normalise: bool) -
         advice = "" if length == 0 else "; --normalise divides by it"
         raise _Refused("not_unit", f"the vector of {of} has length {length:.6g}, expected 1{advice}")
     return wide.astype(np.float32)
+
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+
+
+def foreign_identity(*, name: str, fingerprint: str | None, dim: int) -> Identity:
+    """Return the identity of an index of a model without a bundle; without a fingerprint it follows from the name.
+
+    Raises `EmbeddingIndexError` where the fingerprint is none, or there are no dimensions.
+    """
+    if fingerprint is not None and not _FINGERPRINT.fullmatch(fingerprint):
+        raise EmbeddingIndexError(
+            f"--fingerprint must be 64 hex digits, such as a SHA-256 of the weights; got {fingerprint!r}"
+        )
+    if dim < 1:
+        raise EmbeddingIndexError(f"vectors need at least one dimension, got {dim}")
+    digest = hashlib.sha256(f"mcr-infer model without a bundle: {name}".encode()).hexdigest()
+    return Identity(
+        index_id="",
+        fingerprint=fingerprint or digest,
+        embedding_dim=dim,
+        bundle=name,
+        bundle_path=NO_BUNDLE,
+    )
+
+
+def open_target(folder: Path, like: Identity, *, source: str, notify: Callable[[str], None] | None = None) -> Index:
+    """Open an index for writing, or make it, so that rows of `like` may come in; `source` is where they come from.
+
+    Raises `EmbeddingIndexError` where they are of another space or another kind of keys, and what `Index.open` raises.
+    """
+    if not holds_index(folder):
+        create(folder, replace(like, index_id=os.urandom(16).hex()))
+    index = Index.open(folder, writable=True, notify=notify)
+    try:
+        check_same_space(index.identity, like, place=f"index {folder}", other_place=source)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def open_source(path: Path, columns: Columns) -> VectorSource:
+    """Open what is to be imported. Raises `EmbeddingIndexError` where it is neither Parquet nor npy."""
+    from mcr_infer.pipeline.transfer.npy import NpySource
+    from mcr_infer.pipeline.transfer.parquet import ParquetSource
+
+    if path.is_dir():
+        return NpySource(path, columns)
+    if not path.exists():
+        raise EmbeddingIndexError(f"{path} is not there: name a .parquet file, or a folder with a .npy file")
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return ParquetSource(path, columns)
+    raise EmbeddingIndexError(
+        f"{path} is no Parquet file: name one, or a folder with a .npy file and the ids beside it"
+    )
