@@ -21,7 +21,9 @@ from mcr_infer.index import Index
 from mcr_infer.inference.autotune import calibrate
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
-from mcr_infer.pipeline import Meter, Plan, embed_images
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.plan import Plan
+from mcr_infer.pipeline.run_report import Meter
 from mcr_infer.sources import Sources
 
 STAGE_FILES = 12

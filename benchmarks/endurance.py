@@ -35,7 +35,8 @@ from mcr_infer.index import Index
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.phantom.demo import write_demo
-from mcr_infer.pipeline import Plan, embed_images
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.plan import Plan
 from mcr_infer.sources import PlainFile
 
 DISTINCT = 16

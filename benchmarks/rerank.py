@@ -1,7 +1,7 @@
 """Does a second look help? Words against patches over the first hits, beside the cosine alone, on phantoms never seen.
 
     python -m benchmarks.rerank [--bundle BUNDLE] [--phantoms 1000] [--out FILE.json]
-    python -m benchmarks.rerank --choose        how TAU and LATE_WEIGHT of retrieval.late_interaction were chosen, on other phantoms
+    python -m benchmarks.rerank --choose  how TAU and LATE_WEIGHT of retrieval.late_interaction were chosen, on others
 
 Asked of the gallery are the reports of its phantoms, short sentences of the generator (both macro over finding sets, as in
 `evaluation.protocols`) and the hand-written sentences of `benchmarks/paraphrases.csv`; and, the other way round, which

@@ -152,7 +152,7 @@ def with_text_tower(bundle: Bundle, content: bytes) -> Bundle:
 
 
 def test_modules_load_no_runtime_before_a_tower_is_opened():
-    names = ("inference.bundle", "inference.encoder", "inference.ort_tower", "evaluate", "inference.verify")
+    names = ("inference.bundle", "inference.encoder", "inference.ort_tower", "evaluation.protocols", "inference.verify")
     modules = ", ".join(f"mcr_infer.{name}" for name in names)
     code = f"import sys, {modules}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

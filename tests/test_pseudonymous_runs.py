@@ -12,11 +12,15 @@ import pytest
 from test_pipeline import compress, count, paint, stealthily
 from test_pseudonyms import KEYS, OTHER, SECRET, change
 
-from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
+from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom
 from mcr_infer.errors import IndexMismatchError
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Naming, Outcome, Plan
 from mcr_infer.pipeline.decoding import DecodePool
+from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.pipeline.plan import Plan
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.pseudonyms import is_key
 from mcr_infer.reports import read_reports
 from mcr_infer.sources import FileStamp, PlainFile
@@ -66,7 +70,7 @@ def embed(index: Index, bundle: Bundle, *paths: Path | str, naming: Naming = KEY
     plan = Plan(**({"workers": 1, "calls": 1, "call_size": 2} | changes))
     sources = [PlainFile(path=str(path)) for path in paths]
     encoder = ImageEncoder(bundle, threads=1)
-    return list(pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan, naming=naming))
+    return list(embed_images(sources, index=index, encoder=encoder, plan=plan, naming=naming))
 
 
 def test_orders_are_no_arguments_of_a_worker(bundle: Bundle, folder: Path):
@@ -248,7 +252,7 @@ def test_reports_are_named_by_keys(bundle: Bundle, tmp_path: Path):
     def run(index: Index, *, keep_text: bool = False) -> list[Outcome]:
         records, encoder = read_reports(table, patients=KEYS.patients), TextEncoder(bundle)
         options = {"batch_size": 8, "keep_text": keep_text, "naming": KEYS}
-        return list(pipeline.embed_reports(records, index=index, encoder=encoder, **options))
+        return list(embed_reports(records, index=index, encoder=encoder, **options))
 
     with opened(bundle, tmp_path / "index") as index:
         outcomes = run(index)

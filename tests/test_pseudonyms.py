@@ -21,8 +21,8 @@ from mcr_infer import Index, phantom
 from mcr_infer.errors import BrokenImageError, ConfigError
 from mcr_infer.images.dicom import read_dicom
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Naming, Outcome, Summary
-from mcr_infer.pipeline.outcome import FAILURES
+from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.outcome import FAILURES, Outcome, Summary
 from mcr_infer.pseudonyms import SiteSecret, is_key
 from mcr_infer.reports import ReportFailure, read_reports
 

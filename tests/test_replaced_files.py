@@ -11,8 +11,9 @@ import pytest
 from test_pipeline import bundle, count, embed, folder, index, stealthily
 from test_pseudonyms import KEYS
 
-from mcr_infer import Bundle, ImageEncoder, Index, pipeline
-from mcr_infer.pipeline import Plan
+from mcr_infer import Bundle, ImageEncoder, Index
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.plan import Plan
 from mcr_infer.sources import Sources
 
 __all__ = ["bundle", "folder", "index"]
@@ -92,7 +93,7 @@ def test_a_member_replaced_in_an_archive_is_seen(index: Index, bundle: Bundle, f
             file.write(source, "a.dcm")
         encoder = ImageEncoder(bundle, threads=1)
         plan = Plan(workers=2, calls=1, call_size=2)
-        list(pipeline.embed_images(Sources([str(archive)]), index=index, encoder=encoder, plan=plan))
+        list(embed_images(Sources([str(archive)]), index=index, encoder=encoder, plan=plan))
 
     former, new = uid_of(folder / "0.dcm"), uid_of(folder / "1.dcm")
     run(folder / "0.dcm")
@@ -117,7 +118,7 @@ def test_a_pseudonymous_row_forgets_the_replaced_file(keyed: Index, bundle: Bund
     def run() -> None:
         encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=1, call_size=2)
         sources = Sources([str(first)])
-        list(pipeline.embed_images(sources, index=keyed, encoder=encoder, plan=plan, naming=KEYS))
+        list(embed_images(sources, index=keyed, encoder=encoder, plan=plan, naming=KEYS))
 
     run()
     replace(first, folder / "1.dcm")

@@ -13,10 +13,12 @@ from test_pipeline import count
 from test_pseudonymous_runs import opened
 from test_pseudonyms import KEYS, SECRET
 
-from mcr_infer import Bundle, Index, TextEncoder, pipeline
+from mcr_infer import Bundle, Index, TextEncoder
 from mcr_infer.index import Row
 from mcr_infer.index.audit import audit
-from mcr_infer.pipeline import Naming, Outcome
+from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.reports import read_reports
 from tiny import tiny_bundle
 
@@ -43,7 +45,7 @@ def run(bundle: Bundle, encoder: TextEncoder, tmp_path: Path) -> Run:
         options = {"batch_size": batch_size, "keep_text": keep_text, "naming": naming}
         with opened(bundle, tmp_path / "index", naming) as index:
             records = read_reports(path, patients=naming.patients)
-            outcomes = list(pipeline.embed_reports(records, index=index, encoder=encoder, **options))
+            outcomes = list(embed_reports(records, index=index, encoder=encoder, **options))
             index.save_snapshots()
         assert all(check.ok for check in audit(tmp_path / "index"))
         return outcomes

@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written_is_a_note_and_no_error(bundle: Bundle, t
     assert len(told) == 2
     assert "cannot be remembered in" in told[0]
     assert "(Not a directory)" in told[0]
-    monkeypatch.setattr(autotune, "memory_folder", lambda _: None)
+    monkeypatch.setattr(autotune, "cache_folder", lambda _: None)
     assert not calibrate(bundle, device="cpu", cores=1, notify=told.append).remembered
     assert "(no home folder)" in told[2]
     assert not calibrate(bundle, device="cpu", cores=1).remembered  # nobody listens

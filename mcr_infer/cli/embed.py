@@ -28,7 +28,7 @@ from mcr_infer.cli.options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from mcr_infer.pipeline import Summary
+    from mcr_infer.pipeline.outcome import Summary
 
 
 def embed_images(
@@ -108,8 +108,11 @@ def embed_images(
     from mcr_infer.images.selection import Selection
     from mcr_infer.inference.autotune import calibrate
     from mcr_infer.inference.encoder import ImageEncoder
-    from mcr_infer.pipeline import Meter, Plan, RunReport, Stop, Summary, embed_images, tower_facts, usable_cores
     from mcr_infer.pipeline.decoding import Limits
+    from mcr_infer.pipeline.image_run import Stop, embed_images
+    from mcr_infer.pipeline.outcome import Summary
+    from mcr_infer.pipeline.plan import Plan, usable_cores
+    from mcr_infer.pipeline.run_report import Meter, RunReport, tower_facts
     from mcr_infer.retrieval.late_interaction import check_comparable
     from mcr_infer.sources import NameList, PacsAccess, Sources
 
@@ -211,11 +214,12 @@ def embed_reports(
     json: JsonOption = False,
 ) -> None:
     """Embed reports into an index, so that radiographs and sentences find them."""
-    from mcr_infer import pipeline
     from mcr_infer.cli import output, session
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.inference.encoder import TextEncoder
     from mcr_infer.inference.vocabulary import unread_note
+    from mcr_infer.pipeline.outcome import Summary
+    from mcr_infer.pipeline.report_run import embed_reports
     from mcr_infer.reports import read_headings, read_reports
 
     if keep_text and pseudonymise:
@@ -227,8 +231,8 @@ def embed_reports(
     records = read_reports(Path(path), patients=naming.patients, ignored=ignored)
     encoder = TextEncoder(chosen, device=device, precision=precision, long_text=long_text.value)
     with session.open_for_writing(index, chosen, naming) as store, RunProgress("reports", None) as progress:
-        summary = pipeline.Summary.of(index, naming=naming, reports=True)
-        outcomes = pipeline.embed_reports(
+        summary = Summary.of(index, naming=naming, reports=True)
+        outcomes = embed_reports(
             records,
             index=store,
             encoder=encoder,

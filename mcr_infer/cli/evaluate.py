@@ -49,12 +49,12 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
-    from mcr_infer import pipeline
     from mcr_infer.cli import output, session
     from mcr_infer.evaluation.embed_pairs import embed_pairs
     from mcr_infer.evaluation.pairs import read_pairs
     from mcr_infer.evaluation.protocols import evaluate_pairs
     from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+    from mcr_infer.pipeline.plan import usable_cores
 
     chosen = session.open_bundle(bundle)
     budget = chosen.patch_budget(patch_budget)
@@ -76,7 +76,7 @@ def evaluate(
         images=ImageEncoder(chosen, device=device, precision=precision),
         texts=texts,
         batch_size=batch_size,
-        workers=pipeline.usable_cores(),
+        workers=usable_cores(),
         budget=budget,
         notify=output.note,
     )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mcr_infer.index.manifest import Tuning
     from mcr_infer.inference.bundle import Bundle
     from mcr_infer.inference.long_text import FittedText, LongText
-    from mcr_infer.pipeline import Summary
     from mcr_infer.pipeline.missing_files import Gone
+    from mcr_infer.pipeline.outcome import Summary
     from mcr_infer.pipeline.run_report import RunReport
     from mcr_infer.pipeline.transfer.exporting import Exported
     from mcr_infer.pipeline.transfer.merging import Conflict, Merged

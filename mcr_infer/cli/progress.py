@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcr_infer.pipeline import Outcome, Summary
+    from mcr_infer.pipeline.outcome import Outcome, Summary
 
 
 class RunProgress:

@@ -16,7 +16,7 @@ from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pipeline.missing_files import presence
 
 if TYPE_CHECKING:
-    from mcr_infer.pipeline import Naming
+    from mcr_infer.pipeline.deidentification import Naming
 
 _LOOKED_AT = 1_000
 """Rows of a kind whose paths say whether the working folder is the root of an index."""
@@ -77,7 +77,7 @@ def known_bundle(store: Index) -> Bundle | None:
 
 def naming_of(site_secret: Path | None, *, pseudonymise: bool) -> "Naming":
     """Return how rows are to be named, as it was asked for. Raises `ConfigError`."""
-    from mcr_infer.pipeline import Naming  # which a query does without
+    from mcr_infer.pipeline.deidentification import Naming  # which a query does without
     from mcr_infer.pseudonyms import SiteSecret
 
     secret = None if site_secret is None else SiteSecret.read(site_secret)

@@ -14,7 +14,7 @@ from benchmarks.faults.process import DiedError, Victim
 from mcr_infer.errors import McrError
 from mcr_infer.index import Index
 from mcr_infer.inference.encoder import TextEncoder
-from mcr_infer.pipeline import embed_reports
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.reports import ReportFailure, ReportRecord, read_reports
 from tests.fuzz.embedding import Tell, bundle
 from tests.fuzz.pictures import Case
