@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, QueryError
 from mcr_infer.index import Row, parse_filter
-from mcr_infer.index.facts import KEYS, Facts, key_of, load_facts, read_facts, save_facts
+from mcr_infer.index.columns import KEYS, Facts, key_of, load_facts, read_facts, save_facts
 from mcr_infer.index.manifest import ColumnFile
 from mcr_infer.index.rows import to_columns
 

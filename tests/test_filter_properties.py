@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Row, parse_filter
-from mcr_infer.index.facts import Facts, read_facts
+from mcr_infer.index.columns import Facts, read_facts
 from mcr_infer.index.rows import to_columns
 
 VECTOR = np.eye(8, dtype=np.float32)[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import KEYS, Column, Facts, key_of
+from mcr_infer.index.columns import KEYS, Column, Facts, key_of
 from mcr_infer.index.filters import describe_values, parse_filter
 
 ROWS = (

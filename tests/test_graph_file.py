@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.graph import Graph
-from mcr_infer.index.graph_file import verified_nodes
+from mcr_infer.index.graph import Graph, verified_nodes
 from mcr_infer.index.manifest import Snapshot
 
 DIM, COUNT, M = 8, 400, 8

@@ -15,11 +15,10 @@ from test_index_store import DIM, FINGERPRINT, opened, row, stamp, unit
 from conftest import invoke, json_lines, words
 from mcr_infer.errors import EmbeddingIndexError, QueryError
 from mcr_infer.index import Index, parse_filter, search
-from mcr_infer.index import facts as facts_module
-from mcr_infer.index.deletion import compact, doomed, unreachable
-from mcr_infer.index.folder import create
+from mcr_infer.index import columns as facts_module
+from mcr_infer.index.index import create
 from mcr_infer.index.manifest import Identity
-from mcr_infer.index.selection import Among
+from mcr_infer.index.row_selection import Among, compact, doomed, unreachable
 from mcr_infer.index.tuning import BREADTHS, queries_of_other_kind, tune
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pseudonyms import SiteSecret
@@ -215,7 +214,7 @@ def test_a_patient_and_uids_by_the_site_secret(tmp_path: Path, pseudonymous: boo
 def test_two_values_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if 64 bits of two studies were the same.
     monkeypatch.setattr(facts_module, "key_of", lambda value: 7 if value.startswith("1.9.") else 8)
-    monkeypatch.setattr("mcr_infer.index.selection.key_of", lambda value: 7)
+    monkeypatch.setattr("mcr_infer.index.row_selection.key_of", lambda value: 7)
     monkeypatch.setattr("mcr_infer.index.filters.key_of", lambda value: 7)
     with filled(tmp_path / "index", 12) as index:
         assert doomed(index, Among("study_uid", frozenset({"1.9.1"})), ["image", "report"]).counts == {

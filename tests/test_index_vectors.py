@@ -10,9 +10,9 @@ import pytest
 
 from mcr_infer import files
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index import Index, Row, column_file, search
+from mcr_infer.index import Index, Row, columns, search
+from mcr_infer.index.columns import SAVED_FROM
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import SAVED_FROM
 
 DIM = 16
 COUNT = SAVED_FROM + 200
@@ -191,7 +191,7 @@ def test_the_digest_is_remembered_by_searches_and_never_by_a_writer(
     monkeypatch.setattr(files, "_SETTLED_NS", 0)
     hashed: list[str] = []
     real = files.sha256_of
-    for module in (files, column_file):
+    for module in (files, columns):
         monkeypatch.setattr(module, "sha256_of", lambda path: (hashed.append(path.name), real(path))[1])
     for _ in range(3):
         with read(folder) as index:

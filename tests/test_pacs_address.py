@@ -8,7 +8,7 @@ import pytest
 
 from mcr_infer.errors import ConfigError, ImageError
 from mcr_infer.sources import NameList, PacsAccess, Sources
-from mcr_infer.sources.pacs.address import PacsAddress
+from mcr_infer.sources.dicomweb.address import PacsAddress
 
 
 @pytest.mark.parametrize(

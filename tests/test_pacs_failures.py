@@ -15,7 +15,7 @@ import pytest
 
 from mcr_infer.errors import ImageError
 from mcr_infer.sources import PacsAccess, Sources
-from mcr_infer.sources.pacs.transport import Transport
+from mcr_infer.sources.dicomweb.transport import Transport
 from pacs_server import (
     PATIENT,
     QUICK,
@@ -288,7 +288,7 @@ def test_more_than_is_allowed_is_refused_before_it_is_in_memory():
 
 
 def test_an_endless_search_answer_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mcr_infer.sources.pacs.transport.LARGEST_SEARCH_ANSWER", 1_000_000)
+    monkeypatch.setattr("mcr_infer.sources.dicomweb.transport.LARGEST_SEARCH_ANSWER", 1_000_000)
     pacs = small_pacs()
     pacs.fault = lambda asked, before: Answer(chunks=itertools.repeat(b" " * 65536))
     with serve(pacs) as pacs:

@@ -9,7 +9,7 @@ from dicoms import EXPLICIT, IN_12_BITS, picture, table, write
 from mcr_infer import Bundle, ImageEncoder, phantom
 from mcr_infer.errors import BackendError, BrokenImageError, ConfigError
 from mcr_infer.images import read_image
-from mcr_infer.images.equalisation import equalized_levels, mimic_cxr_jpg_levels
+from mcr_infer.images.histogram import equalized_levels, mimic_cxr_jpg_levels
 from mcr_infer.images.presets import PRESETS, require_preset
 from mcr_infer.images.rendering import LookupTable, Rendering, Window, render
 from mcr_infer.inference.preprocess import Preprocess

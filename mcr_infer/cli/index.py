@@ -52,7 +52,7 @@ def delete(
     """Delete rows from an index, with their vectors, files and facts: by id, study, patient or filter."""
     from mcr_infer.cli import output
     from mcr_infer.index import KINDS, Index
-    from mcr_infer.index.deletion import doomed, unreachable
+    from mcr_infer.index.row_selection import doomed, unreachable
 
     if sum(bool(given) for given in (id, study, patient_key, patient, where)) != 1:
         raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --patient, --where")
@@ -87,7 +87,7 @@ def _what_to_delete(
 ) -> "Filter":  # fmt: skip
     """Return the filter for what was named, with keys in the place of identifiers where the index holds keys."""
     from mcr_infer.index import parse_filter
-    from mcr_infer.index.selection import Among
+    from mcr_infer.index.row_selection import Among
 
     if where is not None:
         return parse_filter(where)
@@ -216,8 +216,8 @@ def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
     """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
     from mcr_infer.cli import output
     from mcr_infer.index import Index
-    from mcr_infer.index.deletion import compact
-    from mcr_infer.index.folder import bytes_of
+    from mcr_infer.index.index import bytes_of
+    from mcr_infer.index.row_selection import compact
 
     before = bytes_of(index)
     with Index.open(index, writable=True, notify=output.note) as store:
@@ -252,7 +252,7 @@ def prune(
     from mcr_infer.cli import output
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import KINDS, Index
-    from mcr_infer.index.deletion import unreachable
+    from mcr_infer.index.row_selection import unreachable
     from mcr_infer.pipeline.missing_files import find_gone
 
     with Index.open(index, writable=not dry_run, notify=output.note) as store:

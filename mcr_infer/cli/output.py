@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mcr_infer.errors import CheckResult
     from mcr_infer.evaluation.protocols import Evaluation
     from mcr_infer.index import Hit, Index
-    from mcr_infer.index.deletion import Doomed
     from mcr_infer.index.manifest import Tuning
+    from mcr_infer.index.row_selection import Doomed
     from mcr_infer.inference.bundle import Bundle
     from mcr_infer.inference.long_text import FittedText, LongText
     from mcr_infer.pipeline.missing_files import Gone

@@ -22,7 +22,7 @@ from mcr_infer.cli.options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from mcr_infer.index.scope import Distinct
+    from mcr_infer.index.search import Distinct
     from mcr_infer.inference.token_embeddings import Local
     from mcr_infer.retrieval.queries import Question
 

@@ -116,7 +116,7 @@ def _identity(
     """Return whose vectors these are: as it was said, as the file says, or as the index that is there."""
     from mcr_infer.cli import session
     from mcr_infer.index import Index
-    from mcr_infer.index.folder import holds_index
+    from mcr_infer.index.index import holds_index
     from mcr_infer.pipeline.transfer.importing import foreign_identity
 
     if name is None and (fingerprint is not None or dim is not None):
@@ -181,7 +181,7 @@ def merge(
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import Index
-    from mcr_infer.index.folder import holds_index
+    from mcr_infer.index.index import holds_index
     from mcr_infer.pipeline.transfer.formats import check_same_space
     from mcr_infer.pipeline.transfer.importing import open_target
     from mcr_infer.pipeline.transfer.merging import conflicts, merge

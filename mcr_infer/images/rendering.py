@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
-from mcr_infer.images.equalisation import mimic_cxr_jpg_levels
-from mcr_infer.images.histogram import Histogram
-from mcr_infer.images.layout import Stored
+from mcr_infer.images.histogram import Histogram, mimic_cxr_jpg_levels
+from mcr_infer.images.pixel_format import Stored
 from mcr_infer.images.presets import Preset
 
 PERCENTILES = (0.5, 99.5)

@@ -11,12 +11,12 @@ from pathlib import Path
 from mcr_infer.errors import CheckResult, McrError
 from mcr_infer.index.audit_rows import audit_rows
 from mcr_infer.index.connection import FILE_NAME as STORE
-from mcr_infer.index.folder import LEFTOVERS
-from mcr_infer.index.lock import FILE_NAME as LOCK
+from mcr_infer.index.index import LEFTOVERS
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Manifest
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.snapshots import states_of
+from mcr_infer.index.storage import FILE_NAME as LOCK
 from mcr_infer.index.store import Store
 
 _LIVE = {STORE, f"{STORE}-wal", f"{STORE}-shm", MANIFEST, LOCK}

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import CheckResult, IndexCorruptError
-from mcr_infer.index.facts import KEYS, Column, key_of, load_facts, read_facts
-from mcr_infer.index.graph_file import verified_nodes
+from mcr_infer.index.columns import KEYS, Column, key_of, load_facts, load_vectors, read_facts
+from mcr_infer.index.graph import verified_nodes
 from mcr_infer.index.manifest import ColumnFile, KindState, Snapshot
 from mcr_infer.index.rows import COLUMNS, UNIT_TOLERANCE, checked_vector
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import load_vectors
 
 _BLOCK = 2048
 """Rows that are looked at together."""

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import ABSENT, KEYS, Column, Facts, key_of
+from mcr_infer.index.columns import ABSENT, KEYS, Column, Facts, key_of
 
 Mask = NDArray[np.bool_]
 

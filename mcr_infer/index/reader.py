@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
 from mcr_infer.files import FileStamp
+from mcr_infer.index.columns import Facts
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
-from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.graph import Graph
-from mcr_infer.index.manifest import Identity, KindState, Manifest
+from mcr_infer.index.manifest import Identity, KindState, Manifest, check_secret
 from mcr_infer.index.rows import Row, check_kind, is_unicode
-from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
 

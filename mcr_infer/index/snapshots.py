@@ -14,14 +14,21 @@ from typing import TypeVar
 import numpy as np
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.columns import (
+    SAVED_FROM,
+    Facts,
+    Vectors,
+    load_facts,
+    load_vectors,
+    read_facts,
+    save_facts,
+    save_vectors,
+)
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
-from mcr_infer.index.facts import Facts, load_facts, read_facts, save_facts
-from mcr_infer.index.graph import Graph
-from mcr_infer.index.graph_file import MOST_BREADTH, MOST_LINKS
+from mcr_infer.index.graph import MOST_BREADTH, MOST_LINKS, Graph
 from mcr_infer.index.manifest import ColumnFile, KindState, Manifest, Snapshot
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
 
 _MOST_DELETED = 0.2
 """The share of deleted nodes from which on a graph is made anew."""

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import IndexCorruptError
 from mcr_infer.files import FileStamp, create_private
-from mcr_infer.index.connection import FILE_NAME, RESTORE, Connection
+from mcr_infer.index.connection import FILE_NAME, LOCALS, RESTORE, Connection
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of
-from mcr_infer.index.migrations import LOCALS
 from mcr_infer.index.root import Root
 from mcr_infer.index.rows import (
     COLUMNS,

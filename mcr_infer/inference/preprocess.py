@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.presets import Preset, require_preset
-from mcr_infer.images.reduction import Room
+from mcr_infer.images.reduced_decode import Room
 from mcr_infer.inference.patch_budget import chosen_positions, count_of
 
 ImageInput = Literal["patches", "pixels"]

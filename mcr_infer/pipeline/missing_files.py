@@ -13,8 +13,8 @@ from functools import lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.index.deletion import SHOWN, Doomed
 from mcr_infer.index.index import Index
+from mcr_infer.index.row_selection import SHOWN, Doomed
 
 MOST = 0.1
 """Share of the rows that can go without being asked for: a night deletes few files of an archive."""
@@ -34,7 +34,7 @@ def presence(path: str | None, kind: str, *, rooted: bool = False) -> bool | Non
     file = path if kind == "image" or os.path.lexists(path) else _ROW.sub("", path)
     if os.path.lexists(file):
         return True
-    from mcr_infer.sources.pacs.address import is_pacs  # a plain query, whose files are there, does without
+    from mcr_infer.sources.dicomweb.address import is_pacs  # a plain query, whose files are there, does without
 
     if is_pacs(path):
         return None
@@ -118,7 +118,7 @@ def _doubt(doomed: Doomed, rows: Mapping[str, int], gone: set[str], there: set[s
 
 def _folder_of(path: str) -> str:
     """Return the folder of a file, of a table or of the archive that a member is in."""
-    from mcr_infer.sources.names import is_archive
+    from mcr_infer.sources.file_names import is_archive
 
     parts = _ROW.sub("", path).split("/")
     ends = (end for end in range(1, len(parts)) if is_archive("/".join(parts[:end])))
@@ -127,7 +127,7 @@ def _folder_of(path: str) -> str:
 
 def _archive_of(path: str) -> str | None:
     """Return the archive that holds a member by this path, None where there is none."""
-    from mcr_infer.sources.names import is_archive
+    from mcr_infer.sources.file_names import is_archive
 
     parts = path.split("/")
     for end in range(len(parts) - 1, 0, -1):

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
 from mcr_infer.images.opening import open_image, unreadable
-from mcr_infer.sources.names import way_inside
+from mcr_infer.sources.file_names import way_inside
 from mcr_infer.sources.source import Failed, PlainFile, Source
 
 _LARGEST = 256 << 20

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index import FileStamp, Index, Row, search
-from mcr_infer.index.folder import create
+from mcr_infer.index.index import create
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, Tuning
 from mcr_infer.inference.token_embeddings import Local
 

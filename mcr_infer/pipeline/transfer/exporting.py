@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import QueryError
 from mcr_infer.index import KINDS, Filter, Index, Row
-from mcr_infer.index.selection import chosen_labels
+from mcr_infer.index.row_selection import chosen_labels
 from mcr_infer.pipeline.transfer.formats import Description, Sink
 from mcr_infer.pipeline.transfer.npy import npy_folder
 from mcr_infer.pipeline.transfer.parquet import parquet_file, require_pyarrow, types_of

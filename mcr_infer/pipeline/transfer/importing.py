@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.index import Index, Row
-from mcr_infer.index.folder import create, holds_index
+from mcr_infer.index.index import create, holds_index
 from mcr_infer.index.manifest import NO_BUNDLE, Identity
 from mcr_infer.index.rows import UNIT_TOLERANCE, to_columns
 from mcr_infer.pipeline.outcome import Outcome

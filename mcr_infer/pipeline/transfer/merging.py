@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index import KINDS, FileStamp, Index, Row
-from mcr_infer.index.facts import ABSENT, Facts
+from mcr_infer.index.columns import ABSENT, Facts
 from mcr_infer.index.root import shown
 
 OnConflict = Literal["refuse", "skip", "replace"]

@@ -1,11 +1,19 @@
-"""Whether what a stored path names is still there: it tells an image that moved from one that exists twice."""
+"""Sources by path and by their JSON: whether a stored path still leads to a file, and a source made again in a worker.
+
+The first tells an image that moved from one that exists twice. The second takes a source to another process.
+"""
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from mcr_infer.errors import ImageError
-from mcr_infer.sources.names import is_archive, is_zip
-from mcr_infer.sources.pacs.address import is_pacs
-from mcr_infer.sources.zip_archive import zip_holds
+from mcr_infer.sources.dicomweb.address import is_pacs
+from mcr_infer.sources.file_names import is_archive, is_zip
+from mcr_infer.sources.source import LocalSource, PlainFile
+from mcr_infer.sources.tar_archive import TarMember
+from mcr_infer.sources.zip_archive import ZipMember, zip_holds
 
 _LARGEST_DIRECTORY = 4 << 20
 """Bytes of a zip directory that are searched for a member: some 40,000 members, some 50 ms."""
@@ -32,3 +40,13 @@ def _zip_holds(archive: str, way: str) -> bool:
         return zip_holds(archive, way, most_bytes=_LARGEST_DIRECTORY)
     except (ImageError, OSError):
         return True  # what cannot be read is not known to be gone
+
+
+_KINDS: Mapping[str, type[LocalSource]] = MappingProxyType(
+    {kind.kind: kind for kind in (PlainFile, TarMember, ZipMember)}
+)
+
+
+def source_from_dict(told: Mapping[str, Any]) -> LocalSource:
+    """Make the source again of which `LocalSource.to_dict` told. It stands for the same bytes as long as they lie there."""
+    return _KINDS[told["kind"]](**{name: value for name, value in told.items() if name != "kind"})

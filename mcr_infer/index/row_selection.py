@@ -1,7 +1,9 @@
-"""Which rows of an index a deletion or an export is about: found by the facts, and compared with the rows themselves.
+"""Which rows a deletion or an export is about: found by the columns, and compared with the rows themselves.
 
-In the facts 64 bits of a hash stand for an id or a UID. A search that shows one hit too many in 2^64 is not worth a look at
-every row; a row that is deleted for another one's sake is gone for good.
+doomed -> Index.delete_rows -> save_snapshots (columns) -> erase (the store) -> purge (graphs, which take long)
+
+In the columns 64 bits of a hash stand for an id or a UID. For a search, one hit too many in 2^64 is not worth reading every
+row; a row that is deleted in place of another one is lost for good.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -11,9 +13,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import KEYS, Facts, key_of
+from mcr_infer.index.columns import ABSENT, KEYS, Facts, key_of
 from mcr_infer.index.filters import AllOf, AnyOf, Compare, Filter, Mask, Missing, Not, names_in
 from mcr_infer.index.index import Index
+
+SHOWN = 10
+"""Ids of each kind that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Doomed:
+    """Rows that are to be deleted."""
+
+    labels: Mapping[str, NDArray[np.int64]]
+    """By kind, ascending."""
+
+    shown: Mapping[str, Sequence[str]]
+    """The first few ids of each kind."""
+
+    studies: int
+    """How many studies they belong to."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many rows of each kind there are."""
+        return {kind: len(labels) for kind, labels in self.labels.items()}
+
+
+def doomed(index: Index, where: Filter, kinds: Collection[str]) -> Doomed:
+    """Find the rows of some kinds that match a filter, each compared with what the row itself says.
+
+    Raises `QueryError` where no row of any of the kinds has a fact that the filter asks for.
+    """
+    with index.snapshot():
+        chosen = chosen_facts(index, where, kinds)
+        shown = {kind: index.rows(facts.labels[:SHOWN].tolist()) for kind, facts in chosen.items()}
+    studies = {key for facts in chosen.values() for key in facts.keys["study_uid"].tolist()} - {ABSENT}
+    return Doomed(
+        labels={kind: facts.labels for kind, facts in chosen.items()},
+        shown={kind: [row.id for row in rows.values()] for kind, rows in shown.items()},
+        studies=len(studies),
+    )
+
+
+def unreachable(index: Index, kind: str) -> int:
+    """Return how many vectors of deleted rows the graph file of a kind holds; they can be found by nobody."""
+    graph = index.state(kind).graph
+    return 0 if graph is None else max(0, graph.elements - index.count(kind))
+
+
+def compact(index: Index) -> bool:
+    """Make the store without the room of deleted rows, and graphs without their vectors; what `Index.erase` returns.
+
+    Raises `EmbeddingIndexError` where the disk has no room for a second copy of the store; the index is then as it was.
+    """
+    erased = index.erase()
+    index.save_snapshots(purge=True)
+    return erased
+
 
 Values = Mapping[str, Sequence[str | None]]
 """What some rows really have in the columns of keys, by name."""

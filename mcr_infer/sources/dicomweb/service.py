@@ -1,23 +1,25 @@
-"""A DICOMweb service: what its instances are, level by level, and the bytes of one."""
+"""A DICOMweb service and the instances that it lists, level by level; each is a source that is opened by fetching it."""
 
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal
 
 from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
-from mcr_infer.images.modality import RADIOGRAPHS
-from mcr_infer.sources.pacs.access import PacsAccess
-from mcr_infer.sources.pacs.address import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEYS, PacsAddress
-from mcr_infer.sources.pacs.instance import PacsInstance
-from mcr_infer.sources.pacs.multipart import one_part
-from mcr_infer.sources.pacs.paging import Ask, Row, every_result, value
+from mcr_infer.files import FileStamp
+from mcr_infer.images.header import RADIOGRAPHS
+from mcr_infer.sources.dicomweb.address import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEYS, PacsAccess, PacsAddress
+from mcr_infer.sources.dicomweb.paging import Ask, Row, every_result, value
+from mcr_infer.sources.dicomweb.transport import one_part
 from mcr_infer.sources.source import Failed, Source
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
     from requests import Session
+
 
 _STUDY_UID, _SERIES_UID, _INSTANCE_UID = "0020000D", "0020000E", "00080018"
 _MODALITY, _INSTANCES_IN_SERIES = "00080060", "00201209"
@@ -27,6 +29,25 @@ _STORED_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*
 
 _OF_THE_WHOLE = frozenset({"pacs_refused", "pacs_unreachable"})
 """Reasons that hold for whatever would be asked next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacsInstance(Source):
+    """An instance of a PACS, by its UIDs."""
+
+    opened_by: ClassVar[Literal["worker", "parent"]] = "parent"
+    study: str
+    series: str
+    instance: str
+    service: "Service" = field(repr=False, compare=False)
+
+    def stamp(self) -> FileStamp | None:
+        """Return the same whenever it is asked: an instance never changes under its UID (PS3.5 9), so it is fetched once."""
+        return FileStamp(path=self.path, size=0, mtime_ns=0)
+
+    def open(self) -> BinaryIO:
+        """Fetch the instance as it is stored; takes as long as the PACS and its network need."""
+        return BytesIO(self.service.retrieve(self.study, self.series, self.instance))
 
 
 class Service:
@@ -45,7 +66,7 @@ class Service:
             raise ConfigError(
                 "a PACS is asked through dicomweb-client, which is not installed: pip install 'mcr-infer[pacs]'"
             ) from error
-        from mcr_infer.sources.pacs.transport import Transport
+        from mcr_infer.sources.dicomweb.transport import Transport
 
         self._url, self._host, self._page_size = address.service, address.host, access.page
         self._transport = Transport(address.host, access, plain=address.plain, largest=largest)

@@ -1,29 +1,34 @@
-"""The facts of the rows of one kind, column by column: what filters compare and what hits are grouped by.
+"""Columns of the rows of one kind, in files beside the store: the metadata that filters compare, and the vectors.
 
-Like the vectors they are a snapshot beside the store, loaded only after its digest matches, caught up from the store, and
-made again where it is damaged. Filters look at nothing else: an index of SQLite has no checksum, and one flipped bit in it
-would lose a row without a word.
+    metadata   8 bytes: length of the header, little-endian; header in JSON; labels int64 [N]; the arrays that it names
+    vectors    labels int64 [N], then vectors float32 [N, D], both little-endian
 
-    8 bytes: length of the header, little-endian; header in JSON; labels int64 [N]; then the arrays that the header names
+They are snapshots of the store, because reading them from it costs a row, a digest and a blob each (0.1 s for 10,000). Each
+is mapped only after its digest was compared with the manifest; rows that it lacks are read from the store, and a damaged one
+is made again. A file of such a name is never written to again: it is replaced by one of another name or removed, and a
+mapping keeps its content. Filters look at nothing else, because an SQL index has no checksum: one flipped bit in it would
+silently lose a row.
 """
 
 import hashlib
 import json
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.column_file import map_columns, publish_columns
+from mcr_infer.files import replace_file, sha256_against, sha256_of
 from mcr_infer.index.manifest import ColumnFile
 from mcr_infer.index.rows import COLUMNS, Scalar, checked_vector
+from mcr_infer.index.storage import storage_errors
 
 KEYS = ("id", "study_uid", "series_uid", "patient_key", "content_digest")
 """Columns of a row that are compared as a whole: 64 bits of a hash stand for each value."""
@@ -278,3 +283,75 @@ def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
     if at != len(content) or (labels[1:] <= labels[:-1]).any() or not columns.keys() >= set(PLAIN):
         raise ValueError("content")
     return Facts(generation=known.generation, labels=labels, keys=keys, columns=columns)
+
+
+def publish_columns(
+    folder: Path, what: str, kind: str, header: bytes, arrays: list[NDArray[Any]], *, rows: int, generation: int
+) -> ColumnFile:
+    """Write a header and arrays to a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
+    content = [memoryview(header), *(array.data.cast("B") for array in arrays if array.size)]
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(part)
+    saved = ColumnFile(sha256=digest.hexdigest(), rows=rows, generation=generation)
+    with storage_errors(folder):
+        replace_file(folder / saved.file_name(what, kind), *content, private=True)
+    return saved
+
+
+def map_columns(
+    folder: Path, what: str, kind: str, known: ColumnFile, *, size: int | None, remembered: bool
+) -> mmap.mmap:
+    """Map the file that the manifest names; `size` in bytes where it is known.
+
+    `remembered` takes the digest of a large file that has not changed since this user hashed it from memory, see
+    `mcr_infer.files`. Raises `IndexCorruptError` saying what does not match.
+    """
+    path = folder / known.file_name(what, kind)
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if not found or size not in (None, found):
+                raise IndexCorruptError(f"{path.name} has {found} bytes" + (f", expected {size}" if size else ""))
+            content = mmap.mmap(file.fileno(), found, access=mmap.ACCESS_READ)
+        digest = sha256_against(path, known.sha256) if remembered else sha256_of(path)
+    except OSError as exc:
+        raise IndexCorruptError(f"{path.name} cannot be read: {exc.strerror}") from exc
+    if digest != known.sha256:
+        raise IndexCorruptError(f"{path.name} does not match its digest")
+    return content
+
+
+SAVED_FROM = 1_000
+"""Rows of a kind from which files beside the store are worth their place."""
+
+
+class Vectors(NamedTuple):
+    """The vectors of all rows of a kind at one generation of the store."""
+
+    generation: int
+    labels: NDArray[np.int64]
+    """Ascending [N]."""
+
+    values: NDArray[np.float32]
+    """[N, D]"""
+
+
+def load_vectors(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Vectors:
+    """Map the vectors that the manifest names. Raises `IndexCorruptError` saying what does not match.
+
+    `remembered` believes the remembered digest of a large file, see `mcr_infer.files`.
+    """
+    size = known.rows * (8 + 4 * dim)
+    content = map_columns(folder, "vectors", kind, known, size=size, remembered=remembered)
+    labels = np.frombuffer(content, dtype="<i8", count=known.rows)
+    values = np.frombuffer(content, dtype="<f4", offset=labels.nbytes).reshape(known.rows, dim)
+    return Vectors(known.generation, labels, values)
+
+
+def save_vectors(folder: Path, kind: str, vectors: Vectors) -> ColumnFile:
+    """Publish vectors as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
+    arrays = [vectors.labels.astype("<i8", copy=False), np.ascontiguousarray(vectors.values, dtype="<f4")]
+    return publish_columns(
+        folder, "vectors", kind, b"", arrays, rows=len(vectors.labels), generation=vectors.generation
+    )
