@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["exact", "graph"])
 def index(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """The same index, searched in either way; subsets of more than 150 rows go through the graph."""
-    monkeypatch.setattr("mcr_infer.index.search.LARGEST_SUBSET", 150)
+    monkeypatch.setattr(import_module("mcr_infer.index.search"), "LARGEST_SUBSET", 150)
     with Index.open(folder, exact_limit=EXACT_LIMIT if request.param == "exact" else 100) as opened:
         yield opened
 
