@@ -123,8 +123,8 @@ def random_batch(config, count: int, tokens: int):  # type: ignore[no-untyped-de
     samples = []
     for place in range(count):
         visible, hidden = split_patches(patches, config.masking.image_ratio, rng)
-        ids = np.array([2, *rng.integers(5, config.model.text.vocab_size, tokens - 2), 3])
-        word_mask = hide_words(np.array([-1, *range(tokens - 2), -1]), config.masking.text_ratio, rng)
+        ids = np.array([[2, *rng.integers(5, config.model.text.vocab_size, tokens - 2), 3]])
+        word_mask = hide_words(np.array([[-1, *range(tokens - 2), -1]]), config.masking.text_ratio, rng)
         samples.append(
             Sample(
                 patches=rng.random((patches, preprocess.patch_size**2), dtype=np.float32),

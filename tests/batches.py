@@ -28,14 +28,16 @@ def tiny_config(**tables) -> cfg.Config:
     return cfg.Config(**{"model": tiny_model(), "optim": optim} | tables)
 
 
-def make_batch(count: int = 5, *, masked: bool = True, seed: int = 0, finer: int = 1, keys=None) -> Batch:
+def make_batch(count: int = 5, *, masked: bool = True, seed: int = 0, finer: int = 1, keys=None, rows=None) -> Batch:
+    """Make a batch of `count` pairs; `rows` are the windows of each report, one where it is None."""
     rng = np.random.default_rng(seed)
     samples = []
     for index in range(count):
         length = int(rng.integers(5, 12))
         visible, hidden = split_patches(PATCHES, 0.5 if masked else 0.0, rng)
-        words = np.array([-1, *range(length - 2), -1])
-        input_ids = np.array([2, *rng.integers(5, 40, length - 2), 3])
+        shape = (1 if rows is None else rows[index], length - 2)
+        words = np.pad(np.arange(np.prod(shape)).reshape(shape), ((0, 0), (1, 1)), constant_values=-1)
+        input_ids = np.array([[2, *rng.integers(5, 40, length - 2), 3] for _ in words])
         word_mask = hide_words(words, 0.4 if masked else 0.0, rng)
         patches = rng.random((PATCHES, 64), dtype=np.float32)
         targets = patches if finer == 1 else rng.random((PATCHES, 64 * finer**2), dtype=np.float32)

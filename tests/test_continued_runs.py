@@ -80,6 +80,34 @@ def test_raised_steps_of_a_flat_schedule_repeat(cache, flat, killed_at, tmp_path
     assert same_state(flat, run)
 
 
+def earlier(config, run):
+    """Make a run folder as an earlier release left it: long texts were cut, and the configuration does not say so."""
+    cut = dataclasses.replace(config, data=dataclasses.replace(config.data, long_text="truncate"))
+    train(cut, run, console=Console(quiet=True))
+    path = run / checkpoint.CONFIG
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("long_text")))
+    return cut
+
+
+def test_earlier_runs_go_on_cutting_long_texts(cache, tmp_path):
+    config = tiny(cache)
+    run = tmp_path / "run"
+    cut = earlier(config, run)
+    with pytest.raises(ConfigError, match=r"data\.long_text: truncate -> impression-first.*data\.long_text=truncate"):
+        resumed(config, run)
+    assert checkpoint.load_model(run)[1] == cut
+    longer, straight = dataclasses.replace(cut, optim=tiny(cache, steps=8).optim), tmp_path / "straight"
+    resumed(cut, straight)
+    for folder in (run, straight):
+        assert "resumed at step 6 of 8" in resumed(longer, folder)
+    assert same_state(run, straight)
+    assert checkpoint.load_model(run)[1] == longer
+    other = tmp_path / "other"
+    resumed(config, other)
+    assert untimed(other)[0] != untimed(straight)[0]  # there are long texts among these
+
+
 def started(cache, run, **changes):
     """A configuration that starts with the weights of a run."""
     return dataclasses.replace(tiny(cache, **changes), run=dataclasses.replace(tiny(cache).run, init_from=str(run)))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from conftest import invoke, json_lines
 from mcr_infer.index import Index, parse_filter
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import TextEncoder
-from mcr_infer.inference.long_text import DEFAULT, OVERLAP, STRATEGIES, fit, strategy_like, windows
+from mcr_infer.inference.long_text import DEFAULT, OVERLAP, STRATEGIES, LongText, fit, strategy_like, windows
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import select_text
 from tiny import MAX_TOKENS, tiny_bundle
@@ -70,6 +71,14 @@ def test_the_impression_comes_first_and_stays_whole(tokenizer: ReportTokenizer):
     assert len(fitted.pieces[0]) == MAX_TOKENS
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_pieces_are_tokens_of_the_fitted_text(tokenizer: ReportTokenizer, strategy: LongText):
+    reports = (f"FINDINGS: {NORMAL * 8}\nIMPRESSION: {ENDS[0]}", NORMAL * 8, ENDS[1])
+    for fitted in fit([select_text(report) for report in reports], tokenizer, strategy):
+        (ids,) = tokenizer.token_ids([fitted.text])
+        assert fitted.pieces == tuple(tuple(ids[place] for place in piece) for piece in fitted.places)
+
+
 @pytest.mark.parametrize("report", [f"IMPRESSION: {NORMAL * 8}", f"FINDINGS: {NORMAL * 8}", NORMAL * 8])
 def test_windows_where_no_impression_can_come_first(tokenizer: ReportTokenizer, report: str):
     (fitted,) = fit([select_text(report)], tokenizer, "impression-first")
@@ -82,8 +91,8 @@ def test_the_vector_of_windows_is_their_mean(bundle: Bundle, tokenizer: ReportTo
     long = NORMAL * 4 + ENDS[0]
     mixed = encoder.encode([ENDS[0], long, ENDS[1]])
     (fitted,) = encoder.fit([long])
-    pieces = encoder.encode_fitted([type(fitted)((piece,), None) for piece in fitted.pieces]).astype(np.float64)
-    mean = pieces.sum(axis=0)
+    pieces = encoder.encode_fitted([dataclasses.replace(fitted, pieces=(piece,)) for piece in fitted.pieces])
+    mean = pieces.astype(np.float64).sum(axis=0)
     assert mixed[1] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
     assert mixed[[0, 2]] == pytest.approx(encoder.encode([ENDS[0], ENDS[1]]), abs=1e-6)
 

@@ -8,16 +8,17 @@ from rich.console import Console
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import read_image
-from mcr_infer.inference.long_text import fit
+from mcr_infer.inference.long_text import DEFAULT, fit
 from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.phantom import make
-from mcr_infer.reports import embed_text
+from mcr_infer.reports import SelectedText, select_text
 from train import config as cfg
 from train.data import Draw, collate
 from train.data.mimic import open_mimic
 from train.data.radiographs import SURVEY, RadiographPairs, open_records
 from trees import Study, hospital, small_mimic, write_mimic
 
+LONG = "The heart is of normal size. Both lungs are well expanded and free of edema. " * 8
 STILL = cfg.Augment(gamma=0, contrast=0, brightness=0, crop=0, rotation=0)
 
 
@@ -63,7 +64,14 @@ def test_records_follow_the_tables(tree):
 @pytest.mark.parametrize("rendering", ["voi", "mimic_cxr_jpg"])
 @pytest.mark.parametrize("source", ["mimic_cxr_jpg", "mimic_cxr"])
 def test_the_tensor_of_a_pair_is_that_of_inference(source, rendering, tmp_path):
-    studies = small_mimic(tmp_path, training=3, validation=2, dicom=source == "mimic_cxr")
+    reports = (None, None, hospital(LONG, "Large left pneumothorax."), LONG)
+    studies = [
+        Study(
+            patient=f"1000000{i}", study=f"5000000{i}", report=report, split="validate" if report is None else "train"
+        )
+        for i, report in enumerate([hospital("Clear lungs.", "Normal chest."), *reports[2:], *reports[:2]])
+    ]
+    write_mimic(tmp_path, studies, dicom=source == "mimic_cxr")
     settings = config(tmp_path, source)
     image = dataclasses.replace(settings.model.image, rendering=rendering)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, image=image))
@@ -75,11 +83,17 @@ def test_the_tensor_of_a_pair_is_that_of_inference(source, rendering, tmp_path):
         radiograph = read_image(file, rendering=settings.model.preprocess.rendering)
         expected, positions = settings.model.preprocess.patches(radiograph.pixels)
         text = (tmp_path / f"{study.folder}.txt").read_text()
-        (fitted,) = fit([embed_text(text, use="both")], tokenizer, "windows")
+        (fitted,) = fit([select_text(text)], tokenizer, DEFAULT)
+        assert (fitted.strategy, len(fitted.pieces) > 1) == ((None, False), (DEFAULT, False), ("windows", True))[index]
+        if index == 1:
+            ((_, *impression, _),) = tokenizer.token_ids(["Large left pneumothorax."])
+            assert list(fitted.pieces[0][1 : 1 + len(impression)]) == impression
+            (cut,) = fit([select_text(text)], tokenizer, "truncate")
+            assert not set(impression) & set(cut.pieces[0]) - set(*tokenizer.token_ids([LONG]))
         for sample in (pairs.held_out(index), pairs[Draw(index, 4, False)]):
             assert np.array_equal(sample.patches, expected)
             assert np.array_equal(sample.visible, positions)
-            assert tuple(sample.input_ids.tolist()) in fitted.pieces
+            assert np.array_equal(sample.input_ids, fitted.pieces)
             assert sample.source == f"s{study.study}/{study.images[0]}"
     if source == "mimic_cxr":
         assert np.array_equal(read_image(tmp_path / studies[0].folder / f"{studies[0].images[0]}.dcm").pixels,
@@ -111,7 +125,7 @@ def test_headings_of_a_site_are_known_in_training(tmp_path):
         ({"headings": str(headings)}, "Left effusion."),
     ):
         training, _ = open_records(config(tmp_path, **told), tmp_path / f"run-{len(told)}", Console(quiet=True))
-        assert training.text(0) == text
+        assert training.text(0) == SelectedText(text=text, part="findings" if told else "whole")
 
 
 def test_images_of_one_study_are_positives_of_each_other(tmp_path):

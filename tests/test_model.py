@@ -89,6 +89,36 @@ def test_the_training_pass_without_masks_is_inference():
     assert torch.allclose(output.text, model.encode_text(batch.input_ids, batch.attention_mask)[0], atol=1e-6)
 
 
+ROWS = [1, 3, 1, 2, 1]
+
+
+@pytest.mark.parametrize("text_mode", ["mask", "drop"])
+@pytest.mark.parametrize("framework", ["mcr", "dual_stream"])
+def test_a_report_of_several_windows_is_their_mean(framework, text_mode):
+    masked = framework == "dual_stream"
+    model, batch = make(framework, text_mode), make_batch(masked=masked, rows=ROWS)
+    assert batch.input_ids.shape[0] == sum(ROWS)
+    vectors, _, _ = model.encode_text(batch.input_ids, batch.attention_mask)
+    sums = torch.stack([part.sum(dim=0) for part in vectors.split(ROWS)])
+    expected = sums / sums.norm(dim=1, keepdim=True)
+    assert torch.allclose(model(batch).text, expected, atol=1e-6)
+    assert torch.allclose(model.encode_visible(batch)[1], expected, atol=1e-6) != masked
+
+
+@pytest.mark.parametrize("text_mode", ["mask", "drop"])
+def test_words_of_each_window_ask_their_own_image(text_mode):
+    model, batch = make(text_mode=text_mode), make_batch(rows=ROWS)
+    of = batch.pair_of
+    apart = dataclasses.replace(
+        batch, patches=batch.patches[of], visible=batch.visible[of], hidden=batch.hidden[of], targets=batch.targets[of],
+        keys=torch.arange(len(of)), pair_of=torch.arange(len(of)), sources=tuple(map(str, of.tolist())),
+    )  # fmt: skip
+    together = model(batch)
+    assert together.patches.shape[0] == len(ROWS)
+    assert together.words.shape == (int(batch.word_mask.sum()), 40)
+    assert torch.allclose(together.words, model(apart).words, atol=1e-5)
+
+
 def test_the_patch_projection_is_that_of_the_vit():
     model = make()
     patches = torch.rand(2, PATCHES, 64)

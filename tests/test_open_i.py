@@ -141,7 +141,8 @@ def test_open_i_is_opened_as_pairs(folder):
     for name, (store, index) in stores.items():
         assert np.array_equal(store.pixels(index), read_image(folder / "images" / f"{name}.png").pixels)
     store, index = stores[ONE[1]]
-    assert store.text(index) == "The heart is in size. No effusion. Normal chest x-."
+    assert store.text(index).text == "The heart is in size. No effusion. Normal chest x-."
+    assert (store.text(index).part, store.text(index).conclusion) == ("both", "Normal chest x-.")
 
 
 # ---- The collection itself, where a package that carries its reports is installed -----------------------------------

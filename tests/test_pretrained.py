@@ -291,6 +291,6 @@ def test_a_pretrained_tower_brings_its_vocabulary_or_is_refused(bert, tmp_path):
     # Its special tokens have other numbers than ours: [MASK] is 8, [CLS] 6 and [SEP] 7.
     sample = pairs[Draw(0, 0, True)]
     assert tokenizer.mask_id == 8
-    assert (sample.input_ids[0], sample.input_ids[-1]) == (6, 7)
+    assert (sample.input_ids[0, 0], sample.input_ids[0, -1]) == (6, 7)
     assert ((sample.masked_ids == 8) == sample.word_mask).all()
     assert sample.word_mask.any()

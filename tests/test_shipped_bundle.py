@@ -8,6 +8,7 @@ import pytest
 from benchmarks import language
 from mcr_infer import Bundle, ImageEncoder, TextEncoder
 from mcr_infer.evaluation.zero_shot import evaluate_labels
+from mcr_infer.inference.long_text import DEFAULT
 from mcr_infer.inference.verify import verify
 from mcr_infer.phantom.findings import DEVICES
 
@@ -29,6 +30,8 @@ def test_it_fits_into_a_wheel_and_says_what_it_is(bundle: Bundle):
     assert "phantoms" in bundle.notice
     card = bundle.verified("MODEL_CARD.md").read_text()
     assert "synthetic phantoms only" in card
+    assert f"takes at most {bundle.max_tokens} tokens" in card
+    assert f"The strategy for longer texts is `{DEFAULT}`" in card
     log = [json.loads(line) for line in bundle.verified("training.jsonl").read_text().splitlines()]
     losses = [line["contrastive"] for line in log if line["kind"] == "train"]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])

@@ -25,11 +25,12 @@ def gradients_of(config, batch):
     return {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}, figures
 
 
+@pytest.mark.parametrize("rows", [None, [1, 3, 1, 1, 2, 1, 1, 4]])
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_cached_gradients_are_those_of_the_whole_batch(size):
+def test_cached_gradients_are_those_of_the_whole_batch(size, rows):
     config = tiny_config(optim={"clip_norm": 1e9})
     split = tiny_config(optim={"clip_norm": 1e9, "micro_batch": size})
-    batch = make_batch(**BATCH)
+    batch = make_batch(**BATCH, rows=rows)
     assert [len(part.sources) for part in batch.split(3)] == [3, 3, 2]
     (whole, told), (cached, retold) = gradients_of(config, batch), gradients_of(split, batch)
     assert whole.keys() == cached.keys()

@@ -2,12 +2,14 @@ import csv
 import dataclasses
 import io
 import json
+import pickle
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from mcr_infer.errors import ConfigError
+from mcr_infer.reports import select_text
 from train import config as cfg
 from train.config import Config, load_config
 from train.data.radiographs import SURVEY, open_records
@@ -176,7 +178,7 @@ def test_the_text_that_is_asked_for(tmp_path):
     }.items():
         expected = [*expected, expected[0]]
         training, _, _, kept = opened(config(tmp_path, text=text), tmp_path / text)
-        assert [training.text(index) for index in range(len(training))] == expected
+        assert [training.text(index).text for index in range(len(training))] == expected
         assert kept["text"] == text
     assert kept["parts"] == {"findings": 3, "impression": 1}
 
@@ -226,7 +228,7 @@ def test_an_image_that_is_listed_again_is_taken_once(tmp_path):
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, source="table"))
     training, validation, _, kept = opened(settings, tmp_path / "run")
     assert (len(training), len(validation)) == (2, 1)
-    assert [training.text(0), training.text(1)] == ["Edema.", "Edema."]
+    assert [training.text(0).text, training.text(1).text] == ["Edema.", "Edema."]
     faults = {fault["kind"]: fault for fault in kept["faults"]}
     assert (faults["duplicate"]["count"], faults["duplicate"]["examples"]) == (2, ["pairs.csv:4", "pairs.csv:6"])
     assert (faults["no_patient"]["count"], faults["no_patient"]["action"]) == (3, "kept")
@@ -276,4 +278,41 @@ def test_texts_for_a_tokenizer_come_once_each(tmp_path):
     training = opened(config(tmp_path), tmp_path / "run")[0]
     texts = list(training.texts(np.random.default_rng(0)))
     assert len(texts) == len(set(texts)) == 3
-    assert set(texts) == {training.text(index) for index in range(5)}
+    assert set(texts) == {training.text(index).text for index in range(5)}
+
+
+CUT = "FINDINGS: The lungs are clear. Ödem links.\n", "FINDINGS: The lungs are clear.\nIMPRESSION: Ödem links.\n"
+"""Two reports of one text that are told apart into findings and impression at other places."""
+
+
+def test_equal_texts_keep_their_own_conclusions(tmp_path):
+    reports = (*CUT, "IMPRESSION: Ödem links.", "The lungs are clear. Ödem links.", "ADDENDUM: Ödem links.")
+    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", report=report) for i, report in enumerate(reports)]
+    write_mimic(tmp_path, [*studies, Study(patient="10000009", study="50000009", split="validate")])
+    training, _, _, kept = opened(config(tmp_path), tmp_path / "run")
+    assert [training.text(index) for index in range(5)] == [select_text(report) for report in reports]
+    assert [training.text(index).conclusion for index in range(4)] == [None, "Ödem links.", "Ödem links.", None]
+    assert kept["training"]["texts"] == 2
+    again = pickle.loads(pickle.dumps(training))
+    assert [again.text(index) for index in range(5)] == [training.text(index) for index in range(5)]
+
+
+def test_conclusions_stay_with_pairs_that_are_left(tmp_path):
+    reports = (CUT[0], CUT[1], "FINDINGS: Edema.\nIMPRESSION: Failure.")
+    studies = [Study(patient=f"1000000{i}", study=f"5000000{i}", report=report) for i, report in enumerate(reports)]
+    write_mimic(tmp_path, [*studies, Study(patient="10000000", study="50000009", split="validate")])
+    training = opened(config(tmp_path, leakage="skip"), tmp_path / "run")[0]
+    assert [training.text(index) for index in range(2)] == [select_text(report) for report in reports[1:]]
+
+
+def test_conclusions_that_moved_are_refused(tmp_path):
+    studies = small_mimic(tmp_path, training=2, validation=1)
+    report, run = tmp_path / f"{studies[0].folder}.txt", tmp_path / "run"
+    report.write_text(CUT[0])
+    began = opened(config(tmp_path), run)[3]
+    report.write_text(CUT[1])
+    assert "the training pairs are not those that" in refusal(config(tmp_path), run)
+    for split in ("training", "validation"):
+        del began[split]["conclusions"]  # as earlier releases kept it
+    (run / SURVEY).write_text(json.dumps(began))
+    assert opened(config(tmp_path), run)[3]["training"]["digest"] == began["training"]["digest"]

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from mcr_infer.errors import ConfigError
+from mcr_infer.reports import SelectedText
 from train import config as cfg
 from train.data import tables
 from train.data.radiographs import open_records
@@ -151,7 +152,8 @@ def test_a_table_is_opened_as_pairs(tmp_path):
     for number in range(4):
         write_png(tmp_path / f"images/{number}.png", number)
     rows = [
-        (f"{i}.png", f"IMPRESSION: Text {i}.", f"p{i}", "train" if i < 3 else "validate", "PA", "a") for i in range(4)
+        (f"{i}.png", f"FINDINGS: Lungs.\nIMPRESSION: Text {i}.", f"p{i}", "train" if i < 3 else "validate", "PA", "a")
+        for i in range(4)
     ]
     path = write_parquet(tmp_path / "pairs.parquet", rows)
     settings = cfg.Config(
@@ -161,7 +163,9 @@ def test_a_table_is_opened_as_pairs(tmp_path):
         run=cfg.Run(workers=0),
     )
     training, validation = open_records(settings, tmp_path / "run", Console(quiet=True))
-    assert [training.text(index) for index in range(3)] == ["Text 0.", "Text 1.", "Text 2."]
+    assert [training.text(index) for index in range(3)] == [
+        SelectedText(text=f"Lungs. Text {index}.", part="both", conclusion=f"Text {index}.") for index in range(3)
+    ]
     assert (len(validation), validation.patient(0), validation.labels(0)) == (1, "p3", "a")
     assert training.pixels(0).shape == (40, 40)
 

@@ -28,6 +28,7 @@ from mcr_infer.inference.verify import verify
 from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from train import checkpoint
 from train.config import Config as TrainConfig
+from train.held_out import embed_texts
 from train.model import MCR
 from train.settings import dump_toml, parse
 
@@ -146,6 +147,15 @@ def test_the_bundle_gives_what_the_checkpoint_gives(bundle: Bundle, run: Path):
     assert np.abs(got - reference(model, "image", given)["embedding"]).max() < 1e-5
     # The check would not notice a model that maps everything to one point.
     assert (expected @ expected.T).min() < 0.99
+
+
+def test_long_texts_of_bundle_and_checkpoint_agree(bundle: Bundle, run: Path):
+    model, config = checkpoint.load_model(run)
+    encoder = TextEncoder(bundle, device="cpu", threads=1)
+    texts = [SENTENCES[0], " ".join([*SENTENCES, *SENTENCES[::-1]] * 3), "heart"]
+    assert [len(fitted.pieces) > 1 for fitted in encoder.fit(texts)] == [False, True, False]
+    expected = embed_texts(model, encoder._tokenizer, texts, config)
+    assert np.abs(encoder.encode(texts) - expected).max() < 1e-5
 
 
 def test_verify_repeats_the_gate_without_torch(bundle: Bundle):

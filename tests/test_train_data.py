@@ -7,15 +7,16 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.long_text import DEFAULT, STRATEGIES, fit
 from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.phantom import make
 from mcr_infer.phantom.findings import finding_set
-from mcr_infer.reports import embed_text
+from mcr_infer.reports import select_text
 from train import config as cfg
 from train.augment import augment
 from train.data import Draw, Sample, Schedule, collate
 from train.data.opening import open_pairs
-from train.data.phantoms import SHARD, TEXTS, PhantomPairs, open_store, write_text
+from train.data.phantoms import SHARD, TEXTS, PhantomPairs, open_store, phantom_texts, write_text
 
 FIRST = 1_000_030
 COUNT = 60  # spans two shards
@@ -47,7 +48,7 @@ def store(folder):
 @pytest.fixture(scope="module")
 def tokenizer(folder, store):
     rng = np.random.default_rng(0)
-    texts = [write_text(store[i % COUNT], (1, 1, 1, 1), rng) for i in range(300)]
+    texts = list(phantom_texts(store, (1, 1, 1, 1), 300, rng))
     path = folder / "tokenizer.json"
     train_tokenizer(texts, 500).save(str(path))
     return ReportTokenizer.from_file(path, 64)
@@ -86,8 +87,8 @@ def test_without_augmentation_the_tensor_is_that_of_inference(store, tokenizer):
         for sample in (plain[Draw(index, 3, False)], pairs.held_out(index)):
             assert np.array_equal(sample.patches, expected)
             assert np.array_equal(sample.visible, positions)
-        ids, _ = tokenizer.encode([embed_text(phantom.report.text, use="both")])
-        assert np.array_equal(pairs.held_out(index).input_ids, ids[0])
+        (fitted,) = fit([select_text(phantom.report.text)], tokenizer, DEFAULT)
+        assert np.array_equal(pairs.held_out(index).input_ids, fitted.pieces)
     assert not np.array_equal(pairs[Draw(0, 0, False)].patches, pairs.held_out(0).patches)
 
 
@@ -110,7 +111,7 @@ def test_masked_draws_hide_the_configured_share_and_others_nothing(store, tokeni
     masked, whole = pairs[Draw(1, 0, True)], pairs[Draw(1, 0, False)]
     assert (len(masked.visible), len(masked.hidden)) == (8, 8)
     assert masked.word_mask.any()
-    assert not masked.word_mask[[0, -1]].any()
+    assert not masked.word_mask[:, [0, -1]].any()
     assert (len(whole.visible), len(whole.hidden)) == (16, 0)
     assert not whole.word_mask.any()
 
@@ -129,7 +130,7 @@ def test_positives_follow_the_configuration(store, tokenizer):
     for epoch in range(4):
         for index in normal:
             sample = by_report[Draw(index, epoch, False)]
-            texts.setdefault(sample.key, set()).add(tuple(sample.input_ids))
+            texts.setdefault(sample.key, set()).add(tuple(sample.input_ids[0]))
     assert all(len(same) == 1 for same in texts.values())
 
 
@@ -139,7 +140,7 @@ def test_every_kind_of_text_is_written(store):
     lengths = {}
     for place, kind in enumerate(TEXTS):
         shares = [float(place == other) for other in range(4)]
-        texts = [write_text(stored, shares, rng) for _ in range(20)]
+        texts = [write_text(stored, shares, rng).text for _ in range(20)]
         assert all(text.strip() for text in texts)
         assert len(set(texts)) > 1
         lengths[kind] = np.mean([len(text) for text in texts])
@@ -159,11 +160,12 @@ def test_labels_are_kinds_with_sides(store, tokenizer):
 
 
 def test_batches_pad_reports_and_nothing_else():
-    def sample(length):
+    def sample(length, count=1):
         return Sample(
             patches=np.ones((4, 9), np.float32), visible=np.array([0, 2]), hidden=np.array([1, 3]),
-            targets=np.full((2, 36), 3.0, np.float32), input_ids=np.arange(5, 5 + length),
-            masked_ids=np.full(length, 4), word_mask=np.ones(length, np.bool_), key=length, source=f"pair {length}",
+            targets=np.full((2, 36), 3.0, np.float32), input_ids=np.tile(np.arange(5, 5 + length), (count, 1)),
+            masked_ids=np.full((count, length), 4), word_mask=np.ones((count, length), np.bool_), key=length,
+            source=f"pair {length}",
         )  # fmt: skip
 
     batch = collate([sample(3), sample(5)])
@@ -177,6 +179,54 @@ def test_batches_pad_reports_and_nothing_else():
     first, second = batch.split(1)
     assert (first.sources, second.sources) == (("pair 3",), ("pair 5",))
     assert second.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    longer = collate([sample(3), sample(5, 3), sample(4), sample(5, 2), sample(2)])
+    assert longer.pair_of.tolist() == [0, 1, 1, 1, 2, 3, 3, 4]
+    assert longer.attention_mask.sum(dim=1).tolist() == [3, 5, 5, 5, 4, 5, 5, 2]
+    parts = longer.split(2)
+    assert [part.pair_of.tolist() for part in parts] == [[0, 1, 1, 1], [0, 1, 1], [0]]
+    assert [part.attention_mask.sum(dim=1).tolist() for part in parts] == [[3, 5, 5, 5], [4, 5, 5], [2]]
+    assert [part.keys.tolist() for part in parts] == [[3, 5], [4, 5], [2]]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_long_phantom_texts_are_fitted_as_inference_does(store, tokenizer, strategy):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, long_text=strategy))
+    short = ReportTokenizer(tokenizer._tokenizer, 16)
+    pairs, done = PhantomPairs(config, store, short), set()
+    for index in range(COUNT):
+        (fitted,) = fit([select_text(make(FIRST + index, SIZE).report.text)], short, strategy)
+        done.add(fitted.strategy)
+        assert np.array_equal(pairs.held_out(index).input_ids, fitted.pieces)
+    assert strategy in done
+
+
+def test_words_of_two_windows_are_hidden_in_both(store, tokenizer):
+    data = dataclasses.replace(CONFIG.data, long_text="windows")
+    config = dataclasses.replace(CONFIG, data=data, masking=cfg.Masking(text_ratio=0.5))
+    short = ReportTokenizer(tokenizer._tokenizer, 16)
+    pairs, shared = PhantomPairs(config, store, short), 0
+    for index in range(COUNT):
+        (fitted,) = fit([select_text(make(FIRST + index, SIZE).report.text)], short, "windows")
+        hidden = {}
+        for places, mask in zip(fitted.places, pairs.held_out(index, masked=True).word_mask, strict=True):
+            for place, here in zip(places, mask, strict=True):
+                shared += place in hidden
+                assert hidden.setdefault(place, here) == here
+        assert any(hidden.values())
+        assert not all(hidden.values())
+    assert shared > COUNT
+
+
+def test_phantom_reports_keep_their_conclusion(store):
+    rng = np.random.default_rng(0)
+    stored = next(store[index] for index in range(COUNT) if store[index].findings)
+    full, findings, impression, description = (
+        write_text(stored, [float(place == other) for other in range(4)], rng) for place in range(4)
+    )
+    assert 0 < len(full.conclusion) < len(full.text)
+    assert full.text.endswith(f" {full.conclusion}")
+    assert (findings.conclusion, impression.conclusion) == (None, impression.text)
+    assert (description.part, description.conclusion) == ("whole", None)
 
 
 def schedule(first_step=0, **changes):

@@ -26,10 +26,10 @@ from transformers import BertConfig
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.files import replace_file
-from train.config import Config, load_config
+from train.config import Config, read_config
 from train.model import MCR
 from train.optim import Average
-from train.settings import differences, dump_toml
+from train.settings import differences, dump_toml, read_toml
 from train.step import Learner
 from train.training_log import METRICS
 
@@ -61,7 +61,7 @@ def open_run(run: Path, config: Config) -> Iterator[Config | None]:
     folder = os.open(run, os.O_RDONLY)
     try:
         _hold(folder, run)
-        yield _former(run / CONFIG, config)
+        yield _former(run, config)
     finally:
         os.close(folder)
 
@@ -86,17 +86,30 @@ def _hold(folder: int, run: Path) -> None:
     raise ConfigError(f"another process is training into {run}: wait for it, or give another --out")
 
 
-def _former(path: Path, config: Config) -> Config | None:
+def _read_former(run: Path) -> Config:
+    """Read the configuration of a run; one of an earlier release does not say that its long texts were cut."""
+    values = read_toml(run / CONFIG)
+    if isinstance(data := values.setdefault("data", {}), dict):
+        data.setdefault("long_text", "truncate")
+    return read_config(values)
+
+
+def _former(run: Path, config: Config) -> Config | None:
     """Read the configuration that a run was started with, and refuse one that differs from it."""
-    if not path.exists():
+    if not (run / CONFIG).exists():
         return None
-    former = load_config(path)
+    former = _read_former(run)
     free = (*_FREE, "optim.steps:") if config.optim.steps > former.optim.steps else _FREE
     changed = [line for line in differences(former, config) if not line.startswith(free)]
     if changed:
+        cuts = former.data.long_text == "truncate" != config.data.long_text
         raise ConfigError(
-            f"{path.parent} was started with another configuration ({'; '.join(changed)}): "
+            f"{run} was started with another configuration ({'; '.join(changed)}): "
             "give another --out, or remove the folder to start over"
+            + (
+                "; a run that cuts long texts, as earlier releases did, goes on with --set data.long_text=truncate"
+                * cuts
+            )
         )
     return former
 
@@ -170,7 +183,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
 
 def load_model(run: Path) -> tuple[MCR, Config]:
     """Load the trained model of a run, in eval mode, with its configuration; what it was pretrained on is not needed."""
-    config = load_config(run / CONFIG)
+    config = _read_former(run)
     return _load(run, config, config).eval(), config
 
 
@@ -179,7 +192,7 @@ def start_model(source: Path, config: Config) -> MCR:
 
     Raises `ConfigError`, which names the values, where its architecture is another.
     """
-    former = load_config(source / CONFIG)
+    former = _read_former(source)
     changed = [line for line in differences(former.model, config.model) if not line.startswith(_OTHER_START)]
     changed = [f"model.{line}" for line in changed]
     changed += [f"masking.{line}" for line in differences(former.masking, config.masking) if "text_mode" in line]

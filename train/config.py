@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcr_infer.images.presets import Preset
+from mcr_infer.inference.long_text import DEFAULT, LongText
 from mcr_infer.inference.preprocess import Preprocess
 from train.masking import hidden_count
 from train.settings import parse, read_toml, rename, require
@@ -315,6 +316,9 @@ class Data:
     source: Literal["phantoms", "mimic_cxr_jpg", "mimic_cxr", "open_i", "table"] = "phantoms"
     cache: str = "cache"
     """Folder of stored pictures, relative to the working directory; any run may share it."""
+    long_text: LongText = DEFAULT
+    """What is done with a text of more than `model.text.max_tokens` tokens, as `--long-text` of `mcr-infer embed-reports`:
+    a bundle that will serve with another strategy is trained with that one."""
     phantoms: Phantoms = field(default_factory=Phantoms)
     radiographs: Radiographs = field(default_factory=Radiographs)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mcr_infer.evaluation.finding_labels import finding_set_key
 from mcr_infer.evaluation.metrics import label_ranks, macro_weights
 from mcr_infer.evaluation.pairs import Pair
+from mcr_infer.inference.long_text import fit, mean_of_pieces
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Pairs, collate
@@ -55,7 +56,7 @@ def embed_pairs(
         known += [
             Pair(
                 image=Path(sample.source),
-                report=" ".join(map(str, sample.input_ids)),
+                report=" ".join(map(str, sample.input_ids.ravel())),
                 patient=pairs.patient(row),
                 findings=pairs.labels(row),
             )
@@ -67,12 +68,12 @@ def embed_pairs(
 @torch.inference_mode()
 def embed_texts(model: MCR, tokenizer: ReportTokenizer, texts: list[str], config: Config) -> Vectors:
     """Embed whole texts, such as prompts, to unit vectors [N, D]."""
-    device = model.logit_scale.device
-    ids, there = (torch.from_numpy(array).to(device) for array in tokenizer.encode(texts))
+    device, fitted = model.logit_scale.device, fit(texts, tokenizer, config.data.long_text)
+    arrays = tokenizer.batch([piece for text in fitted for piece in text.pieces])
+    ids, there = (torch.from_numpy(array).to(device) for array in arrays)
     with autocast(device, config):
         vectors, _, _ = model.encode_text(ids, there)
-    embedded: Vectors = vectors.float().cpu().numpy()
-    return embedded
+    return mean_of_pieces(vectors.float().cpu().numpy(), fitted)
 
 
 def recall_figures(embedded: Embeddings) -> dict[str, float]:

@@ -21,9 +21,9 @@ def split_patches(count: int, ratio: float, rng: np.random.Generator) -> tuple[N
 
 
 def hide_words(word_ids: NDArray[np.int64], ratio: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Draw whole words to hide: a mask [T] over tokens from the word of each token [T] (-1 = special or padding).
+    """Draw whole words to hide: a mask over tokens, of any shape, from the word of each (-1 = special or padding).
 
-    All pieces of a word are hidden together. A ratio above 0 hides at least one word of a text that has any.
+    All tokens of a word are hidden together. A ratio above 0 hides at least one word of a text that has any.
     """
     words = np.unique(word_ids[word_ids >= 0])
     if not len(words) or ratio == 0:

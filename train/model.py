@@ -45,14 +45,14 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One modality after its tower and in the common space."""
+    """One modality after its tower and in the common space: R = N rows of images, R >= N of reports."""
 
     tokens: Tensor
-    """[N, K, W]"""
+    """[R, K, W]"""
     local: Tensor
-    """[N, K, D], mapped one by one"""
+    """[R, K, D], mapped one by one"""
     present: Tensor
-    """bool [N, K], False = padding"""
+    """bool [R, K], False = padding"""
     embedding: Tensor
     """[N, D], unit"""
 
@@ -144,8 +144,8 @@ class MCR(nn.Module):
         else:
             ids, present, positions = batch.masked_ids, batch.attention_mask > 0, None
         tokens = self.text_tower.by_length(ids, present, positions, groups=self.length_groups)
-        embedding, local, _ = self._enter_space("text", tokens, present)
-        return Encoded(tokens=tokens, local=local, present=present, embedding=embedding)
+        vectors, local, _ = self._enter_space("text", tokens, present)
+        return Encoded(tokens=tokens, local=local, present=present, embedding=_of_reports(vectors, batch))
 
     def _recall_words(self, batch: Batch, image: Encoded, text: Encoded) -> Tensor:
         """Predict the hidden words: from their [MASK] tokens and the image, or from image and kept words alone."""
@@ -153,14 +153,17 @@ class MCR(nn.Module):
         places = (~batch.word_mask).to(torch.uint8).argsort(dim=1, stable=True)
         places = places[:, : int(batch.word_mask.sum(dim=1).max())]
         asking = batch.word_mask.gather(1, places)
+        seen, there = image.local, image.present
+        if len(asking) > len(seen):
+            seen, there = seen[batch.pair_of], there[batch.pair_of]
         embeddings = self.text_tower.bert.embeddings
         if self.drops_words:
             asked = self.report_decoder.ask(embeddings.position_embeddings(places))
-            memory = torch.cat((image.local, text.local), dim=1)
-            absent = ~torch.cat((image.present, text.present), dim=1)
+            memory = torch.cat((seen, text.local), dim=1)
+            absent = ~torch.cat((there, text.present), dim=1)
         else:
             asked = text.tokens.gather(1, places[:, :, None].expand(-1, -1, text.tokens.shape[2]))
-            memory, absent = image.local, None
+            memory, absent = seen, None
         return self.report_decoder(asked, memory, absent, asking, embeddings.word_embeddings.weight)
 
     def _contrast_whole(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -170,7 +173,7 @@ class MCR(nn.Module):
         present = batch.attention_mask > 0
         tokens = self.text_tower.by_length(batch.input_ids, present, None, groups=self.length_groups)
         text, _, _ = self._enter_space("text", tokens, present)
-        return image, text
+        return image, _of_reports(text, batch)
 
     def _enter_space(self, name: str, tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map and aggregate tower tokens [N, K, W] in the configured order."""
@@ -182,3 +185,11 @@ class MCR(nn.Module):
             pooled, weights = aggregate(tokens, present)
             pooled = self.maps[name](pooled).float()
         return F.normalize(pooled, dim=-1), local, weights
+
+
+def _of_reports(vectors: Tensor, batch: Batch) -> Tensor:
+    """Return the unit embeddings of whole reports [N, D] from those of their rows [R, D], as inference does: their mean."""
+    if len(vectors) == len(batch.keys):
+        return vectors
+    sums = vectors.new_zeros(len(batch.keys), vectors.shape[1]).index_add(0, batch.pair_of, vectors)
+    return F.normalize(sums, dim=-1)

@@ -19,7 +19,7 @@ from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import BackendError, EmbeddingIndexError, UsageError
 from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.inference.bundle import FULL, TOWER_OUTPUTS, Bundle
-from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText, fit
+from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText, fit, mean_of_pieces
 from mcr_infer.inference.open_tower import open_tower
 from mcr_infer.inference.token_embeddings import Local
 from mcr_infer.inference.tower import Purpose, Side, Tower
@@ -252,7 +252,7 @@ class TextEncoder(_Encoder):
             rows = order[start : start + _TEXT_BATCH]
             input_ids, attention_mask = self._tokenizer.batch([pieces[row] for row in rows])
             vectors[rows] = self._embed({"input_ids": input_ids, "attention_mask": attention_mask})
-        return self._marked(_means(vectors, texts))
+        return self._marked(mean_of_pieces(vectors, texts))
 
     def encode_with_locals(self, texts: Sequence[str]) -> tuple[Embeddings, list[Local]]:
         """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding.
@@ -270,20 +270,7 @@ class TextEncoder(_Encoder):
         for text in fitted:
             joined.append(_joined(locals[start : start + len(text.pieces)]))
             start += len(text.pieces)
-        return self._marked(_means(vectors, fitted)), joined
-
-
-def _means(vectors: NDArray[np.float32], texts: Sequence[FittedText]) -> NDArray[np.float32]:
-    """Return the mean of the vectors of the pieces of each text, scaled to length 1 [N, D]."""
-    counts = [len(text.pieces) for text in texts]
-    if len(vectors) == len(counts):
-        return vectors  # to the bit what the tower gave
-    starts = np.cumsum([0, *counts[:-1]])
-    sums = np.add.reduceat(vectors.astype(np.float64), starts)
-    means = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-    single = np.array(counts) == 1
-    means[single] = vectors[starts[single]]
-    return np.asarray(means, dtype=np.float32)
+        return self._marked(mean_of_pieces(vectors, fitted)), joined
 
 
 def _joined(pieces: Sequence[Local]) -> Local:

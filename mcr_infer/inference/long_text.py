@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import SelectedText
 
@@ -39,28 +42,54 @@ class FittedText:
     strategy: LongText | None
     """What was done because the text is too long; None where it fits."""
 
+    text: str
+    """What was tokenized: the text as it is, or with its conclusion first."""
+
+    places: tuple[Sequence[int], ...]
+    """Of each piece, the places of its tokens among all tokens of `text`."""
+
 
 def fit(texts: Sequence[str | SelectedText], tokenizer: ReportTokenizer, strategy: LongText) -> list[FittedText]:
     """Tokenize texts and fit each into the limit of the tower; only a `SelectedText` has an impression to put first."""
     whole = [text if isinstance(text, str) else text.text for text in texts]
     return [
-        FittedText((tuple(ids),), None)
+        _taken(full, ids, [range(len(ids))], None)
         if len(ids) <= tokenizer.max_tokens
-        else _fit_long(text, ids, tokenizer, strategy)
-        for text, ids in zip(texts, tokenizer.token_ids(whole), strict=True)
+        else _fit_long(text, full, ids, tokenizer, strategy)
+        for text, full, ids in zip(texts, whole, tokenizer.token_ids(whole), strict=True)
     ]
 
 
-def _fit_long(text: str | SelectedText, ids: list[int], tokenizer: ReportTokenizer, strategy: LongText) -> FittedText:
+def _fit_long(
+    text: str | SelectedText, full: str, ids: list[int], tokenizer: ReportTokenizer, strategy: LongText
+) -> FittedText:
     if strategy == "impression-first":
         if isinstance(text, SelectedText) and text.conclusion is not None:
             conclusion, reordered = tokenizer.token_ids([text.conclusion, text.conclusion_first])
             if len(conclusion) <= tokenizer.max_tokens:
-                return FittedText((tuple(tokenizer.truncated(reordered)),), strategy)
+                beginning = tokenizer.truncated(range(len(reordered)))
+                return _taken(text.conclusion_first, reordered, [beginning], strategy)
         strategy = "windows"
-    if strategy == "truncate":
-        return FittedText((tuple(tokenizer.truncated(ids)),), strategy)
-    return FittedText(tuple(tuple(ids[place] for place in window) for window in windows(ids, tokenizer)), "windows")
+    places = [tokenizer.truncated(range(len(ids)))] if strategy == "truncate" else windows(ids, tokenizer)
+    return _taken(full, ids, places, strategy)
+
+
+def _taken(text: str, ids: Sequence[int], places: Sequence[Sequence[int]], strategy: LongText | None) -> FittedText:
+    pieces = tuple(tuple(ids[place] for place in piece) for piece in places)
+    return FittedText(pieces, strategy, text, tuple(places))
+
+
+def mean_of_pieces(vectors: NDArray[np.float32], texts: Sequence[FittedText]) -> NDArray[np.float32]:
+    """Return the mean of the unit vectors of the pieces of each text, scaled to length 1 [N, D]."""
+    counts = [len(text.pieces) for text in texts]
+    if len(vectors) == len(counts):
+        return vectors  # to the bit what the tower gave
+    starts = np.cumsum([0, *counts[:-1]])
+    sums = np.add.reduceat(vectors.astype(np.float64), starts)
+    means = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    single = np.array(counts) == 1
+    means[single] = vectors[starts[single]]
+    return np.asarray(means, dtype=np.float32)
 
 
 def strategy_like(rows: Collection[str]) -> LongText:

@@ -105,7 +105,7 @@ class ReportTokenizer:
         """Return the token ids of each text with its special tokens, however many they are."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def truncated(self, ids: list[int]) -> list[int]:
+    def truncated(self, ids: Sequence[int]) -> Sequence[int]:
         """Cut what goes beyond `max_tokens` off before the last token, [SEP] or its like."""
         return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
 

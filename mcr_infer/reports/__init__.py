@@ -12,12 +12,12 @@ from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.reports.folders import read_folder
 from mcr_infer.reports.headings import Headings, read_headings
 from mcr_infer.reports.records import ReportFailure, ReportRecord
-from mcr_infer.reports.sections import Sections, SelectedText, Use, embed_text, select_text, split_report
+from mcr_infer.reports.sections import Part, Sections, SelectedText, Use, embed_text, select_text, split_report
 from mcr_infer.reports.tables import read_table
 
 __all__ = [
-    "Headings", "ReportFailure", "ReportRecord", "Sections", "SelectedText", "Use", "embed_text", "read_headings",
-    "read_reports", "select_text", "split_report",
+    "Headings", "Part", "ReportFailure", "ReportRecord", "Sections", "SelectedText", "Use", "embed_text",
+    "read_headings", "read_reports", "select_text", "split_report",
 ]  # fmt: skip
 
 

@@ -35,11 +35,11 @@ class Sample:
     targets: NDArray[np.float32]
     """[M, S*S] what the hidden patches show; S = P, or finer where super-resolution is asked for."""
     input_ids: NDArray[np.int64]
-    """[T] tokens of the report before masking."""
+    """[R, T] tokens of the report before masking: one row, or a row for each window of a report that is too long."""
     masked_ids: NDArray[np.int64]
-    """[T] the same with [MASK] where a word is hidden."""
+    """[R, T] the same with [MASK] where a word is hidden."""
     word_mask: NDArray[np.bool_]
-    """[T], True = hidden."""
+    """[R, T], True = hidden."""
     key: int
     """Pairs of equal keys are positives of each other."""
     source: str
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Samples stacked; reports are padded to the longest of the batch."""
+    """Samples stacked: N pairs, and R >= N rows of their reports, padded to the longest of the batch."""
 
     patches: Tensor
     """float32 [N, K, P*P]"""
@@ -59,13 +59,15 @@ class Batch:
     targets: Tensor
     """float32 [N, M, S*S]"""
     input_ids: Tensor
-    """int64 [N, T]"""
+    """int64 [R, T]"""
     masked_ids: Tensor
-    """int64 [N, T]"""
+    """int64 [R, T]"""
     attention_mask: Tensor
-    """int64 [N, T], 0 = padding"""
+    """int64 [R, T], 0 = padding"""
     word_mask: Tensor
-    """bool [N, T], True = hidden"""
+    """bool [R, T], True = hidden"""
+    pair_of: Tensor
+    """int64 [R], the pair whose report each row is part of, in rising order"""
     keys: Tensor
     """int64 [N]"""
     sources: tuple[str, ...]
@@ -87,10 +89,17 @@ class Batch:
         if size >= len(self.sources):
             return (self,)
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return tuple(
-            Batch(**{name: value[start : start + size] for name, value in values.items()})
-            for start in range(0, len(self.sources), size)
-        )
+        parts = []
+        for start in range(0, len(self.sources), size):
+            pairs = slice(start, start + size)
+            first, end = torch.searchsorted(self.pair_of, self.pair_of.new_tensor([start, start + size])).tolist()
+            part = {name: value[slice(first, end) if name in _OF_ROWS else pairs] for name, value in values.items()}
+            parts.append(Batch(**part | {"pair_of": part["pair_of"] - start}))
+        return tuple(parts)
+
+
+_OF_ROWS = ("input_ids", "masked_ids", "attention_mask", "word_mask", "pair_of")
+"""Fields of a batch that have a row for each part of a report."""
 
 
 class Pairs(Protocol):
@@ -162,14 +171,15 @@ def require_even_shares(batch_size: int, *, size: int) -> None:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples whose visible counts agree; token 0 is padding."""
-    length = max(len(sample.input_ids) for sample in samples)
-    input_ids = np.zeros((len(samples), length), dtype=np.int64)
+    counts, lengths = zip(*(sample.input_ids.shape for sample in samples), strict=True)
+    input_ids = np.zeros((sum(counts), max(lengths)), dtype=np.int64)
     masked_ids, attention_mask = np.zeros_like(input_ids), np.zeros_like(input_ids)
     word_mask = np.zeros_like(input_ids, dtype=np.bool_)
-    for row, sample in enumerate(samples):
-        end = len(sample.input_ids)
-        input_ids[row, :end], masked_ids[row, :end] = sample.input_ids, sample.masked_ids
-        attention_mask[row, :end], word_mask[row, :end] = 1, sample.word_mask
+    end = 0
+    for sample, count, length in zip(samples, counts, lengths, strict=True):
+        start, end = end, end + count
+        input_ids[start:end, :length], masked_ids[start:end, :length] = sample.input_ids, sample.masked_ids
+        attention_mask[start:end, :length], word_mask[start:end, :length] = 1, sample.word_mask
     return Batch(
         patches=torch.from_numpy(np.stack([sample.patches for sample in samples])),
         visible=torch.from_numpy(np.stack([sample.visible for sample in samples])),
@@ -179,6 +189,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masked_ids=torch.from_numpy(masked_ids),
         attention_mask=torch.from_numpy(attention_mask),
         word_mask=torch.from_numpy(word_mask),
+        pair_of=torch.from_numpy(np.repeat(np.arange(len(samples)), counts)),
         keys=torch.tensor([sample.key for sample in samples], dtype=torch.int64),
         sources=tuple(sample.source for sample in samples),
     )

@@ -24,7 +24,7 @@ from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.phantom import draw_study, make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
-from mcr_infer.reports import embed_text
+from mcr_infer.reports import SelectedText, select_text
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
@@ -124,7 +124,7 @@ class PhantomPairs(Dataset[Sample]):
         """Return a phantom as inference meets it: not augmented, with its own whole report."""
         stored = self._store[index]
         report = write_report(stored.findings, view=stored.view, rng=stream(stored.seed, "report"))
-        text = embed_text(report.text, use="both")
+        text = select_text(report.text, use="both")
         rng = np.random.default_rng([self._config.run.seed, stored.seed])
         return self._sample(stored, render_stored(stored.pixels), text, rng, masked=masked)
 
@@ -137,9 +137,9 @@ class PhantomPairs(Dataset[Sample]):
         """Return None: each phantom is its own patient."""
 
     def _sample(
-        self, stored: Stored, pixels: NDArray[np.float32], text: str, rng: np.random.Generator, *, masked: bool
+        self, stored: Stored, pixels: NDArray[np.float32], text: SelectedText, rng: np.random.Generator, *, masked: bool
     ) -> Sample:
-        same = text if self._config.loss.positives == "report" else finding_set(stored.findings)
+        same = text.text if self._config.loss.positives == "report" else finding_set(stored.findings)
         return self._samples.make(pixels, text, same=same, source=f"phantom {stored.seed}", masked=masked, rng=rng)
 
 
@@ -148,16 +148,16 @@ def phantom_texts(
 ) -> Iterator[str]:
     """Yield `count` texts as training writes them."""
     for index in range(count):
-        yield write_text(store[index % len(store)], shares, rng)
+        yield write_text(store[index % len(store)], shares, rng).text
 
 
-def write_text(stored: Stored, shares: Sequence[float], rng: np.random.Generator) -> str:
+def write_text(stored: Stored, shares: Sequence[float], rng: np.random.Generator) -> SelectedText:
     """Write a text for a phantom: a report cut as inference cuts one, or a short sentence; `shares` as in `TEXTS`."""
     kind = TEXTS[int(rng.choice(len(TEXTS), p=np.asarray(shares) / sum(shares)))]
     if kind == "description":
-        return describe(stored.findings, rng)
+        return SelectedText(text=describe(stored.findings, rng), part="whole")
     report = write_report(stored.findings, view=stored.view, rng=rng)
-    return embed_text(report.text, use="both" if kind == "full" else kind)
+    return select_text(report.text, use="both" if kind == "full" else kind)
 
 
 def _shards(first_seed: int, count: int) -> range:

@@ -14,6 +14,7 @@ from mcr_infer.cli.streams import printable
 from mcr_infer.errors import ConfigError
 from mcr_infer.files import replace_file
 from mcr_infer.inference.tokenizer import ReportTokenizer
+from mcr_infer.reports import SelectedText
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample, require_pairs_for
@@ -52,9 +53,9 @@ class RecordStore:
         """Return the cached picture [h, w] in [0, 1]."""
         return self._pictures[index]
 
-    def text(self, index: int) -> str:
+    def text(self, index: int) -> SelectedText:
         """Return the text that stands beside the picture."""
-        return self._selection.texts[int(self._selection.text_of[index])] or ""
+        return self._selection.text(index)
 
     def labels(self, index: int) -> str | None:
         """Return the findings joined by `;`; None where nobody labelled the pair."""
@@ -109,7 +110,7 @@ class RadiographPairs(Dataset[Sample]):
     def _sample(self, index: int, pixels: NDArray[np.float32], rng: np.random.Generator, *, masked: bool) -> Sample:
         text, labels = self._store.text(index), self._store.labels(index)
         by_findings = self._config.loss.positives == "findings" and labels is not None
-        same = f"findings {labels}" if by_findings else text
+        same = f"findings {labels}" if by_findings else text.text
         return self._samples.make(pixels, text, same=same, source=self._store.name(index), masked=masked, rng=rng)
 
 
@@ -215,7 +216,8 @@ def _require_same(found: Survey, run: Path) -> None:
     if path.exists():
         began = json.loads(path.read_text(encoding="utf-8"))
         for split in ("training", "validation"):
-            if began[split]["digest"] != now[split]["digest"]:
+            # Runs of earlier releases cut long texts, wherever the conclusion is, and kept no digest of conclusions.
+            if any(began[split].get(name, now[split][name]) != now[split][name] for name in ("digest", "conclusions")):
                 raise ConfigError(
                     f"the {split} pairs are not those that {run} began with ({began[split]['pairs']} then, "
                     f"{now[split]['pairs']} now; see {path}): put the data back as they were, or start a new run"

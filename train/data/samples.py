@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.inference.long_text import windows
+from mcr_infer.inference.long_text import fit
 from mcr_infer.inference.tokenizer import ReportTokenizer
+from mcr_infer.reports import SelectedText
 from train.config import Config
 from train.data import Sample
 from train.masking import hide_words, split_patches
@@ -17,7 +18,7 @@ class SampleMaker:
     """What all sources of pairs share; a sample depends on its arguments and its random stream alone."""
 
     def __init__(self, config: Config, tokenizer: ReportTokenizer) -> None:
-        self._masking, self._tokenizer = config.masking, tokenizer
+        self._masking, self._tokenizer, self._long_text = config.masking, tokenizer, config.data.long_text
         self._preprocess = config.model.preprocess
         finer = config.model.decoders.super_resolution
         self._target_preprocess = replace(
@@ -29,7 +30,7 @@ class SampleMaker:
     def make(
         self,
         pixels: NDArray[np.float32],
-        text: str,
+        text: SelectedText,
         *,
         same: str,
         source: str,
@@ -42,7 +43,7 @@ class SampleMaker:
         targets = patches
         if len(hidden) and self._target_preprocess != self._preprocess:
             targets, _ = self._target_preprocess.patches(pixels)
-        input_ids, words = self._tokens(text, rng)
+        input_ids, words = self._tokens(text)
         word_mask = hide_words(words, self._masking.text_ratio if masked else 0.0, rng)
         return Sample(
             patches=patches,
@@ -56,15 +57,14 @@ class SampleMaker:
             source=source,
         )
 
-    def _tokens(self, text: str, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return token ids [T] and the word that each is part of [T]; of a text that is too long one of its windows.
+    def _tokens(self, text: SelectedText) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the token ids of the pieces of a text [R, T], as inference takes them, and the word of each token [R, T].
 
-        Which one is drawn anew each time, so that in the course of training no part of a report stays unseen.
+        Windows of a text are equally long. A word that stands in two of them has one number, and is hidden in both or none.
         """
-        ids, words = self._tokenizer.tokens_and_words(text)
-        pieces = windows(ids, self._tokenizer)
-        window = pieces[0] if len(pieces) == 1 else pieces[int(rng.integers(len(pieces)))]
-        return np.array(ids, dtype=np.int64)[window], np.array(words, dtype=np.int64)[window]
+        (fitted,) = fit([text], self._tokenizer, self._long_text)
+        _, words = self._tokenizer.tokens_and_words(fitted.text)
+        return np.array(fitted.pieces, dtype=np.int64), np.array(words, dtype=np.int64)[np.array(fitted.places)]
 
 
 def _key(text: str) -> int:

@@ -107,7 +107,7 @@ def survey(source: Source, config: Radiographs) -> Surveyed:
             faults.add("empty_report", record.name)
         else:
             parts[chosen.part] += 1
-            columns[record.split or ""].add(record, status, chosen.text)
+            columns[record.split or ""].add(record, status, chosen)
     training, validation = columns[config.train_split].selection(), columns[config.validation_split].selection()
     training = _without_leakage(training, validation, faults)
     for selection in (training, validation):
