@@ -18,7 +18,7 @@ from typing import Any
 
 from mcr_infer.images import read_image
 from mcr_infer.index import Index
-from mcr_infer.inference.autotune import calibrate
+from mcr_infer.inference.autotune import autotune
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.image_run import embed_images
@@ -32,7 +32,7 @@ STAGE_FILES = 12
 def plan_of(bundle: Bundle, options: argparse.Namespace) -> Plan:
     """Return the plan that `mcr-infer embed-images` would make."""
     cores = len(os.sched_getaffinity(0))
-    tower = calibrate(bundle, device="cpu", precision=options.precision, budget=options.budget, cores=cores)
+    tower = autotune(bundle, device="cpu", precision=options.precision, budget=options.budget, cores=cores)
     return Plan(
         workers=cores,
         calls=tower.threads,

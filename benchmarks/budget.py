@@ -28,7 +28,7 @@ from benchmarks.towers import items as pictures
 from benchmarks.towers import speed
 from export.budget import Choice, Yardstick, as_served, table_lines
 from export.retrieval import FIRST_SEED, Vectors, held_out
-from mcr_infer.inference.autotune import calibrate, cpu_model, runtime_version
+from mcr_infer.inference.autotune import autotune, cpu_model, runtime_version
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.inference.patch_budget import emptiness, spread
@@ -67,7 +67,7 @@ def measure_speed(bundle: Bundle, rounds: int, seconds: float) -> list[dict[str,
     facts = {}
     for precision in ("fp32", *(name for name, one in bundle.precisions.items() if "cpu" in one.runtimes)):
         plans = {
-            budget: calibrate(bundle, device="cpu", precision=precision, budget=budget, cores=cores)
+            budget: autotune(bundle, device="cpu", precision=precision, budget=budget, cores=cores)
             for budget in BUDGETS
         }
         encoders = {

@@ -36,7 +36,7 @@ from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.errors import McrError
 from mcr_infer.evaluation import metrics
 from mcr_infer.evaluation.finding_labels import finding_labels_match
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import KINDS, Finding, finding_set
 from mcr_infer.phantom.language import describe
 from mcr_infer.retrieval.late_interaction import DEPTH, LATE_WEIGHT, late_interaction
@@ -73,7 +73,7 @@ class Gallery:
         return {kind: self.matching(kind) for kind in KINDS}
 
     @cached_property
-    def read(self) -> dict[str, tuple[metrics.Floats, Local]]:
+    def read(self) -> dict[str, tuple[metrics.Floats, TokenEmbeddings]]:
         """Vector [D] and words of each sentence that was asked for."""
         return {}
 
@@ -111,7 +111,7 @@ class Gallery:
         scores[near] = seen
         return scores
 
-    def _sentence(self, text: str) -> tuple[metrics.Floats, Local]:
+    def _sentence(self, text: str) -> tuple[metrics.Floats, TokenEmbeddings]:
         if text not in self.read:
             vectors, words = self.texts.encode_with_locals([text])
             self.read[text] = vectors[0].astype(np.float64), words[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARTIAL = ".*.part"
-"""What a crash may leave of `replace_file` in a folder."""
+"""What a crash may leave of `atomic_write` in a folder."""
 
 
 def create_private(path: Path) -> int:
@@ -44,7 +44,7 @@ def publish(temporary: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def replace_file(path: Path, *content: bytes | memoryview, private: bool = False) -> None:
+def atomic_write(path: Path, *content: bytes | memoryview, private: bool = False) -> None:
     """Replace a file by new content, one part after the other: readers and crashes see the old one or the new one.
 
     Raises `OSError`.
@@ -152,7 +152,7 @@ def read_cache_record(record: Path) -> dict[str, object] | None:
 def write_cache_record(record: Path, values: Mapping[str, object]) -> None:
     """Write a record that its owner alone may read (0600), at once or not at all. Raises `OSError`."""
     record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_file(record, (json.dumps(values) + "\n").encode(), private=True)
+    atomic_write(record, (json.dumps(values) + "\n").encode(), private=True)
 
 
 REMEMBERED_BYTES = 8 * 2**20

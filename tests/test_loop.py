@@ -95,7 +95,7 @@ def test_a_finished_run_does_nothing_more(cache, finished, console):
 
 
 def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished, tmp_path, console, monkeypatch):
-    run, real = tmp_path / "run", checkpoint.replace_file
+    run, real = tmp_path / "run", checkpoint.atomic_write
 
     def write_and_die(path, content):
         real(path, content)
@@ -103,7 +103,7 @@ def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "replace_file", write_and_die)
+        patch.setattr(checkpoint, "atomic_write", write_and_die)
         with pytest.raises(Killed):
             train(tiny(cache), run, console=console)
     assert (run / checkpoint.MODEL).exists()

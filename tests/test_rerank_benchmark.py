@@ -10,7 +10,7 @@ from benchmarks import combined, rerank
 from benchmarks.hard_pairs import HardPair, hard_pairs
 from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.evaluation import metrics
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import KINDS, finding_set
 from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
 from mcr_infer.retrieval.queries import Question, vectors_with_words
@@ -54,7 +54,7 @@ def test_the_two_pictures_of_a_hard_pair_differ_in_one_thing(hard):
 
 def test_a_judgement_wants_the_right_picture_clearly_above():
     vectors = np.eye(2, dtype=np.float32)
-    part = Local(vectors=np.ones((1, 2), dtype=np.float32), weights=np.ones(1, dtype=np.float32))
+    part = TokenEmbeddings(vectors=np.ones((1, 2), dtype=np.float32), weights=np.ones(1, dtype=np.float32))
     seen = rerank.Pictures(
         phantoms=[], vectors=np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32), patches=[part] * 3
     )

@@ -15,11 +15,11 @@ from mcr_infer.cli.query import query
 from mcr_infer.index import Index, search
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.retrieval.late_interaction import DEPTH, late_interaction
 from mcr_infer.retrieval.queries import Question, vectors_with_words
-from mcr_infer.retrieval.reranker import SecondLook
+from mcr_infer.retrieval.reranker import Reranker
 
 QUESTION = "left pneumothorax"
 
@@ -48,7 +48,7 @@ def test_the_index_keeps_what_the_tower_gave(kept_index: Path, phantom_folder: P
     seed = int(Path(str(first.path)).stem.split("-")[1])
     pixels = phantom.make(seed, 256).radiograph().pixels
     _, (expected,) = encoder.encode_with_locals([encoder.preprocess.patches(pixels)])
-    got = Local.from_bytes(kept[hits[0].label])
+    got = TokenEmbeddings.from_bytes(kept[hits[0].label])
     assert np.abs(got.vectors - expected.vectors).max() < np.abs(expected.vectors).max() / 250
     assert got.positions is not None
     assert got.positions.tolist() == encoder.preprocess.patches(pixels)[1].tolist()
@@ -77,7 +77,7 @@ def test_hits_are_ranked_by_the_cosine_and_the_second_look_together(kept_index: 
     with Index.open(kept_index) as index, index.snapshot():
         found = search(index, texts.encode([QUESTION]), k=24)[0]
         kept = index.locals("image", [hit.label for hit in found])
-    late = late_interaction(words, [Local.from_bytes(kept[hit.label]) for hit in found])
+    late = late_interaction(words, [TokenEmbeddings.from_bytes(kept[hit.label]) for hit in found])
     expected = {hit.id: hit.score + value for hit, value in zip(found, late.tolist(), strict=True)}
     assert {hit["id"]: hit["rerank_score"] for hit in hits} == pytest.approx(expected, abs=2e-6)
     # Another order than that of the cosine, or the test would not see the difference.
@@ -143,7 +143,7 @@ def test_sentences_with_weights_are_looked_at_together(kept_index: Path):
     assert wanted > 0
     with Index.open(kept_index) as index, index.snapshot():
         found = search(index, vectors, k=24)[0]
-        look = SecondLook(index, bundle, device="cpu", notify=pytest.fail)
+        look = Reranker(index, bundle, device="cpu", notify=pytest.fail)
         expected = look.rank(words, found, 24)
         assert (look.candidates, look.unseen) == (24, 0)
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
@@ -158,7 +158,7 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
     with Index.open(phantom_index) as index, index.snapshot():
         first, second = search(index, vectors, k=6)
         different = len({hit.label for hit in (*first, *second)})
-        look = SecondLook(index, bundle, device="cpu", notify=told.append)
+        look = Reranker(index, bundle, device="cpu", notify=told.append)
         ranked = look.rank(words[0], first, 6)
         look.rank(words[1], second, 6)
         assert [int(line.split()[0]) for line in told] == [6, *([different - 6] if different > 6 else [])]
@@ -167,7 +167,7 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
         assert len(told) <= 2
 
         monkeypatch.setattr("mcr_infer.retrieval.reranker._HELD_BYTES", 2 * 13_608)
-        forgetful, told = SecondLook(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
+        forgetful, told = Reranker(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
         assert forgetful.rank(words[0], first, 6) == ranked
         assert forgetful.rank(words[0], first, 6) == ranked
         assert [int(line.split()[0]) for line in told] == [6, 4]

@@ -23,7 +23,7 @@ from mcr_infer.inference.engines import EngineManifest
 from mcr_infer.inference.ort_tower import OnnxTower
 from mcr_infer.inference.tensorrt_tower import CAPTURED, TensorRTTower, open_engine
 from mcr_infer.inference.tower import TensorSpec
-from mcr_infer.inference.verify import gate, verify_engines
+from mcr_infer.inference.verify import validate_engine, verify_engines
 from tiny import DIM, patches, texts, tiny_bundle
 
 
@@ -238,7 +238,7 @@ def test_an_engine_that_computes_something_else_is_not_admitted(bundle: Bundle, 
     engine.tower = Wrong()
     record = next(one for one in EngineManifest.read(bundle).engines if one.tower == "text")
     with pytest.raises(BackendError, match=r"max abs difference 1\.0e-03, limit 1e-04.*not admitted"):
-        gate(bundle, record, sm="sm86")
+        validate_engine(bundle, record, sm="sm86")
     assert [one.verified for one in EngineManifest.read(bundle).engines] == [True, False]
     with pytest.raises(BackendError, match="never measured"):
         open_engine(bundle, "text", flavor="rtx")

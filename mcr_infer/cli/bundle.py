@@ -113,10 +113,10 @@ def _measured(bundle: "Bundle", record: "EngineRecord") -> tuple["EngineRecord",
         return record, "unverified (no GPU here)"
     if gpu.sm not in record.architectures:
         return record, f"unverified (the GPU here is {gpu.sm})"
-    from mcr_infer.inference.verify import gate
+    from mcr_infer.inference.verify import validate_engine
 
     try:
-        admitted = gate(bundle, record, sm=gpu.sm)
+        admitted = validate_engine(bundle, record, sm=gpu.sm)
     except BackendError:
         discard(bundle, record)
         raise

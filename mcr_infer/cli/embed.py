@@ -106,7 +106,7 @@ def embed_images(
     from mcr_infer.cli.interruption import Interruption
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.images.selection import Selection
-    from mcr_infer.inference.autotune import calibrate
+    from mcr_infer.inference.autotune import autotune
     from mcr_infer.inference.encoder import ImageEncoder
     from mcr_infer.pipeline.decoding import Limits
     from mcr_infer.pipeline.image_run import Stop, embed_images
@@ -134,7 +134,7 @@ def embed_images(
     selection = Selection.of(modalities=modality, body_parts=body_part, views=view, presentation_intents=intent)
     limits = Limits(seconds=file_seconds, memory_bytes=file_memory << 20)
     budget, cores = chosen.patch_budget(patch_budget), usable_cores()
-    tower = calibrate(
+    tower = autotune(
         chosen, device=device, precision=precision, budget=budget, cores=cores, threads=calls, batch_size=batch_size,
         notify=output.note,
     )  # fmt: skip

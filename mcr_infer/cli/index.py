@@ -52,7 +52,7 @@ def delete(
     """Delete rows from an index, with their vectors, files and facts: by id, study, patient or filter."""
     from mcr_infer.cli import output
     from mcr_infer.index import KINDS, Index
-    from mcr_infer.index.row_selection import doomed, unreachable
+    from mcr_infer.index.row_selection import plan_deletion, unreachable
 
     if sum(bool(given) for given in (id, study, patient_key, patient, where)) != 1:
         raise typer.BadParameter("say what to delete by one of --id, --study, --patient-key, --patient, --where")
@@ -60,7 +60,7 @@ def delete(
     asked = _patient(patient, issuer, site_secret)
     with Index.open(index, writable=not dry_run, notify=output.note) as store:
         chosen = _what_to_delete(store, id, study, patient_key, asked, where, site_secret)
-        found = doomed(store, chosen, of.names)
+        found = plan_deletion(store, chosen, of.names)
         count = sum(found.counts.values())
         output.show_doomed(found, index, to_stderr=json)
         if count and not dry_run:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mcr_infer.evaluation.protocols import Evaluation
     from mcr_infer.index import Hit, Index
     from mcr_infer.index.manifest import Tuning
-    from mcr_infer.index.row_selection import Doomed
+    from mcr_infer.index.row_selection import Deletion
     from mcr_infer.inference.bundle import Bundle
     from mcr_infer.inference.long_text import FittedText, LongText
     from mcr_infer.pipeline.missing_files import Gone
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mcr_infer.pipeline.run_report import RunReport
     from mcr_infer.pipeline.transfer.exporting import Exported
     from mcr_infer.pipeline.transfer.merging import Conflict, Merged
-    from mcr_infer.retrieval.reranker import SecondLook
+    from mcr_infer.retrieval.reranker import Reranker
 
 _SHOWN_CONFLICTS = 20
 _SHOWN_NOTES = 5
@@ -130,7 +130,7 @@ def warn_of_mixture(
         )
 
 
-def warn_of_unseen(look: "SecondLook") -> None:
+def warn_of_unseen(look: "Reranker") -> None:
     """Say so where candidates could not be looked at a second time."""
     if look.unseen:
         note(
@@ -233,7 +233,7 @@ def show_info(index: "Index", bundle: "Bundle | None", *, gone: "Gone | None" = 
     say_table(("", str(index.folder)), rows)
 
 
-def show_doomed(found: "Doomed", place: Path, *, what: str = "match", to_stderr: bool) -> None:
+def show_doomed(found: "Deletion", place: Path, *, what: str = "match", to_stderr: bool) -> None:
     """Print what a deletion is about: how many rows of which studies, and the first ids."""
     say(f"{_counted(found.counts)} of {place} {what}, of {found.studies} studies", to_stderr=to_stderr)
     for kind, ids in found.shown.items():
@@ -243,7 +243,7 @@ def show_doomed(found: "Doomed", place: Path, *, what: str = "match", to_stderr:
 
 
 def show_deletion(
-    found: "Doomed", place: Path, left: Mapping[str, int], *, dry_run: bool, hint: bool = True, as_json: bool
+    found: "Deletion", place: Path, left: Mapping[str, int], *, dry_run: bool, hint: bool = True, as_json: bool
 ) -> None:
     """Print what was deleted, and what a graph still holds of it (`left`, by kind); `hint`: what to try if nothing was."""
     if as_json:

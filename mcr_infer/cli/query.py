@@ -23,7 +23,7 @@ from mcr_infer.cli.options import (
 
 if TYPE_CHECKING:
     from mcr_infer.index.search import Distinct
-    from mcr_infer.inference.token_embeddings import Local
+    from mcr_infer.inference.token_embeddings import TokenEmbeddings
     from mcr_infer.retrieval.queries import Question
 
 
@@ -92,7 +92,7 @@ def query(
     if rerank:
         from mcr_infer.retrieval.late_interaction import check_comparable
         from mcr_infer.retrieval.reranker import (
-            SecondLook,  # brings what decodes files, which a plain query does without
+            Reranker,  # brings what decodes files, which a plain query does without
         )
     with Index.open(index, notify=output.note) as store, store.snapshot():
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
@@ -108,7 +108,7 @@ def query(
             asked = texts.fit([part.what for question in questions for part in question.sentences])
             output.warn_of_long_queries(asked, limit=texts.max_tokens)
         unknown = unknown_words(questions, texts)
-        words: list[list[tuple[Local, float]]] = []
+        words: list[list[tuple[TokenEmbeddings, float]]] = []
         if chosen is None:
             vectors = vectors_of_rows(questions, store)
         elif rerank:
@@ -122,7 +122,7 @@ def query(
             exclude=likes, ef_search=ef_search,
         )  # fmt: skip
         if rerank and chosen is not None:
-            look = SecondLook(store, chosen, device=device, precision=precision, notify=output.note)
+            look = Reranker(store, chosen, device=device, precision=precision, notify=output.note)
             found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
             output.warn_of_unseen(look)
         if chosen_rows is not None and not any(found):

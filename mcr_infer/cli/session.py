@@ -16,7 +16,7 @@ from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pipeline.missing_files import presence
 
 if TYPE_CHECKING:
-    from mcr_infer.pipeline.deidentification import Naming
+    from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 
 _LOOKED_AT = 1_000
 """Rows of a kind whose paths say whether the working folder is the root of an index."""
@@ -75,16 +75,16 @@ def known_bundle(store: Index) -> Bundle | None:
     return bundle if bundle.fingerprint == store.fingerprint else None
 
 
-def naming_of(site_secret: Path | None, *, pseudonymise: bool) -> "Naming":
+def naming_of(site_secret: Path | None, *, pseudonymise: bool) -> "DeidentificationPolicy":
     """Return how rows are to be named, as it was asked for. Raises `ConfigError`."""
-    from mcr_infer.pipeline.deidentification import Naming  # which a query does without
+    from mcr_infer.pipeline.deidentification import DeidentificationPolicy  # which a query does without
     from mcr_infer.pseudonyms import SiteSecret
 
     secret = None if site_secret is None else SiteSecret.read(site_secret)
-    return Naming(secret=secret, pseudonymous=pseudonymise)
+    return DeidentificationPolicy(secret=secret, pseudonymous=pseudonymise)
 
 
-def bundle_for(index: Path, named: Path | None, naming: "Naming") -> Bundle:
+def bundle_for(index: Path, named: Path | None, naming: "DeidentificationPolicy") -> Bundle:
     """Open the bundle for an index that may not be there yet: then the named one, else the one that ships.
 
     An index that names its rows otherwise is refused here, before anything is measured or opened (`IndexMismatchError`).
@@ -108,7 +108,7 @@ def identity_of(bundle: Bundle) -> Identity:
     )
 
 
-def open_for_writing(index: Path, bundle: Bundle, naming: "Naming") -> Index:
+def open_for_writing(index: Path, bundle: Bundle, naming: "DeidentificationPolicy") -> Index:
     """Open an index for writing, or make it; raises `IndexMismatchError` when another bundle or secret made it.
 
     An index without a root, as earlier versions made them, or with one that is not there any more, takes the working folder

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.files import replace_file, sha256_against, sha256_of
+from mcr_infer.files import atomic_write, sha256_against, sha256_of
 from mcr_infer.index.manifest import ColumnFile
 from mcr_infer.index.rows import COLUMNS, Scalar, checked_vector
 from mcr_infer.index.storage import storage_errors
@@ -76,7 +76,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Facts:
+class MetadataColumns:
     """The facts of all rows of a kind at one generation of the store."""
 
     generation: int
@@ -123,9 +123,9 @@ class Facts:
             return frozenset()
         return frozenset(word for code, word in enumerate(column.words) if (column.codes == code).any())
 
-    def at(self, keep: NDArray[Any]) -> "Facts":
+    def at(self, keep: NDArray[Any]) -> "MetadataColumns":
         """Return the facts of some rows only: of a mask [N], or of places in this order."""
-        return Facts(
+        return MetadataColumns(
             generation=self.generation,
             labels=self.labels[keep],
             keys={name: values[keep] for name, values in self.keys.items()},
@@ -135,10 +135,10 @@ class Facts:
             },
         )
 
-    def joined(self, newer: "Facts") -> "Facts":
+    def joined(self, newer: "MetadataColumns") -> "MetadataColumns":
         """Return these facts and those of other rows, read later."""
         names = dict.fromkeys((*self.columns, *newer.columns))
-        both = Facts(
+        both = MetadataColumns(
             generation=newer.generation,
             labels=np.concatenate([self.labels, newer.labels]),
             keys={name: np.concatenate([self.keys[name], newer.keys[name]]) for name in KEYS},
@@ -149,7 +149,7 @@ class Facts:
         )
         return both.at(np.argsort(both.labels, kind="stable"))
 
-    def without_empty(self) -> "Facts":
+    def without_empty(self) -> "MetadataColumns":
         """Return these facts without those that only rows had that are gone: what a filter may ask for is what rows say."""
         kept = {name: one for name, one in self.columns.items() if name in PLAIN or not one.is_empty}
         return replace(self, columns=kept)
@@ -172,7 +172,9 @@ def _joined(one: Column, other: Column) -> Column:
     )
 
 
-def read_facts(labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[Any]]], *, generation: int) -> Facts:
+def read_facts(
+    labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[Any]]], *, generation: int
+) -> MetadataColumns:
     """Gather the facts of rows of ascending labels [N] from their columns. Raises `IndexCorruptError`."""
     keys = {name: np.full(len(labels), ABSENT, dtype=np.uint64) for name in KEYS}
     gathered: dict[str, _Gathered] = {name: _Gathered(len(labels)) for name in PLAIN}
@@ -192,7 +194,7 @@ def read_facts(labels: NDArray[np.int64], scanned: Iterable[tuple[int, Sequence[
                 gathered[name] = _Gathered(len(labels))
             gathered[name].put(place, fact)
     columns_of = {name: one.column() for name, one in gathered.items()}
-    return Facts(generation=generation, labels=labels, keys=keys, columns=columns_of)
+    return MetadataColumns(generation=generation, labels=labels, keys=keys, columns=columns_of)
 
 
 class _Gathered:
@@ -215,7 +217,7 @@ class _Gathered:
         return Column(numbers=self._numbers, codes=self._codes, words=tuple(self._words))
 
 
-def save_facts(folder: Path, kind: str, facts: Facts) -> ColumnFile:
+def save_facts(folder: Path, kind: str, facts: MetadataColumns) -> ColumnFile:
     """Publish facts as a file of the folder. Raises `EmbeddingIndexError` when the disk is full."""
     arrays: list[NDArray[Any]] = [facts.labels.astype("<i8")]
     header: dict[str, Any] = {"rows": len(facts.labels), "columns": {}}
@@ -248,7 +250,7 @@ def _used(column: Column) -> tuple[list[str], NDArray[np.int32]]:
     return [word for word, kept in zip(column.words, used, strict=False) if kept], moved[column.codes]
 
 
-def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> Facts:  # noqa: ARG001
+def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remembered: bool = True) -> MetadataColumns:  # noqa: ARG001
     """Map the facts that the manifest names, as `load_vectors` does; `dim` is not needed. Raises `IndexCorruptError`."""
     content = map_columns(folder, "facts", kind, known, size=None, remembered=remembered)
     try:
@@ -257,7 +259,7 @@ def load_facts(folder: Path, kind: str, known: ColumnFile, *, dim: int, remember
         raise IndexCorruptError(f"{known.file_name('facts', kind)} is no file of facts") from exc
 
 
-def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
+def _parsed(content: mmap.mmap, known: ColumnFile) -> MetadataColumns:
     (length,) = _LENGTH.unpack_from(content)
     header = json.loads(content[_LENGTH.size : _LENGTH.size + length])
     count, at = known.rows, _LENGTH.size + length
@@ -282,7 +284,7 @@ def _parsed(content: mmap.mmap, known: ColumnFile) -> Facts:
         columns[name] = Column(numbers=numbers, codes=codes, words=words)
     if at != len(content) or (labels[1:] <= labels[:-1]).any() or not columns.keys() >= set(PLAIN):
         raise ValueError("content")
-    return Facts(generation=known.generation, labels=labels, keys=keys, columns=columns)
+    return MetadataColumns(generation=known.generation, labels=labels, keys=keys, columns=columns)
 
 
 def publish_columns(
@@ -295,7 +297,7 @@ def publish_columns(
         digest.update(part)
     saved = ColumnFile(sha256=digest.hexdigest(), rows=rows, generation=generation)
     with storage_errors(folder):
-        replace_file(folder / saved.file_name(what, kind), *content, private=True)
+        atomic_write(folder / saved.file_name(what, kind), *content, private=True)
     return saved
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError
-from mcr_infer.files import FileStamp, replace_file
+from mcr_infer.files import FileStamp, atomic_write
 from mcr_infer.index.rows import KINDS, Row
 from mcr_infer.index.storage import storage_errors
 
@@ -142,7 +142,7 @@ class Manifest:
         }
         values["digest"] = _digest(values)
         with storage_errors(folder):
-            replace_file(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode(), private=True)
+            atomic_write(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode(), private=True)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":

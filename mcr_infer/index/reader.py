@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
 from mcr_infer.files import FileStamp
-from mcr_infer.index.columns import Facts
+from mcr_infer.index.columns import MetadataColumns
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
 from mcr_infer.index.filters import Filter
@@ -175,7 +175,7 @@ class Reader:
         held = self._snapshots.vectors(kind)
         return held.labels, held.values
 
-    def facts(self, kind: str) -> Facts:
+    def facts(self, kind: str) -> MetadataColumns:
         """Return the facts of a kind as they are now, to filter and to group by."""
         return self._snapshots.facts(kind)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.columns import ABSENT, KEYS, Facts, key_of
+from mcr_infer.index.columns import ABSENT, KEYS, MetadataColumns, key_of
 from mcr_infer.index.filters import AllOf, AnyOf, Compare, Filter, Mask, Missing, Not, names_in
 from mcr_infer.index.index import Index
 
@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Doomed:
+class Deletion:
     """Rows that are to be deleted."""
 
     labels: Mapping[str, NDArray[np.int64]]
@@ -40,7 +40,7 @@ class Doomed:
         return {kind: len(labels) for kind, labels in self.labels.items()}
 
 
-def doomed(index: Index, where: Filter, kinds: Collection[str]) -> Doomed:
+def plan_deletion(index: Index, where: Filter, kinds: Collection[str]) -> Deletion:
     """Find the rows of some kinds that match a filter, each compared with what the row itself says.
 
     Raises `QueryError` where no row of any of the kinds has a fact that the filter asks for.
@@ -49,7 +49,7 @@ def doomed(index: Index, where: Filter, kinds: Collection[str]) -> Doomed:
         chosen = chosen_facts(index, where, kinds)
         shown = {kind: index.rows(facts.labels[:SHOWN].tolist()) for kind, facts in chosen.items()}
     studies = {key for facts in chosen.values() for key in facts.keys["study_uid"].tolist()} - {ABSENT}
-    return Doomed(
+    return Deletion(
         labels={kind: facts.labels for kind, facts in chosen.items()},
         shown={kind: [row.id for row in rows.values()] for kind, rows in shown.items()},
         studies=len(studies),
@@ -83,18 +83,18 @@ class Among:
     name: str
     values: frozenset[str]
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]."""
         keys = np.fromiter((key_of(value) for value in self.values), dtype=np.uint64, count=len(self.values))
         return np.asarray(np.isin(facts.keys[self.name], keys))
 
 
-def chosen_facts(index: Index, where: Filter, kinds: Collection[str]) -> Mapping[str, Facts]:
+def chosen_facts(index: Index, where: Filter, kinds: Collection[str]) -> Mapping[str, MetadataColumns]:
     """Return the facts of the rows of some kinds that match a filter, by kind; to be called inside `snapshot`.
 
     Raises `QueryError` where no row of any of the kinds has a fact that the filter asks for.
     """
-    found: dict[str, Facts] = {}
+    found: dict[str, MetadataColumns] = {}
     refusals: list[QueryError] = []
     for kind in kinds:
         facts = index.facts(kind)
@@ -116,7 +116,7 @@ def chosen_labels(index: Index, where: Filter | None, kinds: Collection[str]) ->
     return {kind: facts.labels for kind, facts in chosen_facts(index, where, kinds).items()}
 
 
-def _exactly(index: Index, kind: str, where: Filter, chosen: Facts) -> Mask:
+def _exactly(index: Index, kind: str, where: Filter, chosen: MetadataColumns) -> Mask:
     """Return which of the chosen rows [N] match by their full values, too."""
     names = [name for name in _key_names(where) if name in KEYS]
     if not names:
@@ -132,7 +132,7 @@ def _key_names(where: Filter) -> list[str]:
     return [where.name] if isinstance(where, Among) else names_in(where)
 
 
-def _mask(where: Filter, facts: Facts, values: Values) -> Mask:
+def _mask(where: Filter, facts: MetadataColumns, values: Values) -> Mask:
     """Answer a filter as it answers itself, but for columns of keys, where whole values are compared."""
     if isinstance(where, Not):
         return ~_mask(where.other, facts, values)

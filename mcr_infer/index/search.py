@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.embeddings import fingerprint_of
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
-from mcr_infer.index.columns import Facts, key_of
+from mcr_infer.index.columns import MetadataColumns, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in, parse_filter
 from mcr_infer.index.graph import Graph
 from mcr_infer.index.index import Index
@@ -90,7 +90,7 @@ class Scope:
             raise QueryError(
                 f"index {index.folder} holds no {kind}s: add some with `mcr-infer embed-{kind}s ... --index {index.folder}`"
             )
-        self._facts: Facts | None = None
+        self._facts: MetadataColumns | None = None
         self._allowed: NDArray[np.bool_] | None = None
         if where is not None or distinct or exclude:
             self._facts = index.facts(kind)

@@ -16,7 +16,7 @@ import numpy as np
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
 from mcr_infer.index.columns import (
     SAVED_FROM,
-    Facts,
+    MetadataColumns,
     Vectors,
     load_facts,
     load_vectors,
@@ -66,7 +66,7 @@ AS_NEEDED = Renewal()
 
 S = TypeVar("S")
 T = TypeVar("T")
-Columns = TypeVar("Columns", Vectors, Facts)
+Columns = TypeVar("Columns", Vectors, MetadataColumns)
 
 Notify = Callable[[str], None]
 
@@ -80,7 +80,7 @@ class Snapshots:
         self._remembered, self._notify = not writer, notify
         self._graphs: dict[str, Graph] = {}
         self._vectors: dict[str, Vectors] = {}
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, MetadataColumns] = {}
 
     def vectors(self, kind: str) -> Vectors:
         """Return the vectors of a kind as the store is now; only what has changed is read from it."""
@@ -99,7 +99,7 @@ class Snapshots:
         self._vectors[kind] = held
         return held
 
-    def facts(self, kind: str) -> Facts:
+    def facts(self, kind: str) -> MetadataColumns:
         """Return the facts of a kind as the store is now; only what has changed is read from it."""
         held = self._facts.get(kind) or self._load_columns(kind, "facts", load_facts)
         with self._store.snapshot():
@@ -156,7 +156,7 @@ class Snapshots:
             self._graphs.pop(kind, None)
         return KindState(generation=generation, rows=count, graph=graph, vectors=vectors, facts=facts, tuning=tuning)
 
-    def _sound_facts(self, kind: str) -> Facts:
+    def _sound_facts(self, kind: str) -> MetadataColumns:
         """Return the facts to be saved. Raises `IndexCorruptError` where SQLite let two rows have one id."""
         facts = self.facts(kind)
         if facts.doubled:

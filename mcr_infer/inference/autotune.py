@@ -1,7 +1,7 @@
 """How the image tower is run on this machine: calls at a time, threads within a call, radiographs in one, measured.
 
-    bundle, precision, budget, cores -> this user's memory -> TowerPlan
-                                     -> a short calibration -> TowerPlan, remembered for this machine and bundle
+    bundle, precision, budget, cores -> the cache of this user -> TowerConfig
+                                     -> a short measurement -> TowerConfig, remembered for this machine and bundle
 
 What is fastest differs between machines and towers, and no rule foretells it. The calibration runs the tower on noise of the
 right shape for a second or two, less thorough the slower the tower is. A plan decides about speed alone: vectors agree to
@@ -56,7 +56,7 @@ _CPU_FACTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TowerPlan:
+class TowerConfig:
     """How to run an image tower: `ImageEncoder(..., threads=intra_op_threads)`, shared by `threads` threads of Python."""
 
     threads: int
@@ -83,7 +83,7 @@ class _Layout:
     intra_op_threads: int
 
 
-def calibrate(
+def autotune(
     bundle: Bundle,
     *,
     device: str = "auto",
@@ -93,7 +93,7 @@ def calibrate(
     threads: int | None = None,
     batch_size: int | None = None,
     notify: Callable[[str], None] | None = None,
-) -> TowerPlan:
+) -> TowerConfig:
     """Return the fastest plan for an image tower on `cores` cores, from memory or by a calibration of at most about 3 s.
 
     It takes longer only where opening the tower and a single call do.
@@ -161,12 +161,12 @@ def _search(
     batches: Sequence[int],
     item: Patches,
     deadline: float,
-) -> TowerPlan:
+) -> TowerConfig:
     """Compare the layouts at the smallest batch, then larger batches in the best one, as long as there is time.
 
     At least one candidate is measured. A later one is chosen only if it gains more than noise. Raises as the tower does.
     """
-    best: TowerPlan | None = None
+    best: TowerConfig | None = None
     chosen: ImageEncoder | None = None
     refused: BackendError | None = None
     opening = image = 0.0
@@ -185,7 +185,7 @@ def _search(
         image = layout.threads / rate
         if best is not None and rate <= (1 + _GAIN) * best.images_per_second:
             return False
-        best = TowerPlan(
+        best = TowerConfig(
             threads=layout.threads,
             intra_op_threads=layout.intra_op_threads,
             batch_size=batch,
@@ -225,7 +225,7 @@ def throughput(encoder: ImageEncoder, threads: int, batch: Sequence[Patches], se
             count, passed = count + len(batch), time.perf_counter() - began
         return count / passed
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="calibrate") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="autotune") as pool:
         return sum(pool.map(embed, range(threads)))
 
 
@@ -254,7 +254,7 @@ def _record_of(key: dict[str, object]) -> Path | None:
     return None if folder is None else folder / f"{name}.json"
 
 
-def _recalled(record: Path, key: dict[str, object]) -> TowerPlan | None:
+def _recalled(record: Path, key: dict[str, object]) -> TowerConfig | None:
     """Read a plan; None where there is none for this very key, or none that makes sense and is recent."""
     values = read_cache_record(record)
     if values is None or values.get("format_version") != _FORMAT_VERSION or values.get("key") != key:
@@ -266,4 +266,4 @@ def _recalled(record: Path, key: dict[str, object]) -> TowerPlan | None:
     if not isinstance(rate, float) or not 0 < rate < math.inf:
         return None
     found = {name: count for name, count in counts.items() if type(count) is int and 1 <= count <= _MOST}
-    return TowerPlan(**found, images_per_second=rate, remembered=True) if len(found) == len(_COUNTS) else None
+    return TowerConfig(**found, images_per_second=rate, remembered=True) if len(found) == len(_COUNTS) else None

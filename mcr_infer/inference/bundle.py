@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.files import sha256_against, sha256_of
-from mcr_infer.inference.manifest import WORD, Section
+from mcr_infer.inference.manifest import WORD, ManifestSection
 from mcr_infer.inference.patch_budget import RECOMMENDED, parse_budget
 from mcr_infer.inference.preprocess import INPUT_NAMES, Preprocess
 from mcr_infer.inference.tokenizer import Padding, ReportTokenizer
@@ -151,7 +151,7 @@ class Bundle:
         the manifest contradicts itself.
         """
         folder = _SHIPPED if path is None else Path(path)
-        return _parse(Section(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
+        return _parse(ManifestSection(_read_manifest(folder), folder / MANIFEST), folder, shipped=path is None)
 
     def verified(self, name: str, *, remembered: bool = False) -> Path:
         """Return the path of one file after its size and digest have matched the manifest; call it right before use.
@@ -303,7 +303,7 @@ def _read_manifest(folder: Path) -> dict[str, object]:
     return values
 
 
-def _parse(manifest: Section, folder: Path, *, shipped: bool) -> Bundle:
+def _parse(manifest: ManifestSection, folder: Path, *, shipped: bool) -> Bundle:
     version = manifest.take("format_version", int, f"{FORMAT_VERSION}")
     if version != FORMAT_VERSION:
         raise BundleError(
@@ -357,7 +357,7 @@ def _parse(manifest: Section, folder: Path, *, shipped: bool) -> Bundle:
     )
 
 
-def _parse_padding(text: Section) -> Padding | None:
+def _parse_padding(text: ManifestSection) -> Padding | None:
     if "padding" not in text.keys:
         return None
     section = text.section("padding")
@@ -367,7 +367,7 @@ def _parse_padding(text: Section) -> Padding | None:
         raise text.refuse("padding", f"a rule of filling up ({exc})") from exc
 
 
-def _parse_budget(manifest: Section) -> float | None:
+def _parse_budget(manifest: ManifestSection) -> float | None:
     if "patch_budget" not in manifest.keys:
         return None
     section = manifest.section("patch_budget")
@@ -377,7 +377,7 @@ def _parse_budget(manifest: Section) -> float | None:
     return budget
 
 
-def _parse_precisions(manifest: Section, files: Mapping[str, FileRecord]) -> dict[str, Precision]:
+def _parse_precisions(manifest: ManifestSection, files: Mapping[str, FileRecord]) -> dict[str, Precision]:
     if "precisions" not in manifest.keys:
         return {}
     section = manifest.section("precisions")
@@ -408,7 +408,7 @@ def _parse_precisions(manifest: Section, files: Mapping[str, FileRecord]) -> dic
     return found
 
 
-def _parse_files(manifest: Section) -> dict[str, FileRecord]:
+def _parse_files(manifest: ManifestSection) -> dict[str, FileRecord]:
     section = manifest.section("files")
     files: dict[str, FileRecord] = {}
     for name in section.keys:

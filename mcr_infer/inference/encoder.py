@@ -21,7 +21,7 @@ from mcr_infer.images.radiograph import Radiograph
 from mcr_infer.inference.bundle import FULL, TOWER_OUTPUTS, Bundle
 from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText, fit, mean_of_pieces
 from mcr_infer.inference.open_tower import open_tower
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.inference.tower import Purpose, Side, Tower
 from mcr_infer.inference.vocabulary import Vocabulary
 from mcr_infer.reports import SelectedText
@@ -81,7 +81,7 @@ class _Encoder:
 
     def _embed_with_locals(
         self, inputs: Mapping[str, NDArray[Any]], lengths: Sequence[int], positions: Sequence[NDArray[np.int64] | None]
-    ) -> tuple[NDArray[np.float32], list[Local]]:
+    ) -> tuple[NDArray[np.float32], list[TokenEmbeddings]]:
         """Run one batch once: its embeddings [N, D], and the mapped parts of each row, the first `lengths[row]` of them.
 
         `positions` are those of the patches of each row [K], None for words and for pixels.
@@ -92,7 +92,9 @@ class _Encoder:
         try:
             # Copies: a row of a batch would keep the whole batch in memory.
             locals = [
-                Local(vectors=one[:n].copy(), weights=weights[:n].copy(), positions=None if at is None else at.copy())
+                TokenEmbeddings(
+                    vectors=one[:n].copy(), weights=weights[:n].copy(), positions=None if at is None else at.copy()
+                )
                 for one, weights, n, at in parts
             ]
         except EmbeddingIndexError as exc:
@@ -139,7 +141,7 @@ class ImageEncoder(_Encoder):
             return self._none()
         return self._marked(self._embed(self._inputs(batch)))
 
-    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[Embeddings, list[Local]]:
+    def encode_with_locals(self, batch: Sequence[Patches]) -> tuple[Embeddings, list[TokenEmbeddings]]:
         """Embed one batch as `encode` does, in one run, and return its mapped patches with it: [N, D], N times [K, D]."""
         if not batch:
             return self._none(), []
@@ -254,7 +256,7 @@ class TextEncoder(_Encoder):
             vectors[rows] = self._embed({"input_ids": input_ids, "attention_mask": attention_mask})
         return self._marked(mean_of_pieces(vectors, texts))
 
-    def encode_with_locals(self, texts: Sequence[str]) -> tuple[Embeddings, list[Local]]:
+    def encode_with_locals(self, texts: Sequence[str]) -> tuple[Embeddings, list[TokenEmbeddings]]:
         """Embed a few texts in one batch and one run, with their mapped words: [N, D], N times [T, D] without padding.
 
         A text of several windows has the words of all of them.
@@ -273,12 +275,12 @@ class TextEncoder(_Encoder):
         return self._marked(mean_of_pieces(vectors, fitted)), joined
 
 
-def _joined(pieces: Sequence[Local]) -> Local:
+def _joined(pieces: Sequence[TokenEmbeddings]) -> TokenEmbeddings:
     """Return the mapped words of all pieces of a text; their weighted sum points where the mean of the pieces does."""
     if len(pieces) == 1:
         return pieces[0]
     weights = [one.weights / np.linalg.norm(one.weights @ one.vectors) for one in pieces]
     total = np.concatenate(weights)
-    return Local(
+    return TokenEmbeddings(
         vectors=np.concatenate([one.vectors for one in pieces]), weights=(total / total.sum()).astype(np.float32)
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcr_infer.errors import BackendError
-from mcr_infer.files import replace_file
+from mcr_infer.files import atomic_write
 from mcr_infer.inference import tensorrt_api
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.engine_profile import Profile
@@ -118,10 +118,10 @@ def build_engine(
         version_compatible=version_compatible,
     )
     with changing(bundle) as folder:
-        replace_file(folder / record.file, content)
+        atomic_write(folder / record.file, content)
         EngineManifest.read(bundle).with_engine(record).write()
         if timing_cache is not None:
-            replace_file(timing_cache, bytes(config.get_timing_cache().serialize()))
+            atomic_write(timing_cache, bytes(config.get_timing_cache().serialize()))
     return record
 
 

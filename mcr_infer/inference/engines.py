@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from mcr_infer.errors import BackendError, ConfigError
-from mcr_infer.files import replace_file
+from mcr_infer.files import atomic_write
 from mcr_infer.inference.bundle import MANIFEST, WEIGHTS_SUFFIX, Bundle
 from mcr_infer.inference.engine_profile import Profile
 from mcr_infer.inference.tensorrt_api import DEVICES, MODULES, Flavor
@@ -173,7 +173,7 @@ class EngineManifest:
         """Replace the manifest on disk, at once and durably. Raises `OSError`."""
         entries = [record.to_dict() for record in sorted(self.engines, key=lambda record: record.file)]
         values = {"format_version": FORMAT_VERSION, "engines": entries, "sha256": _digest_of(entries)}
-        replace_file(self.folder / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
+        atomic_write(self.folder / MANIFEST, (json.dumps(values, indent=2) + "\n").encode())
 
     def with_engine(self, record: EngineRecord) -> "EngineManifest":
         """Return the manifest with one more engine; one of the same file is replaced."""

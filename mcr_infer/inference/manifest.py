@@ -15,7 +15,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
 
-class Section:
+class ManifestSection:
     """A JSON object of the file `path`, standing there under the dotted name `where`."""
 
     def __init__(self, values: dict[str, object], path: Path, where: str = "") -> None:
@@ -34,9 +34,9 @@ class Section:
             raise self.refuse(key, expected)
         return value
 
-    def section(self, key: str) -> "Section":
+    def section(self, key: str) -> "ManifestSection":
         """Return the object under a key."""
-        return Section(self.take(key, dict, "an object"), self._path, f"{self._where}{key}.")
+        return ManifestSection(self.take(key, dict, "an object"), self._path, f"{self._where}{key}.")
 
     def line(self, key: str) -> str:
         """Return text that may be printed on a terminal: one line without control characters."""

@@ -1,6 +1,6 @@
 """Mapped patches or words: what a tower gives beside the embedding, before it is aggregated, and its form on the disk.
 
-    tower -> local [N, K, D], weights [N, K] -> one `Local` a picture or sentence -> bytes in the store, and back
+    tower -> local [N, K, D], weights [N, K] -> one `TokenEmbeddings` a picture or sentence -> bytes in the store, and back
 
 A vector of patches takes a byte a value: each is scaled by its own largest value, so that a weak patch keeps its direction.
 """
@@ -26,7 +26,7 @@ _LARGEST_POSITION = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Local:
+class TokenEmbeddings:
     """Patches of one picture, or words of one sentence, each mapped into the common space."""
 
     vectors: NDArray[np.float32] = field(repr=False)
@@ -77,7 +77,7 @@ class Local:
         return b"".join((header, scales.tobytes(), self.weights.astype("<f2").tobytes(), positions, codes.tobytes()))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "Local":
+    def from_bytes(cls, content: bytes) -> "TokenEmbeddings":
         """Unpack; raises `IndexCorruptError` where the bytes are no packed form that this release knows."""
         if len(content) < _HEADER.size or not 1 <= content[0] <= VERSION:
             raise IndexCorruptError(

@@ -257,7 +257,7 @@ def _tokenizer_check(bundle: Bundle, golden: Mapping[str, NDArray[Any]]) -> Chec
     )
 
 
-def gate(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
+def validate_engine(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineRecord:
     """Measure an engine on this GPU, of architecture `sm`, and admit it there; return its new record.
 
     Raises `BackendError` when it breaks a limit of its precision (an earlier admission on this architecture is withdrawn),
@@ -325,7 +325,7 @@ def _engine_checks(bundle: Bundle, precision: str, flavor: Flavor) -> Iterator[C
                     "this machine has no GPU or no driver (nvidia-smi tells): run verify where it serves"
                 )
             record = find_record(bundle, side, precision, gpu.sm, version, flavor=flavor, unverified=True)
-            values = gate(bundle, record, sm=gpu.sm).parity[gpu.sm]
+            values = validate_engine(bundle, record, sm=gpu.sm).parity[gpu.sm]
         except McrError as error:
             yield CheckResult(name=f"engine {side}", ok=False, detail=str(error))
             continue

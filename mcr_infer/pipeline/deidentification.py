@@ -1,6 +1,6 @@
 """Decides what is stored per input: original identifiers, or keyed hashes under a site secret.
 
-    a decoded file, its path and stamp -> Naming -> what goes into the index, into failures.jsonl and into messages
+    a decoded file, its path and stamp -> DeidentificationPolicy -> what goes into the index, into failures.jsonl and into messages
 
 Nothing that a pseudonymous index must not hold goes past this file.
 
@@ -48,7 +48,7 @@ _NOT_QUOTED = "the sentence could name the file and is not kept; the run has sho
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Naming:
+class DeidentificationPolicy:
     """How the rows of one run are named. Without a secret everything is kept as it is."""
 
     secret: SiteSecret | None = None

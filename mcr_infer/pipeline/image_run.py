@@ -21,9 +21,9 @@ from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
 from mcr_infer.index import Index, Row
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.decoding import Decoded, DecodePool
-from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.pipeline.placement import Fresh, Group, Placement
+from mcr_infer.pipeline.placement import CommitBatch, Deduplicator, PendingImage
 from mcr_infer.pipeline.plan import Plan
 from mcr_infer.pipeline.run_report import Meter
 from mcr_infer.pipeline.tower_calls import TowerCalls
@@ -65,7 +65,7 @@ def embed_images(
     index: Index,
     encoder: ImageEncoder,
     plan: Plan,
-    naming: Naming | None = None,
+    naming: DeidentificationPolicy | None = None,
     keep_locals: bool = False,
     meter: Meter | None = None,
     stop: Stop | None = None,
@@ -78,7 +78,7 @@ def embed_images(
     where the index cannot be written or names its rows otherwise, `BackendError` where the tower fails, `DecodingError`
     where no process can decode.
     """
-    stop, naming = stop or Stop(), naming or Naming()
+    stop, naming = stop or Stop(), naming or DeidentificationPolicy()
     index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
     run = _Run(index, encoder, plan, naming, meter or Meter(), stop, keep_locals=keep_locals)
     with run:
@@ -102,7 +102,7 @@ class _Run:
         index: Index,
         encoder: ImageEncoder,
         plan: Plan,
-        naming: Naming,
+        naming: DeidentificationPolicy,
         meter: Meter,
         stop: Stop,
         *,
@@ -120,10 +120,10 @@ class _Run:
             limits=plan.limits,
             patients=naming.patients,
         )
-        self._calls: TowerCalls[Group] = TowerCalls(encoder, calls=plan.calls, keep_locals=keep_locals)
-        self._placement = Placement(index, self.pool, naming)
+        self._calls: TowerCalls[CommitBatch] = TowerCalls(encoder, calls=plan.calls, keep_locals=keep_locals)
+        self._placement = Deduplicator(index, self.pool, naming)
         self._ahead: deque[_Waiting] = deque()
-        self._group = Group()
+        self._group = CommitBatch()
 
     def __enter__(self) -> "_Run":
         self._open = ExitStack()
@@ -189,7 +189,7 @@ class _Run:
             else:
                 self._meter.add(decoded.seconds)
                 self._meter.worker_mib = max(self._meter.worker_mib, decoded.peak_mib)
-                fresh = Fresh(
+                fresh = PendingImage(
                     source=one.source, stamp=self._naming.stamp(one.stamp), decoded=self._naming.image(decoded)
                 )
                 self._placement.place(self._group, fresh)
@@ -198,7 +198,7 @@ class _Run:
 
     def _send(self) -> Iterator[Outcome]:
         """Give the group to the tower, after waiting for earlier ones as far as the plan bounds what is under way."""
-        group, self._group = self._group, Group()
+        group, self._group = self._group, CommitBatch()
         fresh = list(group.fresh.values())
         self._meter.sees(sum(one.future is not None and one.future.done() for one in self._ahead))
         while len(self._calls) and (self._calls.items + len(fresh) > self._plan.in_flight or not fresh):
@@ -234,7 +234,7 @@ class _Run:
             self._placement.committed(group)
             yield from group.outcomes
 
-    def _rows(self, group: Group, vectors: NDArray[np.float32]) -> Iterator[Row]:
+    def _rows(self, group: CommitBatch, vectors: NDArray[np.float32]) -> Iterator[Row]:
         for fresh, vector in zip(group.fresh.values(), vectors, strict=True):
             decoded = fresh.decoded
             yield Row(

@@ -16,7 +16,7 @@ from mcr_infer.errors import ReportError
 from mcr_infer.files import FileStamp
 from mcr_infer.index import Index, Row
 from mcr_infer.index.root import shown
-from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.reports import ReportRecord
 
 _ROW = re.compile(r":\d+$")
@@ -25,9 +25,9 @@ _Source = Literal["same", "gone", "other"]
 
 
 class KnownReports:
-    """What an index knows of the reports of one run. Records are given as `Naming.report` returns them."""
+    """What an index knows of the reports of one run. Records are given as `DeidentificationPolicy.report` returns them."""
 
-    def __init__(self, index: Index, naming: Naming) -> None:
+    def __init__(self, index: Index, naming: DeidentificationPolicy) -> None:
         self._index, self._naming = index, naming
         self._taken: set[str] = set()
         """Former ids of rows that reports of this run have taken over."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index.index import Index
-from mcr_infer.index.row_selection import SHOWN, Doomed
+from mcr_infer.index.row_selection import SHOWN, Deletion
 
 MOST = 0.1
 """Share of the rows that can go without being asked for: a night deletes few files of an archive."""
@@ -50,7 +50,7 @@ def presence(path: str | None, kind: str, *, rooted: bool = False) -> bool | Non
 class Gone:
     """Rows of some kinds whose file is gone."""
 
-    doomed: Doomed
+    doomed: Deletion
     """They, as a deletion takes them."""
 
     rows: Mapping[str, int]
@@ -91,11 +91,11 @@ def find_gone(index: Index, kinds: Collection[str]) -> Gone:
                     studies.add(row.study_uid)
             labels[kind], shown[kind] = np.array(found, dtype=np.int64), ids[:SHOWN]
             rows[kind], untold[kind] = len(all_labels), unknown
-    doomed = Doomed(labels=labels, shown=shown, studies=len(studies - {None}))
+    doomed = Deletion(labels=labels, shown=shown, studies=len(studies - {None}))
     return Gone(doomed=doomed, rows=rows, untold=untold, doubt=_doubt(doomed, rows, paths[True], paths[False]))
 
 
-def _doubt(doomed: Doomed, rows: Mapping[str, int], gone: set[str], there: set[str]) -> str | None:
+def _doubt(doomed: Deletion, rows: Mapping[str, int], gone: set[str], there: set[str]) -> str | None:
     """Return why rows may not be gone: their root is missing, a folder above is empty, or they are too many."""
     if not gone:
         return None

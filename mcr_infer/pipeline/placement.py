@@ -5,7 +5,7 @@ known image is the changed one if its own key is known to hold that image, and a
 pixels and another key it is a conflict, and no row is replaced: it may have moved and changed, or contradict one that is
 there.
 
-What goes through the tower in one call, and is committed and reported with it, is a `Group`.
+What goes through the tower in one call, and is committed and reported with it, is a `CommitBatch`.
 """
 
 from concurrent.futures import Future
@@ -16,27 +16,27 @@ from mcr_infer.errors import ImageError
 from mcr_infer.index import Index, Row
 from mcr_infer.index.root import shown
 from mcr_infer.pipeline.decoding import Decoded, DecodePool
-from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.sources import FileStamp, PlainFile, Source, exists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fresh:
+class PendingImage:
     """A decoded file that is to be embedded."""
 
     source: Source
     stamp: FileStamp
-    """As it is kept, see `Naming`."""
+    """As it is kept, see `DeidentificationPolicy`."""
     decoded: Decoded
     """As it is kept, too."""
 
 
 @dataclass(slots=True)
-class Group:
+class CommitBatch:
     """Filled file by file; nothing of it is told before it is committed."""
 
-    fresh: dict[str, Fresh] = field(default_factory=dict)
+    fresh: dict[str, PendingImage] = field(default_factory=dict)
     """To be embedded, by id."""
 
     retold: dict[str, Row] = field(default_factory=dict)
@@ -55,21 +55,21 @@ class Group:
         self.outcomes.append(outcome)
 
 
-class Placement:
+class Deduplicator:
     """Knows the index, and what is on its way into it."""
 
-    def __init__(self, index: Index, pool: DecodePool, naming: Naming) -> None:
+    def __init__(self, index: Index, pool: DecodePool, naming: DeidentificationPolicy) -> None:
         self._index, self._pool, self._naming = index, pool, naming
-        self._pending: dict[str, Fresh] = {}
+        self._pending: dict[str, PendingImage] = {}
         """To be embedded or embedded, and not yet committed, by id."""
 
-    def committed(self, group: Group) -> None:
+    def committed(self, group: CommitBatch) -> None:
         """Forget what is now in the index."""
         for id, fresh in group.fresh.items():
             if self._pending.get(id) is fresh:
                 del self._pending[id]
 
-    def place(self, group: Group, fresh: Fresh) -> None:
+    def place(self, group: CommitBatch, fresh: PendingImage) -> None:
         """Put a decoded file where it belongs in the group; a slot that is not needed is released."""
         decoded, path = fresh.decoded, fresh.source.path
         known = self._known(group, fresh)
@@ -106,7 +106,7 @@ class Placement:
         known_here = replaces or self._naming.pseudonymous
         group.tell(Outcome(path=path, status="unchanged" if known_here else "duplicate"))
 
-    def _known(self, group: Group, fresh: Fresh) -> "_Known | None":
+    def _known(self, group: CommitBatch, fresh: PendingImage) -> "_Known | None":
         """Return what is known under the id of a file, None where nothing is."""
         id, path = fresh.decoded.id, fresh.source.path
         if (pending := self._pending.get(id)) is not None:
@@ -141,7 +141,7 @@ class Placement:
             same_file=same_file,
         )
 
-    def _embed(self, group: Group, fresh: Fresh) -> None:
+    def _embed(self, group: CommitBatch, fresh: PendingImage) -> None:
         id = fresh.decoded.id
         if (former := group.fresh.pop(id, None)) is not None:
             self._pool.release(former.decoded.slot)

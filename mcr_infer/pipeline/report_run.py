@@ -11,7 +11,7 @@ from mcr_infer.index import Index, Row
 from mcr_infer.inference.encoder import TextEncoder
 from mcr_infer.inference.long_text import FittedText
 from mcr_infer.inference.vocabulary import Unread
-from mcr_infer.pipeline.deidentification import Naming
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.pipeline.known_reports import KnownReports
 from mcr_infer.pipeline.outcome import Outcome
 from mcr_infer.reports import Headings, ReportFailure, ReportRecord, SelectedText, select_text
@@ -50,7 +50,7 @@ def embed_reports(
     encoder: TextEncoder,
     batch_size: int,
     keep_text: bool,
-    naming: Naming | None = None,
+    naming: DeidentificationPolicy | None = None,
     headings: Headings | None = None,
 ) -> Iterator[Outcome]:
     """Embed reports into the index and yield an outcome for each; the text itself is stored only with `keep_text`.
@@ -60,7 +60,7 @@ def embed_reports(
     is that of the index. Raises `IndexMismatchError` where it is not, and for text in a pseudonymous index, which can name
     anybody.
     """
-    naming = naming or Naming()
+    naming = naming or DeidentificationPolicy()
     index.check_secret(naming.secret_check, pseudonymous=naming.pseudonymous)
     run = _Run(index, encoder, naming, batch_size=batch_size, keep_text=keep_text, headings=headings)
     for given in records:
@@ -81,7 +81,7 @@ class _Run:
         self,
         index: Index,
         encoder: TextEncoder,
-        naming: Naming,
+        naming: DeidentificationPolicy,
         *,
         batch_size: int,
         keep_text: bool,

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mcr_infer.errors import EmbeddingIndexError
-from mcr_infer.files import replace_file
+from mcr_infer.files import atomic_write
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.outcome import FAILURES, Summary
 from mcr_infer.pipeline.plan import Plan, usable_cores
@@ -127,7 +127,7 @@ class RunReport:
     def write(self, folder: Path) -> None:
         """Put the report beside an index, readable by its owner alone. Raises `EmbeddingIndexError`."""
         try:
-            replace_file(folder / FILE_NAME, json.dumps(self.to_dict(), indent=1).encode() + b"\n", private=True)
+            atomic_write(folder / FILE_NAME, json.dumps(self.to_dict(), indent=1).encode() + b"\n", private=True)
         except OSError as error:
             raise EmbeddingIndexError(f"index {folder}: {FILE_NAME} cannot be written: {error.strerror}") from error
 

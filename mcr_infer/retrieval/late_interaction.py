@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.errors import BundleError, ConfigError
 from mcr_infer.inference.bundle import Bundle
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 
 TAU = 0.1
 """Temperature of the soft maximum; chosen on phantoms that no reported figure was measured on (benchmarks/rerank.py)."""
@@ -30,7 +30,9 @@ DEPTH = 100
 """Candidates of the first look that are looked at again."""
 
 
-def late_interaction(words: Local, pictures: Sequence[Local], *, tau: float = TAU) -> NDArray[np.float64]:
+def late_interaction(
+    words: TokenEmbeddings, pictures: Sequence[TokenEmbeddings], *, tau: float = TAU
+) -> NDArray[np.float64]:
     """Score pictures, patches [K, D] each, by words [T, D]: [N], each in [-1, 1] as a cosine is.
 
     Raises `ConfigError` where they are not of one dimension.

@@ -27,7 +27,7 @@ from mcr_infer.index.rows import is_unicode
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.long_text import DEFAULT, LongText
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.inference.tower import Purpose
 from mcr_infer.inference.vocabulary import Vocabulary, quoted
 
@@ -264,7 +264,7 @@ def vectors_with_words(
     device: str,
     precision: str = FULL,
     texts: TextEncoder | None = None,
-) -> tuple[Embeddings, list[list[tuple[Local, float]]]]:
+) -> tuple[Embeddings, list[list[tuple[TokenEmbeddings, float]]]]:
     """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
 
     The weights are those in the sum that was brought to length 1. Raises `QueryError` where there is a radiograph in a

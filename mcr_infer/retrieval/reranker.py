@@ -16,7 +16,7 @@ from mcr_infer.errors import ImageError, IndexCorruptError
 from mcr_infer.index import Hit, Index, Row
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder
-from mcr_infer.inference.token_embeddings import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.pipeline.plan import usable_cores
 from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
@@ -27,11 +27,11 @@ _BATCH = 16
 _HELD_BYTES = 256 << 20
 """Packed patches of files that were read again which are held for the next question."""
 
-Words = Sequence[tuple[Local, float]]
+Words = Sequence[tuple[TokenEmbeddings, float]]
 """The mapped words of the sentences of a question, each with its weight, below 0 where it is not wanted."""
 
 
-class SecondLook:
+class Reranker:
     """Patches of the candidates of one run of queries; to be used inside one `Index.snapshot`."""
 
     def __init__(
@@ -77,7 +77,7 @@ class SecondLook:
             replace(hit, rank=rank, rerank_score=scores.get(hit.label)) for rank, hit in enumerate(order[:k], start=1)
         ]
 
-    def _look_at(self, labels: Sequence[int]) -> Mapping[int, Local]:
+    def _look_at(self, labels: Sequence[int]) -> Mapping[int, TokenEmbeddings]:
         """Return the patches of images by label, without those that cannot be looked at again."""
         self._candidates.update(labels)
         packed = dict(self._index.locals("image", labels))
@@ -97,8 +97,8 @@ class SecondLook:
         while held > _HELD_BYTES:
             held -= len(self._read.pop(next(iter(self._read))))
 
-    def _unpacked(self, content: bytes) -> Local:
-        local = Local.from_bytes(content)
+    def _unpacked(self, content: bytes) -> TokenEmbeddings:
+        local = TokenEmbeddings.from_bytes(content)
         if local.vectors.shape[1] != self._bundle.embedding_dim:
             raise IndexCorruptError(
                 f"index {self._index.folder} keeps patches of {local.vectors.shape[1]} dimensions, expected "

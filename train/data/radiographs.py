@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from mcr_infer.cli.streams import printable
 from mcr_infer.errors import ConfigError
-from mcr_infer.files import replace_file
+from mcr_infer.files import atomic_write
 from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import SelectedText
 from train.augment import augment
@@ -162,7 +162,7 @@ def open_records(
     _require_same(found, run)
     begin()
     run.mkdir(parents=True, exist_ok=True)
-    replace_file(run / SURVEY, json.dumps(found.to_json(), indent=1).encode())
+    atomic_write(run / SURVEY, json.dumps(found.to_json(), indent=1).encode())
     return RecordStore(training, training_pictures), RecordStore(validation, validation_pictures)
 
 

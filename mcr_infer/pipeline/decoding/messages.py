@@ -38,7 +38,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class WorkerConfig:
     """What a worker is told once, when it begins: over its own socket, since the secret among it is for nobody else."""
 
     preprocess: Preprocess
@@ -65,7 +65,7 @@ class Orders:
         }
 
     @classmethod
-    def from_message(cls, values: Mapping[str, Any]) -> "Orders":
+    def from_message(cls, values: Mapping[str, Any]) -> "WorkerConfig":
         """Read what `to_message` returned."""
         patients = values["patients"]
         return cls(

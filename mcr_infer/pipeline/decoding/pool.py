@@ -26,9 +26,9 @@ from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images.opening import unreadable
 from mcr_infer.images.selection import Selection
 from mcr_infer.inference.preprocess import Preprocess
-from mcr_infer.pipeline.decoding.messages import Decoded, Limits, Orders, failure_from_message
+from mcr_infer.pipeline.decoding.messages import Decoded, Limits, WorkerConfig, failure_from_message
 from mcr_infer.pipeline.decoding.process import WorkerProcess
-from mcr_infer.pipeline.decoding.shared_memory import Slots, SlotShape
+from mcr_infer.pipeline.decoding.shared_memory import SharedPatchBuffers, SlotShape
 from mcr_infer.pseudonyms import PatientSecret
 from mcr_infer.sources import LocalSource, Source
 
@@ -78,7 +78,7 @@ class DecodePool:
         With `patients`, what is decoded has the key of its patient.
         """
         self._limits = limits or Limits()
-        self._orders = Orders(
+        self._orders = WorkerConfig(
             preprocess=preprocess,
             budget=budget,
             reduce=reduce,
@@ -87,7 +87,7 @@ class DecodePool:
             patients=patients,
         )
         shape = SlotShape(patches=preprocess.patches_within(budget), area=preprocess.patch_size**2)
-        self._slots = Slots(shape, slots)
+        self._slots = SharedPatchBuffers(shape, slots)
         self._most = workers
         # Of the same thread more than once: a signal handler cancels, whatever its thread is in the middle of.
         self._lock = threading.RLock()

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, Orders, from_bytes, to_bytes
-from mcr_infer.pipeline.decoding.shared_memory import Slots
+from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, WorkerConfig, from_bytes, to_bytes
+from mcr_infer.pipeline.decoding.shared_memory import SharedPatchBuffers
 
 _BEGIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
@@ -34,7 +34,7 @@ _LAST_WORDS = 2.0
 class WorkerProcess:
     """A child that decodes one source at a time."""
 
-    def __init__(self, orders: Orders, slots: Slots) -> None:
+    def __init__(self, orders: WorkerConfig, slots: SharedPatchBuffers) -> None:
         """Start it; it says that it is ready in a message. Raises `OSError` where the system allows no further process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -32,7 +32,7 @@ class SlotShape:
         return -(-(self.patch_bytes + self.patches * 8) // _ALIGNMENT) * _ALIGNMENT
 
 
-class Slots:
+class SharedPatchBuffers:
     """A number of slots in anonymous shared memory; who owns which slot is agreed on elsewhere."""
 
     def __init__(self, shape: SlotShape, count: int, *, descriptor: int | None = None) -> None:

@@ -18,8 +18,8 @@ from mcr_infer.errors import BrokenImageError, ImageError
 from mcr_infer.images import read_image
 from mcr_infer.images.dicom import load_parser
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, Orders, failure_message, from_bytes, to_bytes
-from mcr_infer.pipeline.decoding.shared_memory import Slots, SlotShape
+from mcr_infer.pipeline.decoding.messages import MESSAGE_LIMIT, WorkerConfig, failure_message, from_bytes, to_bytes
+from mcr_infer.pipeline.decoding.shared_memory import SharedPatchBuffers, SlotShape
 from mcr_infer.sources import Source, source_from_dict
 
 _PR_SET_PDEATHSIG = 1
@@ -35,13 +35,13 @@ def main() -> None:
     _end_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the process that started this one decides when it ends
-    slots = Slots(SlotShape(patches=patches, area=area), count, descriptor=memory)
+    slots = SharedPatchBuffers(SlotShape(patches=patches, area=area), count, descriptor=memory)
     load_parser()  # before the clock of the first file runs
     with socket.socket(fileno=channel) as peer:
         told = peer.recv(MESSAGE_LIMIT)
         if not told:
             return
-        orders = Orders.from_message(from_bytes(told))
+        orders = WorkerConfig.from_message(from_bytes(told))
         _bound_memory(orders.limits.memory_bytes)
         peer.sendall(to_bytes({"ready": True}))
         while True:
@@ -68,7 +68,9 @@ def _bound_memory(beyond: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _answer(job: Mapping[str, Any], descriptors: list[int], orders: Orders, slots: Slots) -> dict[str, Any]:
+def _answer(
+    job: Mapping[str, Any], descriptors: list[int], orders: WorkerConfig, slots: SharedPatchBuffers
+) -> dict[str, Any]:
     try:
         if descriptors:
             with os.fdopen(descriptors[0], "rb") as stream:
@@ -101,7 +103,9 @@ def _stamp(source: Source) -> list[int]:
     return [] if now is None else [now.size, now.mtime_ns]
 
 
-def _decode(stream: BinaryIO, job: Mapping[str, Any], orders: Orders, slots: Slots) -> dict[str, Any]:
+def _decode(
+    stream: BinaryIO, job: Mapping[str, Any], orders: WorkerConfig, slots: SharedPatchBuffers
+) -> dict[str, Any]:
     """Read one radiograph, leave its patches in the slot of the job and return what its row needs."""
     begun = time.process_time()
     preprocess = orders.preprocess

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index import KINDS, FileStamp, Index, Row
-from mcr_infer.index.columns import ABSENT, Facts
+from mcr_infer.index.columns import ABSENT, MetadataColumns
 from mcr_infer.index.root import shown
 
 OnConflict = Literal["refuse", "skip", "replace"]
@@ -84,7 +84,9 @@ def conflicts(target: Index | None, sources: Sequence[Index]) -> Iterator[Confli
             known = _joined(known, facts, place)
 
 
-def _against(known: _Known, every: Sequence[Index], index: Index, kind: str, facts: Facts) -> Iterator[Conflict]:
+def _against(
+    known: _Known, every: Sequence[Index], index: Index, kind: str, facts: MetadataColumns
+) -> Iterator[Conflict]:
     """Compare the rows of an index with those of the indexes before it."""
     ids, contents = facts.keys["id"], facts.keys["content_digest"]
     first = np.searchsorted(known.ids, ids)
@@ -101,7 +103,7 @@ def _against(known: _Known, every: Sequence[Index], index: Index, kind: str, fac
             yield Conflict(kind=kind, id=row.id, here=shown(former.path), there=shown(row.path))
 
 
-def _joined(known: _Known | None, facts: Facts, place: int) -> _Known:
+def _joined(known: _Known | None, facts: MetadataColumns, place: int) -> _Known:
     """Add the rows of an index to those that are known; of several with one id the first stands for it."""
     places = np.full(len(facts.labels), place, dtype=np.int32)
     fresh = _Known(facts.keys["id"], facts.keys["content_digest"], facts.labels, places)

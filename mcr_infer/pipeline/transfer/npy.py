@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from mcr_infer.errors import EmbeddingIndexError
-from mcr_infer.files import create_private, replace_file, sha256_of, sync_folder
+from mcr_infer.files import atomic_write, create_private, sha256_of, sync_folder
 from mcr_infer.index import Row
 from mcr_infer.pipeline.transfer.formats import (
     FIELDS,
@@ -93,7 +93,7 @@ def npy_folder(out: Path, description: Description) -> Iterator[NpySink]:
                     file.flush()
                     os.fsync(file.fileno())
             told = replace(description, digests=sink.digests).to_json() + "\n"
-            replace_file(partial / DESCRIPTION, told.encode("ascii"), private=True)
+            atomic_write(partial / DESCRIPTION, told.encode("ascii"), private=True)
             partial.rename(out)
             sync_folder(out.absolute().parent)
         except BaseException:
