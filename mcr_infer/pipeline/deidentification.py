@@ -1,8 +1,8 @@
 """Decides what is stored per input: original identifiers, or keyed hashes under a site secret.
 
-    a decoded file, its path and stamp -> DeidentificationPolicy -> what goes into the index, into failures.jsonl and into messages
+    decoded file, path, stamp -> DeidentificationPolicy -> the index, failures.jsonl, messages
 
-Nothing that a pseudonymous index must not hold goes past this file.
+Nothing that a pseudonymous index must not hold passes this module.
 
 A header can hold anything as a view or a body part. A term that DICOM or common practice has for them cannot name a person
 and is kept; anything else is dropped.
