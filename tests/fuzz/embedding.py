@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.process import DiedError, Victim
 from mcr_infer.index import Index
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.inference.encoder import ImageEncoder
@@ -19,6 +18,7 @@ from mcr_infer.pipeline.decoding import Limits
 from mcr_infer.pipeline.image_run import embed_images
 from mcr_infer.pipeline.plan import Plan
 from mcr_infer.sources import Source, Sources
+from tests.faults.process import DiedError, Victim
 from tests.fuzz.tally import Tally, death_of
 from tests.tiny import DIM, tiny_bundle
 

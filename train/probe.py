@@ -1,7 +1,7 @@
 """What an image tower can learn to see, text aside: it is trained by the findings themselves, and judged finding by finding.
 
-    python -m benchmarks.probe                                          # the tower of configs/phantom.toml
-    python -m benchmarks.probe --set model.image.frequency_gain=0.0     # reading pixels as they are
+    python -m train.probe                                          # the tower of configs/phantom.toml
+    python -m train.probe --set model.image.frequency_gain=0.0     # reading pixels as they are
 
 Whole phantoms, one attention pooling and one linear score a kind of finding, binary cross-entropy. Phantoms that show
 thin or small things come more often, because a few hundred steps are too few for what one phantom in twenty-five shows. The
@@ -30,7 +30,7 @@ from train.optim import learning_rate
 from train.precision import autocast
 from train.towers import ImageEncoder
 
-CONFIG = Path(__file__).parents[1] / "train" / "configs" / "phantom.toml"
+CONFIG = Path(__file__).parent / "configs" / "phantom.toml"
 OFTEN = {ENDOTRACHEAL_TUBE: 12.0, CENTRAL_LINE: 8.0, RIB_FRACTURE: 4.0, NODULE: 4.0}
 """How much more often, beside 1, a phantom with such a finding is drawn."""
 
@@ -57,7 +57,7 @@ class Probe(nn.Module):
 
 def main() -> int:
     """Train, judge, print a table and one JSON document."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.probe", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.probe", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--config", type=Path, default=CONFIG, help="TOML file of python -m train (default: phantom.toml)"
     )

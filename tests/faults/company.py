@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faults.aftermath import Told
-from benchmarks.faults.damage import said_by
-from benchmarks.faults.inspection import (
+from mcr_infer.index import Index, Row, search
+from tests.faults.aftermath import Told
+from tests.faults.damage import said_by
+from tests.faults.inspection import (
     REFUSED,
     RIGHT,
     WRONG,
@@ -23,11 +24,10 @@ from benchmarks.faults.inspection import (
     warm,
     write_on,
 )
-from benchmarks.faults.operations import OPERATIONS, Operation, Tell
-from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.process import DiedError, Victim, isolated
-from benchmarks.faults.sample import DIM, LIMIT, State, make, opened, row_of, unit
-from mcr_infer.index import Index, Row, search
+from tests.faults.operations import OPERATIONS, Operation, Tell
+from tests.faults.outcome import Outcome
+from tests.faults.process import DiedError, Victim, isolated
+from tests.faults.sample import DIM, LIMIT, State, make, opened, row_of, unit
 
 READERS = 3
 """Processes that read while one writes: one that keeps its index open, the others open it again for each look."""

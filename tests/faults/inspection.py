@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.faults.sample import DIM, LIMIT, State, add, delete, id_of, locals_of, opened, row_of, stamp_of, unit
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.index import KINDS, Index, Row, parse_filter, search
+from tests.faults.sample import DIM, LIMIT, State, add, delete, id_of, locals_of, opened, row_of, stamp_of, unit
 
 RIGHT = "right"
 REFUSED = "refused: "

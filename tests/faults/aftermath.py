@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.inspection import Findings, WrongAnswer, compare, expect, found_state, part
-from benchmarks.faults.sample import LIMIT, State
 from mcr_infer.index import Index
+from tests.faults.inspection import Findings, WrongAnswer, compare, expect, found_state, part
+from tests.faults.sample import LIMIT, State
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What each part of the method brings: a grid of short training runs on phantoms, alike but for one or two values.
 
-    python -m benchmarks.proof                       # makes what is missing, seed by seed; may be killed at any time
-    python -m benchmarks.proof --seeds 0 --only mcr dual_stream
-    python -m benchmarks.proof --summary             # no training: the tables, from the runs that are there
+    python -m train.ablation                       # makes what is missing, seed by seed; may be killed at any time
+    python -m train.ablation --seeds 0 --only mcr dual_stream
+    python -m train.ablation --summary             # no training: the tables, from the runs that are there
 
 A finished run is one line of train/results/proof_runs.jsonl and is never made again; one that was killed goes on from its
 checkpoint in the folder given by --runs. The summary over seeds is train/results/proof.json, with the time and memory
@@ -16,7 +16,7 @@ import statistics
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1] / "train"
+ROOT = Path(__file__).parent
 BASE = ROOT / "configs" / "proof.toml"
 RUNS = ROOT / "results" / "proof_runs.jsonl"
 SUMMARY = ROOT / "results" / "proof.json"
@@ -57,7 +57,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 
 def main() -> int:
     """Make the runs that are missing, then write the summary and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.proof", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.ablation", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=None, metavar="ROW", help="rows of the tables, such as image-0.75")
     parser.add_argument("--runs", type=Path, default=Path("runs/proof"), help="where unfinished runs lie")

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults.inspection import RIGHT, WRONG, Findings, expect, inspect, part, ranking, warm
-from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.process import DiedError, isolated
-from benchmarks.faults.sample import DIM, LIMIT, State, make, unit
 from mcr_infer.index import Index, search
 from mcr_infer.index.graph import M
 from mcr_infer.index.manifest import Manifest, Snapshot
+from tests.faults.inspection import RIGHT, WRONG, Findings, expect, inspect, part, ranking, warm
+from tests.faults.outcome import Outcome
+from tests.faults.process import DiedError, isolated
+from tests.faults.sample import DIM, LIMIT, State, make, unit
 
 HEADER = struct.Struct("<6QiI3QdQ")
 FIELDS = (

@@ -1,8 +1,8 @@
 """Does the memory of a run stay constant, does a kill at any instant lose a row, do bad files stop it?
 
-    python -m benchmarks.endurance memory [--files 20000]
-    python -m benchmarks.endurance kills [--kills 20]
-    python -m benchmarks.endurance malformed FOLDER        a folder of broken DICOM files
+    python -m tests.faults.endurance memory [--files 20000]
+    python -m tests.faults.endurance kills [--kills 20]
+    python -m tests.faults.endurance malformed FOLDER        a folder of broken DICOM files
 
 memory      phantoms of 512 pixels, written just before they are read and removed after it, so that the disk holds few;
             resident memory of the run with its workers around file 1,000 and around the last
@@ -192,7 +192,9 @@ def malformed(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what was asked for and print it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.endurance", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("what", choices=("memory", "kills", "malformed"))
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--files", type=int, default=20_000)

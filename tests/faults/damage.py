@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults.aftermath import Told
-from benchmarks.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, warm, write_on
-from benchmarks.faults.operations import add_for_long
-from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.process import DiedError, Victim, isolated
-from benchmarks.faults.sample import State, id_of, make
+from tests.faults.aftermath import Told
+from tests.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, warm, write_on
+from tests.faults.operations import add_for_long
+from tests.faults.outcome import Outcome
+from tests.faults.process import DiedError, Victim, isolated
+from tests.faults.sample import State, id_of, make
 
 KEPT_OPEN = 9
 """Steps of a writer after which the folder is copied while it is open, which is what a power cut leaves."""

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.faults.inspection import REFUSED, RIGHT, WRONG, Findings
+from tests.faults.inspection import REFUSED, RIGHT, WRONG, Findings
 
 _VARYING = re.compile(r"\S*/\S+|'[^']*'|\b[0-9a-f]{12,}\b|\d+")
 """Paths, ids, digests, numbers."""

@@ -1,6 +1,6 @@
 """The fault matrix: provoke every case, print a line for each kind of fault, write all of it as JSON.
 
-    python -m benchmarks.faults [PART ...] [--out FILE.json]
+    python -m tests.faults [PART ...] [--out FILE.json]
 
 Parts: kills, disk, read-only, damage, hostile, company; by default all, which takes ten minutes on an idle core. Exit
 code 1 unless every case ended in right answers or one clear error.
@@ -17,11 +17,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults import company, damage, disk, hostile, kills
-from benchmarks.faults.mounts import own_mounts, small_disk
-from benchmarks.faults.operations import OPERATIONS
-from benchmarks.faults.outcome import Outcome
 from benchmarks.machine import machine_card
+from tests.faults import company, damage, disk, hostile, kills
+from tests.faults.mounts import own_mounts, small_disk
+from tests.faults.operations import OPERATIONS
+from tests.faults.outcome import Outcome
 
 STOPPED_BY_A_FULL_DISK = ("add", "save", "rebuild", "compact", "delete", "merge")
 """What needs a disk; a migration changes a few pages only."""
@@ -115,7 +115,7 @@ PARTS: Mapping[str, Callable[[Extent], Iterator[Outcome]]] = {
 
 def main() -> None:
     """Run what was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--instants", type=int, default=50, help="of kill -9, an operation")

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.faults.sample import (
+from mcr_infer.index import KINDS, Index
+from mcr_infer.index.rows import COLUMNS, to_columns
+from mcr_infer.pipeline.transfer import merging
+from tests.faults.sample import (
     IMAGES,
     LIMIT,
     REPORTS,
@@ -27,14 +30,11 @@ from benchmarks.faults.sample import (
     row_of,
     stamp_of,
 )
-from mcr_infer.index import KINDS, Index
-from mcr_infer.index.rows import COLUMNS, to_columns
-from mcr_infer.pipeline.transfer import merging
 
 T = TypeVar("T")
 Tell = Callable[[Any], None]
 
-GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "index-v1"
+GOLDEN = Path(__file__).parents[1] / "golden" / "index-v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

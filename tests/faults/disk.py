@@ -12,13 +12,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.aftermath import Told, look
-from benchmarks.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, part, warm, write_on
-from benchmarks.faults.mounts import make_read_only, small_disk
-from benchmarks.faults.operations import OPERATIONS, Operation, Tell
-from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.process import DiedError, Victim, isolated
-from benchmarks.faults.sample import State, make
+from tests.faults.aftermath import Told, look
+from tests.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, part, warm, write_on
+from tests.faults.mounts import make_read_only, small_disk
+from tests.faults.operations import OPERATIONS, Operation, Tell
+from tests.faults.outcome import Outcome
+from tests.faults.process import DiedError, Victim, isolated
+from tests.faults.sample import State, make
 
 DISK = 16 * 2**20
 """Bytes of the small file system."""

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.aftermath import Told, look
-from benchmarks.faults.inspection import RIGHT, WRONG, Findings, inspect, warm, write_on
-from benchmarks.faults.operations import OPERATIONS, Operation
-from benchmarks.faults.outcome import Outcome
-from benchmarks.faults.process import DiedError, Victim, isolated
+from tests.faults.aftermath import Told, look
+from tests.faults.inspection import RIGHT, WRONG, Findings, inspect, warm, write_on
+from tests.faults.operations import OPERATIONS, Operation
+from tests.faults.outcome import Outcome
+from tests.faults.process import DiedError, Victim, isolated
 
 _ATTEMPTS = 50
 """How many times more often than asked for an operation may end before its instant: it is not always equally fast."""
