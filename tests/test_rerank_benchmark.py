@@ -13,7 +13,8 @@ from mcr_infer.evaluation import metrics
 from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import KINDS, finding_set
 from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
-from mcr_infer.retrieval.queries import Question, vectors_with_words
+from mcr_infer.retrieval.queries import Question
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,8 @@ def test_questions_of_several_parts_are_measured_as_they_are_asked(pictures: rer
             gallery, ["cardiomegaly", "pleural effusion"], "cardiomegaly and pleural effusion")),
     }  # fmt: skip
     for name, (question, ways) in asked.items():
-        vectors, (words,) = vectors_with_words([question], bundle, device="cpu")
+        asked_for = QueryVectorizer(None, bundle, device="cpu").vectorize([question], with_words=True)
+        vectors, (words,) = asked_for.vectors, asked_for.words
         cosines = gallery.images @ vectors[0]
         length = np.linalg.norm(ways[name]) / np.linalg.norm(cosines)
         assert ways[name] / length == pytest.approx(cosines, abs=1e-5)

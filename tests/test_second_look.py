@@ -18,8 +18,9 @@ from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.dicom import write_dicom
 from mcr_infer.retrieval.late_interaction import DEPTH, late_interaction
-from mcr_infer.retrieval.queries import Question, vectors_with_words
+from mcr_infer.retrieval.queries import Question
 from mcr_infer.retrieval.reranker import Reranker
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 QUESTION = "left pneumothorax"
 
@@ -137,7 +138,8 @@ def test_sentences_with_weights_are_looked_at_together(kept_index: Path):
     hits, _ = ask(kept_index, "--not", "pleural effusion", "--rerank", "-k", "24")
     bundle = Bundle.open()
     question = Question.of(sentences=[QUESTION], unwanted=["pleural effusion"])
-    vectors, (words,) = vectors_with_words([question], bundle, device="cpu")
+    asked = QueryVectorizer(None, bundle, device="cpu").vectorize([question], with_words=True)
+    vectors, (words,) = asked.vectors, asked.words
     wanted, unwanted = (weight for _, weight in words)
     assert unwanted == pytest.approx(-0.5 * wanted)
     assert wanted > 0
@@ -154,7 +156,8 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
 ):
     bundle, told = Bundle.open(), []
     questions = [Question.of(sentences=[text]) for text in (QUESTION, "cardiomegaly")]
-    vectors, words = vectors_with_words(questions, bundle, device="cpu")
+    asked = QueryVectorizer(None, bundle, device="cpu").vectorize(questions, with_words=True)
+    vectors, words = asked.vectors, asked.words
     with Index.open(phantom_index) as index, index.snapshot():
         first, second = search(index, vectors, k=6)
         different = len({hit.label for hit in (*first, *second)})

@@ -23,7 +23,6 @@ from mcr_infer.cli.options import (
 
 if TYPE_CHECKING:
     from mcr_infer.index.search import Distinct
-    from mcr_infer.inference.token_embeddings import TokenEmbeddings
     from mcr_infer.retrieval.queries import Question
 
 
@@ -80,7 +79,7 @@ def query(
     from mcr_infer.cli import output, session
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.inference.long_text import strategy_like
-    from mcr_infer.retrieval.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
+    from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
     if rerank and kind != "image":
         raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
@@ -100,30 +99,22 @@ def query(
         chosen = session.bundle_of(store, bundle) if asks_tower or session.has_bundle(store) else None
         if rerank and chosen is not None:
             check_comparable(chosen)
-        texts = None
-        if chosen is not None:
-            like_rows = strategy_like(store.text_strategies(kind))
-            texts = open_texts(questions, chosen, device=device, precision=precision, long_text=like_rows)
-        if texts is not None:
-            asked = texts.fit([part.what for question in questions for part in question.sentences])
-            output.warn_of_long_queries(asked, limit=texts.max_tokens)
-        unknown = unknown_words(questions, texts)
-        words: list[list[tuple[TokenEmbeddings, float]]] = []
-        if chosen is None:
-            vectors = vectors_of_rows(questions, store)
-        elif rerank:
-            vectors, words = vectors_with_words(questions, chosen, device=device, precision=precision, texts=texts)
-        else:
-            vectors = vectors_of(questions, chosen, store, device=device, precision=precision, texts=texts)
+        vectorizer = QueryVectorizer(
+            store, chosen, device=device, precision=precision, long_text=strategy_like(store.text_strategies(kind)),
+            once=len(questions) == 1,
+        )  # fmt: skip
+        asked = vectorizer.vectorize(questions, with_words=rerank)
+        if asked.fitted:
+            output.warn_of_long_queries(asked.fitted, limit=vectorizer.texts.max_tokens)
         # A case is not similar to itself: it would only take the first place.
         likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
         found = search(
-            store, vectors, kind=kind, k=max(k, rerank_depth) if rerank else k, where=chosen_rows, distinct=distinct,
+            store, asked.vectors, kind=kind, k=max(k, rerank_depth) if rerank else k, where=chosen_rows, distinct=distinct,
             exclude=likes, ef_search=ef_search,
         )  # fmt: skip
         if rerank and chosen is not None:
             look = Reranker(store, chosen, device=device, precision=precision, notify=output.note)
-            found = [look.rank(asked, hits, k) for asked, hits in zip(words, found, strict=True)]
+            found = [look.rank(words, hits, k) for words, hits in zip(asked.words, found, strict=True)]
             output.warn_of_unseen(look)
         if chosen_rows is not None and not any(found):
             output.note(describe_no_match(store, str(kind), chosen_rows))
@@ -136,9 +127,9 @@ def query(
     from mcr_infer.pipeline.missing_files import presence
 
     names = [question.name for question in questions]
-    if texts is not None:
-        output.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
-    for name, hits, absent in zip(names, found, unknown, strict=True):
+    if asked.fitted:
+        output.warn_of_unknown_words(names, asked.unknown_words, rule=vectorizer.texts.vocabulary.rule)
+    for name, hits, absent in zip(names, found, asked.unknown_words, strict=True):
         there = {hit.label: presence(hit.path, hit.kind, rooted=rooted) for hit in hits}
         output.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
 

@@ -1,44 +1,26 @@
-"""A question becomes a vector: sentences, radiographs and rows of the index, each with a weight, in one sum.
+"""What a search asks for: sentences, radiographs and rows of the index, each with a weight.
 
-    "left pleural effusion", not "pneumothorax", like this radiograph
-    -> unit vectors [P, D] and their weights [P] -> the sum, of length 1 again [D]
-
-A sentence alone is its vector. Beside others it counts as the difference from the vector of the empty text, which is what
-all sentences have in common: without that, "A" and "B" together find neither (P@10 7 % of phantoms with both, 70 % with it,
-see `python -m benchmarks.combined`).
+"left pleural effusion", not "pneumothorax", like this radiograph -> Question -> `QueryVectorizer`
 """
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import QueryError
-from mcr_infer.index import Index
 from mcr_infer.index.rows import is_unicode
-from mcr_infer.inference.bundle import FULL, Bundle
-from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
-from mcr_infer.inference.long_text import DEFAULT, LongText
-from mcr_infer.inference.token_embeddings import TokenEmbeddings
-from mcr_infer.inference.tower import Purpose
-from mcr_infer.inference.vocabulary import Vocabulary, quoted
 
 NOT_WEIGHT = 0.5
 NOT_WEIGHT_BESIDE_IMAGE = 1.0
 """How much a sentence that is not wanted takes away, where it does not say so itself; a picture needs more of a push."""
 
 _WEIGHTED = re.compile(r"(?P<what>[^^]*[^^\s])\s*\^\s*(?P<weight>\d+(?:\.\d*)?|\.\d+)\s*", re.DOTALL)
-_SMALLEST_SUM = 1e-3
 _MAX_LINE = 1 << 20
-_MOST_SUGGESTIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,145 +143,3 @@ def _texts(name: str, value: object) -> list[str]:
     if len(texts) != (len(value) if isinstance(value, list) else 1):
         raise QueryError(f"{name} is a text or a list of texts")
     return texts
-
-
-def open_texts(
-    questions: Sequence[Question],
-    bundle: Bundle,
-    *,
-    device: str,
-    precision: str = FULL,
-    long_text: LongText = DEFAULT,
-) -> TextEncoder | None:
-    """Open the text tower for questions, as fits one or many; None where none of them has a sentence."""
-    if not any(question.sentences for question in questions):
-        return None
-    return TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions), long_text=long_text)
-
-
-def unknown_words(questions: Sequence[Question], texts: TextEncoder | None) -> list[tuple[str, ...]]:
-    """Return the words of each question [Q] that the text tower does not know, each once, as they were written.
-
-    Raises `QueryError` where a sentence, wanted or not, has no known word: its vector would say nothing.
-    """
-    if texts is None:
-        return [() for _ in questions]
-    readings = iter(texts.vocabulary.read([part.what for question in questions for part in question.sentences]))
-    found, unread = [], []
-    for question in questions:
-        words: list[str] = []
-        for part in question.sentences:
-            reading = next(readings)
-            words += reading.unknown
-            if not reading.known:
-                unread.append((question, part.what, reading.unknown))
-        found.append(tuple(dict.fromkeys(words)))
-    if unread:
-        raise _unreadable(*unread[0], more=len(unread) - 1, vocabulary=texts.vocabulary)
-    return found
-
-
-def _unreadable(
-    question: Question, sentence: str, words: Sequence[str], *, more: int, vocabulary: Vocabulary
-) -> QueryError:
-    where = "" if question.name is None else f"query {question.name}: "
-    others = f" ({more} more sentence{'' if more == 1 else 's'} without one)" if more else ""
-    near = sorted({near for word in words[:_MOST_SUGGESTIONS] if (near := vocabulary.nearest(word))})
-    like = f"; known words that look alike: {quoted(near)}" if near else ""
-    why = f": {quoted(words)} {vocabulary.rule}" if words else ""
-    return QueryError(
-        f"{where}the sentence {quoted([sentence])} has no word that the text tower knows{why}. Ask in report language, such "
-        f"as 'bilateral pleural effusion'{like}{others}"
-    )
-
-
-def vectors_of(
-    questions: Sequence[Question],
-    bundle: Bundle,
-    index: Index,
-    *,
-    device: str,
-    precision: str = FULL,
-    texts: TextEncoder | None = None,
-) -> Embeddings:
-    """Return a unit vector for each question [Q, D]; a tower is opened only where something goes through it.
-
-    `texts` is the text tower, if it is open already. Rows of the index are images. Raises `QueryError` for an id that the
-    index does not have and for parts that cancel each other out, `ImageError` for a radiograph that cannot be read.
-    """
-    purpose = _purpose(questions)
-    sums = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64)
-    sentences = [(row, part) for row, question in enumerate(questions) for part in question.sentences]
-    if sentences:
-        texts = texts or TextEncoder(bundle, device=device, precision=precision, purpose=purpose)
-        empty = [""] if any(question.is_combined for question in questions) else []
-        vectors = texts.encode([*(part.what for _, part in sentences), *empty]).astype(np.float64)
-        for (row, part), vector in zip(sentences, vectors[: len(sentences)], strict=True):
-            sums[row] += part.weight * (vector - vectors[-1] if questions[row].is_combined else vector)
-    images = [(row, part) for row, question in enumerate(questions) for part in question.images]
-    if images:
-        encoder = ImageEncoder(bundle, device=device, precision=precision, purpose=purpose)
-        for row, part in images:
-            sums[row] += part.weight * _image_vector(encoder, Path(part.what)).astype(np.float64)
-    return Embeddings(_unit(sums + _sums_of_rows(questions, index)), bundle.fingerprint)
-
-
-def vectors_of_rows(questions: Sequence[Question], index: Index) -> Embeddings:
-    """Return what `vectors_of` returns for questions of rows of the index alone, whose bundle need not be there [Q, D]."""
-    return Embeddings(_unit(_sums_of_rows(questions, index)), index.fingerprint)
-
-
-def _sums_of_rows(questions: Sequence[Question], index: Index) -> NDArray[np.float64]:
-    sums = np.zeros((len(questions), index.embedding_dim), dtype=np.float64)
-    for row, question in enumerate(questions):
-        for part in question.likes:
-            sums[row] += part.weight * index.vector("image", part.what).astype(np.float64)
-    return sums
-
-
-def vectors_with_words(
-    questions: Sequence[Question],
-    bundle: Bundle,
-    *,
-    device: str,
-    precision: str = FULL,
-    texts: TextEncoder | None = None,
-) -> tuple[Embeddings, list[list[tuple[TokenEmbeddings, float]]]]:
-    """Return what `vectors_of` returns for questions of sentences alone [Q, D], and their mapped words with their weights.
-
-    The weights are those in the sum that was brought to length 1. Raises `QueryError` where there is a radiograph in a
-    question: it has no words.
-    """
-    if any(question.images or question.likes for question in questions):
-        raise QueryError(
-            "--rerank compares the words of sentences with patches: ask with sentences alone, or leave out --rerank"
-        )
-    texts = texts or TextEncoder(bundle, device=device, precision=precision, purpose=_purpose(questions))
-    sums, asked = np.zeros((len(questions), bundle.embedding_dim), dtype=np.float64), []
-    for row, question in enumerate(questions):
-        parts = question.sentences
-        vectors, words = texts.encode_with_locals([*(part.what for part in parts), *([""] * question.is_combined)])
-        weights = np.array([part.weight for part in parts])
-        sums[row] = weights @ vectors[: len(parts)].astype(np.float64)
-        if question.is_combined:
-            sums[row] -= weights.sum() * vectors[-1].astype(np.float64)
-        length = float(np.linalg.norm(sums[row]))
-        asked.append([(one, weight / length) for one, weight in zip(words, weights.tolist(), strict=False)])
-    return Embeddings(_unit(sums), bundle.fingerprint), asked
-
-
-def _purpose(questions: Sequence[Question]) -> Purpose:
-    return "one_shot" if len(questions) == 1 else "bulk"
-
-
-def _image_vector(encoder: ImageEncoder, path: Path) -> NDArray[np.float32]:
-    from mcr_infer.images import read_image
-
-    return encoder.encode_radiographs([read_image(path, rendering=encoder.preprocess.rendering)]).reshape(-1)
-
-
-def _unit(sums: NDArray[np.float64]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    if (lengths < _SMALLEST_SUM).any():
-        raise QueryError("the parts of the query cancel each other out: what is wanted and what is not are the same")
-    return np.asarray(sums / lengths, dtype=np.float32)
