@@ -36,7 +36,8 @@ class Outcome:
     path: str
     status: Literal["embedded", "updated", "unchanged", "duplicate", "left_out", "failed"]
     """`updated` is a report with the words of its row, of which something else was changed, without embedding it again.
-    `duplicate` is an image seen for the first time in this file, while another file is known to hold it."""
+    `duplicate` is an image seen for the first time in this file, while another file is known to hold it, or a report whose
+    id, words, patient and study have been read earlier in this run."""
     reason: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
@@ -179,7 +180,7 @@ class Summary:
         return {
             "embedded": self.embedded,
             "unchanged": self.unchanged,
-            **({"duplicates": self.duplicates} if self.sections is None and self._known_file is not None else {}),
+            **({} if self._known_file is None else {"duplicates": self.duplicates}),
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
             **({} if self._known_file is None else {"known_failures": self.known_failures}),

@@ -32,8 +32,10 @@ class _Report:
     fitted: FittedText
     """These words as the text tower takes them."""
 
-    def outcome(self, status: Literal["embedded", "updated", "unchanged"], unread: Unread | None = None) -> Outcome:
-        """Say what became of it."""
+    def outcome(
+        self, status: Literal["embedded", "updated", "unchanged", "duplicate"], unread: Unread | None = None
+    ) -> Outcome:
+        """Return its outcome."""
         return Outcome(
             path=self.record.path,
             status=status,
@@ -112,7 +114,7 @@ class _Run:
         one = _Report(record=record, selected=selected, digest=digest, fitted=fitted)
         if record.id in self._seen:
             self._compare(one)
-            yield one.outcome("unchanged")
+            yield one.outcome("duplicate")
             return
         row = self._known.find(record, one.digest, seen=self._seen)
         former = self._known.formerly_here(record, one.digest)
