@@ -6,15 +6,17 @@ written costs.
 """
 
 import gc
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
+from typer.models import ArgumentInfo
 
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
@@ -27,6 +29,7 @@ from mcr_infer.options import (
     Device,
     DeviceOption,
     FindingsColumnOption,
+    HeadingsOption,
     ImageColumnOption,
     IndexOption,
     JsonOption,
@@ -58,6 +61,22 @@ class _Group(TyperGroup):
     def invoke(self, ctx: click.Context) -> Any:
         with _escaped_usage():
             return super().invoke(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _restore_help(command)
+        return command
+
+
+def _restore_help(command: click.Command) -> None:
+    """Give the arguments of a command their help: click 8.5.1 and later drop what typer below 0.21 sets."""
+    arguments = [one for one in command.params if isinstance(one, TyperArgument) and one.help is None]
+    if arguments and command.callback is not None:
+        declared = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+        for argument in arguments:
+            infos = get_args(declared[str(argument.name)])
+            argument.help = next((one.help for one in infos if isinstance(one, ArgumentInfo)), None)
 
 
 @contextmanager
@@ -91,12 +110,7 @@ def embed_reports(
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
-    headings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
-        ),
-    ] = None,
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
@@ -187,7 +201,11 @@ def demo(
 @app.command()
 def evaluate(
     pairs: Annotated[
-        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings, split.")
+        Path,
+        typer.Argument(
+            help="A CSV file with the columns image (or file) and report, and optionally patient, findings and split; "
+            "paths of images are relative to its folder."
+        ),
     ],
     image_column: ImageColumnOption = None,
     report_column: ReportColumnOption = None,
@@ -203,6 +221,7 @@ def evaluate(
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     patch_budget: BudgetOption = "1.0",
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
     json: JsonOption = False,
@@ -212,8 +231,10 @@ def evaluate(
     from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.evaluate import evaluate_pairs
     from mcr_infer.pairs import read_pairs
+    from mcr_infer.reports import read_headings
 
     chosen = workspace.open_bundle(bundle)
+    names = None if headings is None else read_headings(headings)
     budget = chosen.patch_budget(patch_budget)
     named = {
         "image": image_column, "report": report_column, "patient": patient_column, "findings": findings_column,
@@ -235,6 +256,7 @@ def evaluate(
         batch_size=batch_size,
         workers=pipeline.usable_cores(),
         budget=budget,
+        headings=names,
         notify=console.note,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)

@@ -95,6 +95,14 @@ BudgetOption = Annotated[
         "'recommended' is what the bundle names.",
     ),
 ]
+HeadingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--headings",
+        metavar="FILE.toml",
+        help="Section headings of your site, beside those that are known; see README.md.",
+    ),
+]
 LongTextOption = Annotated[
     LongTextName,
     typer.Option(
