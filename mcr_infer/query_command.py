@@ -5,6 +5,7 @@ Light to import: the command line registers it at every start.
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,7 @@ def query(
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer import console, workspace
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
+    from mcr_infer.index.gone import find_file
     from mcr_infer.long_text import strategy_like
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
@@ -130,15 +132,14 @@ def query(
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,
             query_budget=1.0 if any(one.images for one in questions) else None,
         )  # fmt: skip
-        rooted = store.finds_files
-    from mcr_infer.index.gone import presence
-
+        files = {hit.label: find_file(store, hit) for hits in found for hit in hits}
     names = [question.name for question in questions]
     if texts is not None:
         console.warn_of_unknown_words(names, unknown, rule=texts.vocabulary.rule)
+    presence = {label: is_there for label, (_, is_there) in files.items()}
     for name, hits, absent in zip(names, found, unknown, strict=True):
-        there = {hit.label: presence(hit.path, hit.kind, rooted=rooted) for hit in hits}
-        console.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
+        shown = [replace(hit, path=files[hit.label][0]) for hit in hits]
+        console.show_hits(shown, query=name, presence=presence, reranked=rerank, unknown_words=absent, as_json=json)
 
 
 def _questions(

@@ -17,6 +17,7 @@ from mcr_infer.decoding import DecodePool
 from mcr_infer.encoder import ImageEncoder
 from mcr_infer.errors import ImageError, IndexCorruptError
 from mcr_infer.index import Hit, Index, Row
+from mcr_infer.index.gone import find_file
 from mcr_infer.local import Local
 from mcr_infer.pipeline.plan import usable_cores
 from mcr_infer.rerank import LATE_WEIGHT, late_interaction
@@ -108,9 +109,10 @@ class SecondLook:
 
     def _read_again(self, rows: Mapping[int, Row]) -> dict[int, bytes]:
         """Read and embed files of rows, cut as they were, and pack their patches; what cannot be is left out."""
+        located = {label: replace(row, path=find_file(self._index, row)[0]) for label, row in rows.items()}
         readable = {
             label: row
-            for label, row in rows.items()
+            for label, row in located.items()
             if row.path is not None and os.path.isfile(row.path)  # noqa: PTH113 - False for whatever cannot be a file
         }
         found: dict[int, bytes] = {}
