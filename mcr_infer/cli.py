@@ -109,7 +109,7 @@ def embed_reports(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports per transaction.")] = 64,
     headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
@@ -164,11 +164,11 @@ app.command()(query)
 def info(
     index: IndexOption = Path("mcr-index"),
     check_files: Annotated[
-        bool, typer.Option("--check-files", help="Count the rows whose file is gone, too; looks at every path.")
+        bool, typer.Option("--check-files", help="Also count the rows whose file is gone; looks up every path.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what an index holds and which bundle made it."""
+    """Show what an index holds and which bundle made it."""
     from mcr_infer import console, workspace
     from mcr_infer.index import KINDS, Index
 
@@ -183,9 +183,9 @@ def info(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
-    count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 80,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; the others follow.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; created if it does not exist.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of phantoms.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; the others follow.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM, and truth.csv, which says what each one shows. No patient is in them."""
@@ -212,10 +212,10 @@ def evaluate(
     patient_column: PatientColumnOption = None,
     findings_column: FindingsColumnOption = None,
     split_column: SplitColumnOption = None,
-    split: Annotated[str | None, typer.Option("--split", help="Evaluate the rows of this split alone.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Evaluate only the rows of this split.")] = None,
     label_separator: Annotated[
         str | None,
-        typer.Option("--label-separator", help="What separates findings in a cell, where the column leaves it open."),
+        typer.Option("--label-separator", help="Separator of the findings in a cell, if the column leaves it unclear."),
     ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
@@ -223,7 +223,7 @@ def evaluate(
     patch_budget: BudgetOption = "1.0",
     headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
-    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per call of the image tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""

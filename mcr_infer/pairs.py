@@ -104,7 +104,7 @@ def _read_rows(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
     except UnicodeError as exc:
         last = rows[-1].number if rows else header.first
-        raise ReportError(f"{path} is cut or damaged: what follows row {last} is no text", reason="encoding") from exc
+        raise ReportError(f"{path} is cut or damaged after row {last}", reason="encoding") from exc
     bad = [row for row in rows if isinstance(row, BadRow)]
     if bad:
         more = f" ({len(bad)} rows cannot be read)" if len(bad) > 1 else ""

@@ -74,7 +74,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path):
     for data, message in (
         (b"image,report\na.png,\xff\xfe\n", "row 2: not valid UTF-8"),
         (b"image,report,\xff\na.png,x,y\n", "neither UTF-8 nor UTF-16"),
-        ("image,report\na.png,x\nb.png,y".encode("utf-16")[:-1], "what follows row 2 is no text"),
+        ("image,report\na.png,x\nb.png,y".encode("utf-16")[:-1], "is cut or damaged after row 2"),
     ):
         path.write_bytes(data)
         with pytest.raises(ReportError, match=message) as caught:

@@ -141,10 +141,10 @@ def _doubt(doomed: Doomed, rows: Mapping[str, int], gone: set[str], there: set[s
             above = os.path.dirname(above)  # noqa: PTH120
         missing = above != os.path.abspath(folder)  # noqa: PTH100
         if folder == root and missing:
-            return f"the folder of all files, {root}, is not there: is its share mounted?"
+            return f"{root}, the common folder of all files, is not there: is its share mounted?"
         # A folder whose files were deleted is empty, too; but then it is the very folder of the files.
         if (missing or folder == root) and not os.listdir(above):  # noqa: PTH208
-            return f"{above} is an empty folder, below which files were: is its share mounted?"
+            return f"{above} is an empty folder, and files of the index were below it: is its share mounted?"
     for kind, count in doomed.counts.items():
         if count > MOST * rows[kind]:
             return f"{count} of {rows[kind]} {kind} rows would go, more than {MOST:.0%}"

@@ -1,4 +1,4 @@
-"""What became of each input, and the closing count of a run."""
+"""Outcome of each input, and the closing summary of a run."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ SHOWN_FAILURES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
+    """Outcome of one input; `reason` and `error` are set if it was left out or failed, and only then."""
 
     path: str
     status: Literal["embedded", "updated", "unchanged", "duplicate", "left_out", "failed"]
@@ -166,8 +166,8 @@ class Summary:
             yield
         except OSError as error:
             raise EmbeddingIndexError(
-                f"{self.failures_file} cannot be written ({error.strerror}): free space or mend its folder, and run again; "
-                "rows that were committed stay"
+                f"{self.failures_file} cannot be written ({error.strerror}): free space or repair its folder, and run "
+                "again; committed rows are kept"
             ) from error
 
     @property

@@ -136,7 +136,7 @@ class _Run:
         told = one.digest, record.patient_key, record.study_uid
         for former, now, what in zip(self._seen[record.id], told, ("text", "patient", "study"), strict=True):
             if former != now:
-                why = f"the id {record.id!r} stands at an earlier report of this run, which has another {what}"
+                why = f"an earlier report of this run has the id {record.id!r}, too, and another {what}"
                 raise ReportError(why, reason="id_conflict")
 
     def _place(self, one: _Report, row: Row | None) -> Iterator[Outcome]:

@@ -65,7 +65,7 @@ def read_header(path: Path, expected: Collection[str]) -> Header:
         names = [name.strip() for name in row]
         if not is_text(*names):
             raise ReportError(
-                f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it so", reason="encoding"
+                f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8", reason="encoding"
             )
         headers.append(Header(names, delimiter, first, last))
     wanted = {name.lower() for name in expected}

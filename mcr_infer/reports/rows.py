@@ -58,7 +58,7 @@ def no_text_column(path: Path, names: Sequence[str], form: str = "") -> ReportEr
 
 
 def is_text(*values: str) -> bool:
-    """True unless something in these values is no Unicode, or NUL: bytes of another encoding, or of no text at all."""
+    """Return False if a value has NUL in it or is not Unicode: bytes of another encoding, or of no text at all."""
     joined = "".join(values)
     try:
         joined.encode()

@@ -62,7 +62,7 @@ class _Table:
         given = {"id": row.values.get("id"), "path": row.values.get("path"), "the study": study_given}
         patient = [row.values.get(name) for name in PATIENT_COLUMNS]
         if not isinstance(text, str):
-            return self._failure(row, "empty", "no text under report or text")
+            return self._failure(row, "empty", "no text in the columns report and text")
         if len(text) > LONGEST:
             return self._failure(row, "too_large", f"the report has more than {LONGEST} characters")
         for name, value in given.items():
