@@ -57,7 +57,7 @@ def query(
     kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="FILTER", help="Only such rows, as in 'view=PA and study_year>=2020'.")
+        str | None, typer.Option(metavar="FILTER", help="Only rows that match, as in 'view=PA and study_year>=2020'.")
     ] = None,
     by_study: Annotated[bool, typer.Option("--by-study", help="Only the best hit of each study.")] = False,
     no_duplicates: Annotated[
@@ -65,11 +65,11 @@ def query(
     ] = False,
     rerank: Annotated[
         bool,
-        typer.Option("--rerank", help="Look at the first hits again: the words of the query against their patches."),
+        typer.Option("--rerank", help="Re-rank the first hits by comparing the words of the query with their patches."),
     ] = False,
-    rerank_depth: Annotated[int, typer.Option(min=1, help="How many hits are looked at again, -k at least.")] = 100,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="Number of hits to re-rank, at least -k.")] = 100,
     ef_search: Annotated[
-        int | None, typer.Option(min=1, help="Breadth of the search in a large index; tuned or usual if not given.")
+        int | None, typer.Option(min=1, help="Breadth of the search in a large index; default: the tuned one, if any.")
     ] = None,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
@@ -85,7 +85,7 @@ def query(
     from mcr_infer.queries import open_texts, unknown_words, vectors_of, vectors_of_rows, vectors_with_words
 
     if rerank and kind != "image":
-        raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
+        raise typer.BadParameter("--rerank compares patches, which reports do not have: leave out --kind report")
     questions = _questions(sentences, unwanted, image, like, queries_from)
     chosen_rows = None if where is None else parse_filter(where)
     distinct: list[Distinct] = []

@@ -119,8 +119,8 @@ class SecondLook:
         if not readable:
             return found
         self._notify(
-            f"{len(readable)} radiographs are read and embedded again: the index keeps no patches of them, "
-            "embed-images --keep-locals does"
+            f"{len(readable)} radiographs are read and embedded again, since the index keeps no patches of them; "
+            "embed-images --keep-locals stores patches"
         )
         encoder = ImageEncoder(self._bundle, device=self._device, precision=self._precision)
         for budget in sorted({row.patch_budget for row in readable.values()}):
