@@ -6,15 +6,17 @@ written costs.
 """
 
 import gc
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
+from typer.models import ArgumentInfo
 
 from mcr_infer.embed_command import embed_images
 from mcr_infer.engine_command import build_engine
@@ -27,6 +29,7 @@ from mcr_infer.options import (
     Device,
     DeviceOption,
     FindingsColumnOption,
+    HeadingsOption,
     ImageColumnOption,
     IndexOption,
     JsonOption,
@@ -59,6 +62,22 @@ class _Group(TyperGroup):
         with _escaped_usage():
             return super().invoke(ctx)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _restore_help(command)
+        return command
+
+
+def _restore_help(command: click.Command) -> None:
+    """Give the arguments of a command their help: click 8.5.1 and later drop what typer below 0.21 sets."""
+    arguments = [one for one in command.params if isinstance(one, TyperArgument) and one.help is None]
+    if arguments and command.callback is not None:
+        declared = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+        for argument in arguments:
+            infos = get_args(declared[str(argument.name)])
+            argument.help = next((one.help for one in infos if isinstance(one, ArgumentInfo)), None)
+
 
 @contextmanager
 def _escaped_usage() -> Iterator[None]:
@@ -90,13 +109,8 @@ def embed_reports(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
-    headings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
-        ),
-    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports per transaction.")] = 64,
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
@@ -150,11 +164,11 @@ app.command()(query)
 def info(
     index: IndexOption = Path("mcr-index"),
     check_files: Annotated[
-        bool, typer.Option("--check-files", help="Count the rows whose file is gone, too; looks at every path.")
+        bool, typer.Option("--check-files", help="Also count the rows whose file is gone; looks up every path.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what an index holds and which bundle made it."""
+    """Show what an index holds and which bundle made it."""
     from mcr_infer import console, workspace
     from mcr_infer.index import KINDS, Index
 
@@ -169,9 +183,9 @@ def info(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
-    count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 80,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; the others follow.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; created if it does not exist.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of phantoms.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; the others follow.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM, and truth.csv, which says what each one shows. No patient is in them."""
@@ -187,24 +201,29 @@ def demo(
 @app.command()
 def evaluate(
     pairs: Annotated[
-        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings, split.")
+        Path,
+        typer.Argument(
+            help="A CSV file with the columns image (or file) and report, and optionally patient, findings and split; "
+            "paths of images are relative to its folder."
+        ),
     ],
     image_column: ImageColumnOption = None,
     report_column: ReportColumnOption = None,
     patient_column: PatientColumnOption = None,
     findings_column: FindingsColumnOption = None,
     split_column: SplitColumnOption = None,
-    split: Annotated[str | None, typer.Option("--split", help="Evaluate the rows of this split alone.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Evaluate only the rows of this split.")] = None,
     label_separator: Annotated[
         str | None,
-        typer.Option("--label-separator", help="What separates findings in a cell, where the column leaves it open."),
+        typer.Option("--label-separator", help="Separator of the findings in a cell, if the column leaves it unclear."),
     ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     patch_budget: BudgetOption = "1.0",
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
-    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per call of the image tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
@@ -212,8 +231,10 @@ def evaluate(
     from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.evaluate import evaluate_pairs
     from mcr_infer.pairs import read_pairs
+    from mcr_infer.reports import read_headings
 
     chosen = workspace.open_bundle(bundle)
+    names = None if headings is None else read_headings(headings)
     budget = chosen.patch_budget(patch_budget)
     named = {
         "image": image_column, "report": report_column, "patient": patient_column, "findings": findings_column,
@@ -235,6 +256,7 @@ def evaluate(
         batch_size=batch_size,
         workers=pipeline.usable_cores(),
         budget=budget,
+        headings=names,
         notify=console.note,
     )
     console.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)

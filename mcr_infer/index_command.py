@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def delete(
     index: IndexOption = Path("mcr-index"),
     id: Annotated[list[str] | None, typer.Option("--id", help="A row by its id; repeat for several.")] = None,
-    study: Annotated[str | None, typer.Option(metavar="UID", help="All of a study.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="All rows of a study.")] = None,
     patient_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="All of a patient, by the key in the index.")
+        str | None, typer.Option(metavar="KEY", help="All rows of a patient, by the key in the index.")
     ] = None,
     patient: Annotated[
         str | None,
@@ -34,7 +34,7 @@ def delete(
     ] = None,
     site_secret: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The secret of the keys in the index: identifiers become keys by it."),
+        typer.Option(metavar="FILE", help="Secret of the keys in the index, which turns identifiers into keys."),
     ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="FILTER", help="All that matches, as in 'study_year<2010'.")
@@ -43,9 +43,9 @@ def delete(
         Kinds | None, typer.Option(help="Of what; both for studies and patients, image otherwise, if not given.")
     ] = None,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Make graphs anew at once, so that no deleted vector stays in them.")
+        bool, typer.Option("--purge", help="Rebuild graphs at once, so that no deleted vector stays in them.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -136,7 +136,7 @@ def _ask(count: int, *, yes: bool) -> None:
         raise typer.BadParameter(
             f"there is no terminal to ask on whether to delete {count} rows: give --yes, or --dry-run"
         )
-    typer.confirm("There is no way back. Delete them?", abort=True, err=True)
+    typer.confirm("This cannot be undone. Delete them?", abort=True, err=True)
 
 
 def erase(store: "Index", count: int) -> None:
@@ -179,7 +179,7 @@ def rebuild(
     device: DeviceOption = Device.AUTO,
     json: JsonOption = False,
 ) -> None:
-    """Make everything beside the store from nothing: vectors, facts and graphs; tune the graphs to a recall if asked to."""
+    """Rebuild vectors, facts and graphs from the store; with --target-recall, tune the graphs."""
     from mcr_infer import console, workspace
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.tuning import tune
@@ -213,7 +213,7 @@ def rebuild(
 
 
 def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
-    """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
+    """Free the disk space of deleted rows: in the store, in graphs and in the write-ahead log."""
     from mcr_infer import console
     from mcr_infer.index import Index
     from mcr_infer.index.deletion import compact
@@ -227,7 +227,7 @@ def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
 
 
 def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
-    """Bring an index that an earlier release made to the format of this one; any command that writes does it, too."""
+    """Convert an index of an earlier release to the current format, as any command that writes does."""
     from mcr_infer import console
     from mcr_infer.index import Index
 

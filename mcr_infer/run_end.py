@@ -18,11 +18,11 @@ def exit_code(summary: "Summary", *, accept_known: bool, allow_empty: bool) -> i
         if allow_empty:
             return 0
         console.note(
-            "no input was found: is the folder empty, or its share not mounted? --allow-empty takes that for done"
+            "no input was found: is the folder empty, or its share not mounted? With --allow-empty the exit code is 0"
         )
         return SOME_FAILED
     new = summary.failure_count - summary.known_failures
     if summary.failure_count and accept_known:
-        console.note(f"{summary.known_failures} failures are known from the run before, {new} are new")
+        console.note(f"{summary.known_failures} failures are known from the previous run, {new} are new")
         return SOME_FAILED if new else 0
     return SOME_FAILED if summary.failure_count else 0
