@@ -18,6 +18,9 @@ from train.settings import dump_toml
 from trees import small_mimic
 
 
+pytestmark = pytest.mark.usefixtures("few_texts")
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
