@@ -78,7 +78,7 @@ def phantom_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def few_texts() -> Iterator[None]:
-    """Train the tokenizers of runs in this process on 1,000 phantom texts; 20,000 take longer than all steps of a tiny run."""
+    """Train the tokenizers of runs in this process on 1,000 phantom texts: 20,000 take longer than a tiny run."""
     from train.data import opening
 
     with pytest.MonkeyPatch.context() as patch:

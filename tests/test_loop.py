@@ -17,7 +17,6 @@ from train.loop import train
 from train.settings import dump_toml
 from trees import small_mimic
 
-
 pytestmark = pytest.mark.usefixtures("few_texts")
 
 

@@ -15,7 +15,6 @@ from train.progress import progress_bar
 from train.threads import advise_threads, compare_threads
 from train.training_log import TrainingLog
 
-
 pytestmark = pytest.mark.usefixtures("few_texts")
 
 
