@@ -34,8 +34,9 @@ demo: $(VENV)/.installed
 	$(MCR) embed-images $(DEMO)/dicoms --index $(DEMO)/mcr-index
 	$(VENV)/bin/python benchmarks/demo.py $(DEMO)
 
+# One process per core, each with a copy of torch: at most eight, so that 16 GB are enough.
 test: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest
+	$(DEV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 # What takes minutes: towers of real size. With -s for the figures that they print.
 nightly: $(DEV)/.installed

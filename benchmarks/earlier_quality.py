@@ -1,6 +1,7 @@
 """Readers of documents about what is found, and about training."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.earlier_values import Document, figure
@@ -324,9 +325,15 @@ def _spread(value: Mapping[str, float]) -> tuple[float, float, float]:
     return value["mean"], value["mean"] - value["sd"], value["mean"] + value["sd"]
 
 
+def long_texts(values: Document, taken: str) -> Part:
+    """Read `results/long_texts.json`, which has the shape of the report."""
+    return replace(Part.from_dict(values), taken=taken)
+
+
 QUALITY: Mapping[str, Callable[[Any, str], Part]] = {
     "benchmarks/results/budget.json": budget,
     "benchmarks/results/language.json": language,
+    "benchmarks/results/long_texts.json": long_texts,
     "train/results/frameworks.json": frameworks,
     "train/results/proof.json": proof,
 }

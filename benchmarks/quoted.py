@@ -184,6 +184,19 @@ def faults(root: Path) -> list[str]:
     return table(["fault", "of what", "cases", "right answers", "one clear error", "neither"], rows)
 
 
+def report_sections(root: Path) -> list[str]:
+    """How much of a report is embedded, by layout, before and after headings were found by name."""
+    found = results(root, "report_sections")
+    rows = []
+    for layout, now in found["now"].items():
+        both = found["before"][layout], now
+        shares = [f"{100 * one[key]:.2f}" for key in ("kept", "context") for one in both]
+        rows.append([layout, *shares, *(str(one["refused"]) for one in both)])
+    return table(
+        ["layout", "kept, before %", "kept %", "context, before %", "context %", "refused, before", "refused"], rows
+    )
+
+
 TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "card": card,
     "startup": startup,
@@ -193,6 +206,7 @@ TABLES: Mapping[str, Callable[[Path], list[str]]] = {
     "plain": plain,
     "decoding": decoding,
     "faults": faults,
+    "report-sections": report_sections,
     "budget-speed": budget_speed,
     "budget-choices": budget_choices,
     "budget-findings": budget_findings,

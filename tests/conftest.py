@@ -1,9 +1,10 @@
 """Fixtures that several files share: phantoms on disk, their index by the bundle that ships, a bundle of a small MCR."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ from mcr_infer.phantom.demo import write_demo
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of pytest-xdist its share of the cores; by default, each would start an OpenMP thread per core."""
+    if workers := config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 
 def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -67,6 +74,16 @@ def phantom_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory
     run_cli("embed-images", phantom_folder, "--index", index)
     run_cli("embed-reports", phantom_folder / "truth.csv", "--index", index)
     return index
+
+
+@pytest.fixture(scope="module")
+def few_texts() -> Iterator[None]:
+    """Train the tokenizers of runs in this process on 1,000 phantom texts: 20,000 take longer than a tiny run."""
+    from train.data import opening
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "TOKENIZER_TEXTS", 1_000)
+        yield
 
 
 @pytest.fixture(scope="session")

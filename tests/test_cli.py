@@ -3,13 +3,15 @@ import json
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import pydicom
 import pytest
+import typer
 from PIL import Image
 
 import dicoms
-from conftest import json_lines, run_cli
+from conftest import invoke, json_lines, run_cli, words
 from mcr_infer import phantom
 from mcr_infer.cli.app import app
 from mcr_infer.phantom.dicom import write_dicom
@@ -261,6 +263,34 @@ def test_evaluate_prints_both_directions(phantom_folder: Path):
     table = run_cli("evaluate", phantom_folder / "truth.csv").stdout
     assert "R@10" in table
     assert "chance" in table
+
+
+def test_every_argument_has_its_help_shown():
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    context = click.Context(group)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        shown = words(invoke(name, "--help").stdout)
+        for argument in (one for one in command.params if isinstance(one, click.Argument)):
+            assert argument.help, f"{name} {argument.name}"
+            assert " ".join(argument.help.split()[:3]) in shown
+    assert "paths of images are relative" in words(invoke("evaluate", "--help").stdout)
+
+
+def test_evaluate_finds_sections_by_site_headings(phantom_folder: Path, tmp_path: Path):
+    text = (phantom_folder / "truth.csv").read_text()
+    for name in phantom_folder.glob("*.dcm"):
+        text = text.replace(f"\n{name.name},", f"\n{name},")
+    table, headings = tmp_path / "truth.csv", tmp_path / "headings.toml"
+    table.write_text(text.replace("FINDINGS:", "GESEHEN:").replace("IMPRESSION:", "GEDANKE:"))
+    headings.write_text('findings = ["Gesehen"]\nimpression = ["Gedanke"]\n')
+    (truth,) = json_lines(invoke("evaluate", phantom_folder / "truth.csv", "--json").stdout)
+    (told,) = json_lines(invoke("evaluate", table, "--headings", headings, "--json").stdout)
+    (without,) = json_lines(invoke("evaluate", table, "--json").stdout)
+    assert told == truth != without
+    headings.write_text("gesehen = []")
+    assert "unknown key gesehen" in invoke("evaluate", table, "--headings", headings, code=1).stderr
 
 
 def test_evaluate_counts_labels_however_joined(phantom_folder: Path, tmp_path: Path):

@@ -13,6 +13,8 @@ from train import config as cfg
 from train.loop import train
 from train.optim import learning_rate
 
+pytestmark = pytest.mark.usefixtures("few_texts")
+
 FLAT = {"final_fraction": 1.0, "unmasked_steps": 0}
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.bundle import WORDS
 from runs import CLOCKED
 from train import checkpoint
 from train.config import load_config
@@ -64,6 +65,14 @@ def config(tmp_path_factory):
     return path
 
 
+def with_tokenizer_of(finished, run):
+    """Make a run folder with the tokenizer of another run, which takes longer to train than all steps of a run."""
+    run.mkdir()
+    for name in (checkpoint.TOKENIZER, WORDS):
+        (run / name).write_bytes((finished / name).read_bytes())
+    return run
+
+
 def train(config, run, *, processes=1, overrides=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     arguments = ["-m", "train", "--config", str(config), "--out", str(run), "--threads", "1"]
@@ -75,13 +84,21 @@ def train(config, run, *, processes=1, overrides=()):
 
 
 @pytest.fixture(scope="module")
-def alone(config, tmp_path_factory):
-    return train(config, tmp_path_factory.mktemp("runs") / "alone")
+def finished(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "alone"
+
+
+@pytest.fixture(scope="module")
+def alone(config, finished):
+    return train(config, finished)
 
 
 @pytest.mark.parametrize("overrides", [(), ("optim.micro_batch=3",)], ids=["whole", "cached"])
-def test_two_processes_train_as_one_with_the_same_global_batch(config, alone, overrides, tmp_path):
-    lines, weights = train(config, tmp_path / "pair", processes=2, overrides=overrides)
+def test_two_processes_train_as_one_with_the_same_global_batch(config, finished, alone, overrides, tmp_path):
+    run = tmp_path / "pair"
+    if overrides:
+        with_tokenizer_of(finished, run)
+    lines, weights = train(config, run, processes=2, overrides=overrides)
     for one, two in zip(alone[0], lines, strict=True):
         for name in set(one) - {"kind"} - CLOCKED:
             assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), (one["step"], name)
@@ -95,8 +112,8 @@ class Killed(BaseException):
     pass
 
 
-def test_a_run_goes_on_with_another_number_of_processes(config, alone, tmp_path, monkeypatch):
-    run, real, often = tmp_path / "run", checkpoint.save_state, ["run.checkpoint_every=2"]
+def test_a_run_goes_on_with_another_number_of_processes(config, finished, alone, tmp_path, monkeypatch):
+    run, real, often = with_tokenizer_of(finished, tmp_path / "run"), checkpoint.save_state, ["run.checkpoint_every=2"]
 
     def save_and_die(*arguments):
         real(*arguments)

@@ -11,7 +11,7 @@ from benchmarks.html_page import html_page
 from report_page import Page
 from report_parts import one_report
 
-NOT_SHOWN = {f"benchmarks/results/{name}.json" for name in ("fuzz", "long_texts", "report_sections")}
+NOT_SHOWN = {f"benchmarks/results/{name}.json" for name in ("fuzz", "report_sections")}
 """Documents that are quoted in the README and stand for themselves."""
 
 

@@ -149,7 +149,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
             os.write(terminal, answer)
             _, errors = process.communicate(timeout=600)
         os.close(terminal)
-        assert b"There is no way back" in errors
+        assert b"This cannot be undone" in errors
         with Index.open(folder) as index:
             assert index.count("image") == left
     done = invoke("delete", "--index", folder, "--study", "1.9.2", "--json")

@@ -123,7 +123,7 @@ def test_a_table_says_what_a_row_is_in_typed_columns(folder: Path, tmp_path: Pat
 
 def test_texts_stay_behind_and_are_not_lost_by_coming_back(folder: Path, tmp_path: Path) -> None:
     done = invoke("export", "--index", folder, "--out", tmp_path / "out.parquet")
-    assert "the text of 1 rows stayed behind; --keep-text" in done.stderr
+    assert "the text of 1 rows was not exported; --keep-text" in done.stderr
     assert b"pneumothorax" not in (tmp_path / "out.parquet").read_bytes()
     before = rows_of(folder)
     (summary,) = json_lines(invoke("import", tmp_path / "out.parquet", "--index", folder, "--json").stdout)

@@ -17,6 +17,8 @@ from train.loop import train
 from train.settings import dump_toml
 from trees import small_mimic
 
+pytestmark = pytest.mark.usefixtures("few_texts")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):

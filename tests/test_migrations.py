@@ -171,7 +171,7 @@ def test_old_stamps_are_accepted_and_learn_their_ctime(name: str, tmp_path: Path
 def test_migrate_says_from_where_to_where(tmp_path: Path) -> None:
     folder = copied("index-v1", tmp_path / "index")
     done = invoke("migrate", "--index", folder)
-    assert f"is brought from format version 1 to {FORMAT_VERSION}" in done.stdout
+    assert f"was converted from format version 1 to {FORMAT_VERSION}" in done.stdout
     assert json_lines(invoke("migrate", "--index", folder, "--json").stdout) == [
         {"from": FORMAT_VERSION, "to": FORMAT_VERSION}
     ]

@@ -44,13 +44,24 @@ def test_optional_columns_may_be_absent(tmp_path: Path):
             "the columns 'report', 'report' where one 'report' is expected",
         ),
         ("image,report,Findings,findings \na.png,x,,\n", ConfigError, "the columns 'Findings', 'findings' where one"),
-        ("image;report\na.png;x\n", ConfigError, r"its header is \['image;report'\]"),
+        ("image;text\na.png;x\n", ConfigError, r"no column 'report'.* its header is \['image', 'text'\]"),
+        ("image^report\na.png^x\n", ConfigError, r"its header is \['image\^report'\]"),
         ("image,report\na.png,x\n", ConfigError, "has 1 pairs: retrieval needs at least 2"),
-        ("image,report\na.png,x\nb.png,y,z\n", ConfigError, "row 3 has 3 columns, the header has 2"),
+        ("image,report\na.png,x\nb.png,y,z\n", ReportError, "row 3: has 3 columns, the header has 2"),
+        (
+            'image;report\na.png;"x\ny"\nb.png\nc.png\n',
+            ReportError,
+            r"row 3 \(line 4\): has 1 .*\(2 rows cannot be read\)",
+        ),
         ("image,report\na.png,x\n,y\n", ConfigError, "row 3 names no image"),
         ("image,report\na.png,x\n\nb.png, \n", ReportError, "row 4 has an empty report"),
         ("image,report\na.png,x\n\nc.png,y\n", ConfigError, "1 of 2 images are not there, the first in row 4"),
-        ('image,report\na.png,"x\n', ConfigError, "not a CSV file"),
+        ('image,report\na.png,"x\n', ReportError, "row 2: not CSV"),
+        ('image,report\na.png,x\nb.png,"y\nc.png,z\n', ReportError, "row 3: a quote opens in line 3 and is not closed"),
+        ('image,"report\na.png,x\n', ReportError, "row 1 is not CSV"),
+        ("image,report\na.png,x\nb.png,y\0\n", ReportError, "row 3: not valid UTF-8, or with NUL in it"),
+        ("image,report,patient\na.png,x,\0\nb.png,y,\n", ReportError, "row 2: not valid UTF-8, or with NUL in it"),
+        ("image,report\na.png,x\nb.png," + "y" * 140_000 + "\n", ReportError, "row 3: not CSV: field larger"),
     ],
 )
 def test_a_wrong_file_is_refused_by_row(tmp_path: Path, text: str, kind: type[Exception], message: str):
@@ -60,11 +71,34 @@ def test_a_wrong_file_is_refused_by_row(tmp_path: Path, text: str, kind: type[Ex
 
 def test_what_is_no_text_is_refused(tmp_path: Path):
     path = tmp_path / "pairs.csv"
-    path.write_bytes(b"image,report\n\xff\xfe\n")
-    with pytest.raises(ConfigError, match="not a CSV file in UTF-8"):
-        read_pairs(path)
+    for data, message in (
+        (b"image,report\na.png,\xff\xfe\n", "row 2: not valid UTF-8"),
+        (b"image,report,\xff\na.png,x,y\n", "neither UTF-8 nor UTF-16"),
+        ("image,report\na.png,x\nb.png,y".encode("utf-16")[:-1], "is cut or damaged after row 2"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ReportError, match=message) as caught:
+            read_pairs(path)
+        assert caught.value.reason == "encoding"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_header_decides_the_delimiter(tmp_path: Path, delimiter: str, encoding: str):
+    path = write(tmp_path, "")
+    rows = (["Image", "Report", "Labels"], ["a.png", '"Größe, normal; clear.\nEnd."', "edema"], ["b.png", "x", ""])
+    path.write_text("\n".join(map(delimiter.join, rows)), encoding=encoding)
+    pairs, _ = read_pairs(path, columns={"findings": "labels"})
+    assert [pair.report for pair in pairs] == ["Größe, normal; clear.\nEnd.", "x"]
+    assert [pair.findings for pair in pairs] == ["edema", ""]
+
+
+def test_named_columns_decide_the_delimiter(tmp_path: Path):
+    path = write(tmp_path, "a,b;Bild;Befund\n1,2;a.png;x\n3,4;b.png;y\n")
+    pairs, _ = read_pairs(path, columns={"image": "Bild", "report": "Befund"})
+    assert [(pair.image.name, pair.report) for pair in pairs] == [("a.png", "x"), ("b.png", "y")]
 
 
 def test_columns_may_have_other_names(tmp_path: Path):

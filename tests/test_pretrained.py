@@ -268,6 +268,7 @@ def test_the_heads_of_the_report_decoder_are_judged_by_the_pretrained_width(bert
         make_tiny_learner(tiny_config(model=changed))
 
 
+@pytest.mark.usefixtures("few_texts")
 def test_a_pretrained_tower_brings_its_vocabulary_or_is_refused(bert, tmp_path):
     config = tiny_config(
         model=cfg.Model(image=tiny_model().image, text=cfg.TextTower(pretrained=str(bert[1]), max_tokens=16)),

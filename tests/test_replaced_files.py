@@ -11,10 +11,11 @@ import pytest
 from test_pipeline import bundle, count, embed, folder, index, stealthily
 from test_pseudonyms import KEYS
 
-from mcr_infer import Bundle, ImageEncoder, Index
-from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer import Bundle, ImageEncoder, Index, phantom
+from mcr_infer.phantom.dicom import write_dicom
+from mcr_infer.pipeline.image_run import Stop, embed_images
 from mcr_infer.pipeline.plan import Plan
-from mcr_infer.sources import Sources
+from mcr_infer.sources import PlainFile, Sources
 
 __all__ = ["bundle", "folder", "index"]
 
@@ -99,6 +100,41 @@ def test_a_member_replaced_in_an_archive_is_seen(index: Index, bundle: Bundle, f
     run(folder / "0.dcm")
     run(folder / "1.dcm")
     assert (path_of(index, former), path_of(index, new)) == (None, f"{archive}/a.dcm")
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_resumed_run_points_replaced_rows_elsewhere(
+    index: Index, bundle: Bundle, folder: Path, tmp_path: Path, twin: bool
+):
+    first, second, last = (folder / f"{seed}.dcm" for seed in range(3))
+    others, spare = [tmp_path / "8.dcm", tmp_path / "9.dcm"], folder / "twin.dcm"
+    for seed, other in enumerate(others, start=8):
+        write_dicom(phantom.make(seed, 64), other)
+    former, kept, never, *new = (uid_of(path) for path in (first, second, last, *others))
+    if twin:
+        shutil.copy(first, spare)
+    # More files between them than a run looks ahead.
+    between = [tmp_path / f"{seed}.dcm" for seed in range(10, 26)]
+    for seed, path in enumerate(between, start=10):
+        write_dicom(phantom.make(seed, 32), path)
+    files = [first, *([spare] if twin else []), second, *between, last]
+    stop, seen = Stop(), []
+    sources = [PlainFile(path=str(path)) for path in files]
+    encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=1, calls=1, call_size=1)
+    for outcome in embed_images(sources, index=index, encoder=encoder, plan=plan, stop=stop):
+        seen.append(outcome.path)
+        if outcome.path == str(second):
+            stop.ask()
+    assert str(last) not in seen
+    assert (former in index.ids("image"), never in index.ids("image")) == (True, False)
+    left = len(files) - len(seen)
+    for path, other in zip((first, last), others, strict=True):
+        replace(path, other)
+    resumed = embed(index, bundle, *files)
+    assert count(resumed) == {"embedded": 1 + left, "unchanged": len(seen) - 1}
+    assert path_of(index, former) == (str(spare) if twin else None)
+    assert [path_of(index, uid) for uid in (kept, *new)] == [str(second), str(first), str(last)]
+    assert index.get("image", never) is None
 
 
 @pytest.fixture

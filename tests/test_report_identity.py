@@ -189,8 +189,46 @@ def test_rows_that_nothing_tells_apart_are_all_kept(run: Run, tmp_path: Path):
 def test_an_id_that_stands_twice_is_a_conflict(run: Run, tmp_path: Path):
     rows = (f"a,1.1,{NORMAL}", f"a,1.1,{EFFUSION}", f"a,1.2,{NORMAL}", f"a,,{NORMAL}", f"a,1.1,{NORMAL}")
     outcomes = run(write(tmp_path / "r.csv", "id,study_uid,report", *rows))
-    assert count(outcomes) == {"embedded": 1, "id_conflict": 3, "unchanged": 1}
+    assert count(outcomes) == {"embedded": 1, "id_conflict": 3, "duplicate": 1}
     assert [outcome.error.rpartition(" ")[2] for outcome in outcomes if outcome.error] == ["text", "study", "study"]
+
+
+def repeated_in_a_table(place: Path) -> Path:
+    rows = (f"a,1.1,{NORMAL}", f"b,1.1,{EDEMA}", f"a,1.1,{NORMAL}", f",1.3,{EFFUSION}", f",1.3,{EFFUSION}")
+    return write(place / "r.csv", "id,study_uid,report", *rows, f"a,1.1,{NORMAL}")
+
+
+def repeated_in_json_lines(place: Path) -> Path:
+    rows = [{"id": id, "text": text} for id, text in (("a", NORMAL), ("a", NORMAL), ("b", EDEMA), ("c", NORMAL))]
+    rows += [{"study_id": 7, "text": EFFUSION}, {"study_id": "7", "text": EFFUSION}, {"id": "b", "text": EDEMA}]
+    return write(place / "r.jsonl", *map(json.dumps, rows))
+
+
+def repeated_in_a_folder(place: Path) -> Path:
+    for name, text in (("a", NORMAL), ("b", EDEMA), ("c", NORMAL)):
+        write(place / "reports" / f"{name}.txt", text)
+    for link in ("d", "e", "f"):
+        (place / "reports" / f"{link}.txt").symlink_to("b.txt")
+    return place / "reports"
+
+
+@pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
+@pytest.mark.parametrize("repeated", [repeated_in_a_table, repeated_in_json_lines, repeated_in_a_folder])
+def test_a_repeated_report_is_a_duplicate(
+    repeated: Callable[[Path], Path], naming: DeidentificationPolicy, run: Run, tmp_path: Path
+):
+    reports = repeated(tmp_path)
+    distinct = 4 if repeated is repeated_in_json_lines else 3
+    assert count(run(reports, naming=naming)) == {"embedded": distinct, "duplicate": 3}
+    assert count(run(reports, naming=naming)) == {"unchanged": distinct, "duplicate": 3}
+    assert len(rows_of(tmp_path)) == distinct
+
+
+def test_a_duplicate_of_an_updated_report_is_counted(run: Run, tmp_path: Path):
+    run(write(tmp_path / "r.csv", "id,report", f"a,{NORMAL}", f"b,{EDEMA}"))
+    rows = (f"a,1.1,{NORMAL}", f"a,1.1,{NORMAL}", f"b,,{EFFUSION}", f"b,,{EFFUSION}", f"b,,{EDEMA}")
+    outcomes = run(write(tmp_path / "r.csv", "id,study_uid,report", *rows))
+    assert count(outcomes) == {"updated": 1, "embedded": 1, "duplicate": 2, "id_conflict": 1}
 
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])

@@ -98,7 +98,7 @@ def test_a_second_look_by_the_bundle_that_ships_keeps_left_from_right_in_8_bits(
 def test_towers_whose_patches_and_words_never_met_are_refused(tmp_path: Path, manifest: dict, message: str):
     bundle = tiny_bundle(tmp_path / "tiny")
     check_comparable(bundle)
-    with pytest.raises(BundleError, match=f"the bundle tiny cannot take a second look: .*{message}"):
+    with pytest.raises(BundleError, match=f"the bundle tiny cannot re-rank: .*{message}"):
         check_comparable(dataclasses.replace(bundle, manifest={**bundle.manifest, **manifest}))
     whole = dataclasses.replace(bundle.preprocess, input="pixels", patch_size=bundle.preprocess.image_size)
     with pytest.raises(BundleError, match="takes whole pictures and has no patches"):

@@ -172,6 +172,20 @@ def test_a_row_with_another_file_stays(index: Path, tmp_path: Path):
     assert prune(index)["deleted"]["image"] == 1
 
 
+def test_duplicates_of_reports_are_counted_and_printed(tmp_path: Path):
+    table = tmp_path / "reports.csv"
+    table.write_text('id,report\na,Normal chest.\na,Normal chest.\nb,Edema.\na,Edema.\nb,Edema.\nc,""\n')
+    names = ("embedded", "updated", "unchanged", "duplicates", "failed")
+
+    def run(*options: str) -> str:
+        return invoke("embed-reports", table, "--index", tmp_path / "index", *options, code=3).stdout
+
+    (first,), (again,) = json_lines(run("--json")), json_lines(run("--json"))
+    assert [first[name] for name in names] == [2, 0, 0, 2, 2]
+    assert [again[name] for name in names] == [0, 0, 2, 2, 2]
+    assert "0 reports embedded, 2 unchanged, 2 duplicates, 2 failed" in run()
+
+
 def test_a_twin_is_a_duplicate_once(folder: Path):
     (folder / "twin.dcm").write_bytes((folder / "0.dcm").read_bytes())
     told = embed(folder, code=3)

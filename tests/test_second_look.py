@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from conftest import json_lines, run_cli
+from conftest import json_lines, run_cli, words
 from mcr_infer import phantom
 from mcr_infer.cli.query import query
 from mcr_infer.index import Index, search
@@ -102,7 +102,7 @@ def test_what_is_not_kept_is_read_again_and_what_cannot_be_read_is_told(
     run_cli("embed-images", "dicoms", "--index", "index")
     expected, _ = ask(kept_index, "--rerank", "-k", "24")
     hits, told = ask(Path("index"), "--rerank", "-k", "24")
-    assert "note: 24 radiographs are read and embedded again: the index keeps no patches of them" in told
+    assert "note: 24 radiographs are read and embedded again, since the index keeps no patches of them" in told
     assert "could not" not in told
     scores = {hit["id"]: hit["rerank_score"] for hit in expected}
     assert {hit["id"]: hit["rerank_score"] for hit in hits} == scores  # packed and unpacked like those that are kept
@@ -113,7 +113,7 @@ def test_what_is_not_kept_is_read_again_and_what_cannot_be_read_is_told(
     by_rank[20].unlink()
     write_dicom(phantom.make(7, 128), by_rank[20])  # another picture at the place of one that was embedded
     hits, told = ask(Path("index"), "--rerank", "-k", "24")
-    assert "note: 3 of 24 radiographs could not be looked at again, the cosine alone ranks them" in told
+    assert "note: 3 of 24 radiographs could not be re-ranked and keep the order of the cosine" in told
     unseen = {Path(hit["path"]): hit for hit in hits if hit["rerank_score"] is None}
     assert set(unseen) == {by_rank[1], by_rank[2], by_rank[20]}
     # They stand where others of their cosine do: near their place, neither first nor last of all.
@@ -193,7 +193,7 @@ def test_what_has_no_words_or_no_patches_is_refused(kept_index: Path, phantom_fo
     told = run_cli("query", "--image", picture, "--rerank", "--index", kept_index, code=1).stderr
     assert "error: --rerank compares the words of sentences with patches" in told
     told = run_cli("query", "x", "--kind", "report", "--rerank", "--index", kept_index, code=2).stderr
-    assert "--rerank looks at patches, which reports do" in told
+    assert "--rerank compares patches, which reports do not" in words(told)
 
     foreign = tmp_path / "foreign"
     shutil.copytree(Bundle.open().path, foreign)
@@ -204,5 +204,5 @@ def test_what_has_no_words_or_no_patches_is_refused(kept_index: Path, phantom_fo
         ("query", QUESTION, "--rerank", "--index", kept_index),
     ):
         told = run_cli(*arguments, "--bundle", foreign, code=1).stderr
-        assert "cannot take a second look: it is a model from elsewhere" in told
+        assert "cannot re-rank: it is a model from elsewhere" in told
     assert not (tmp_path / "new").exists()

@@ -15,6 +15,8 @@ from train.progress import progress_bar
 from train.threads import advise_threads, compare_threads
 from train.training_log import TrainingLog
 
+pytestmark = pytest.mark.usefixtures("few_texts")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):

@@ -6,13 +6,15 @@ written costs.
 """
 
 import gc
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
+from typer.models import ArgumentInfo
 
 from mcr_infer.cli.bundle import build_engine, verify
 from mcr_infer.cli.demo import demo
@@ -35,6 +37,22 @@ class _Group(TyperGroup):
     def invoke(self, ctx: click.Context) -> Any:
         with _escaped_usage():
             return super().invoke(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _restore_help(command)
+        return command
+
+
+def _restore_help(command: click.Command) -> None:
+    """Give the arguments of a command their help: click 8.5.1 and later drop what typer below 0.21 sets."""
+    arguments = [one for one in command.params if isinstance(one, TyperArgument) and one.help is None]
+    if arguments and command.callback is not None:
+        declared = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+        for argument in arguments:
+            infos = get_args(declared[str(argument.name)])
+            argument.help = next((one.help for one in infos if isinstance(one, ArgumentInfo)), None)
 
 
 @contextmanager

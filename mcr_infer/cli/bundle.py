@@ -145,7 +145,8 @@ def verify(
         Path | None, typer.Argument(help="Folder of a bundle or of an index; without it the bundle that ships.")
     ] = None,
     device: Annotated[
-        Device | None, typer.Option("--device", help="Where towers run: cpu, or what the precision is made for.")
+        Device | None,
+        typer.Option("--device", help="Device to run the towers on: cpu, or the one that the precision is for."),
     ] = None,
     precision: PrecisionOption = PrecisionName.FP32,
     json: JsonOption = False,

@@ -12,9 +12,9 @@ from mcr_infer.cli.options import JsonOption
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where to write; made if it is not there.")],
-    count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 80,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first one; the others follow.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; created if it does not exist.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of phantoms.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom; the others follow.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Write synthetic chest radiographs as DICOM, and truth.csv, which says what each one shows. No patient is in them."""

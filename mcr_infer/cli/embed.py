@@ -17,6 +17,7 @@ from mcr_infer.cli.options import (
     BundleOption,
     Device,
     DeviceOption,
+    HeadingsOption,
     IndexOption,
     JsonOption,
     LongTextName,
@@ -43,20 +44,21 @@ def embed_images(
         str | None,
         typer.Option(
             "--files-from",
-            help="A file with more of them, one a line, without comments: a name may begin with #. - for standard input.",
+            help="File with more paths, one per line, without comments: a name may begin with #; - for standard input.",
         ),
     ] = None,
     null: Annotated[
-        bool, typer.Option("--null", help="Names of --files-from end with NUL, not with the line.")
+        bool, typer.Option("--null", help="Names in --files-from end with NUL instead of a line break.")
     ] = False,
     pacs_token_file: Annotated[
         str | None,
-        typer.Option(help="File with a bearer token for the PACS; else $MCR_INFER_PACS_TOKEN, if it is set."),
+        typer.Option(help="File with a bearer token for the PACS; default: $MCR_INFER_PACS_TOKEN."),
     ] = None,
     pacs_cert: Annotated[str | None, typer.Option(help="Client certificate for the PACS, PEM.")] = None,
-    pacs_key: Annotated[str | None, typer.Option(help="Its key, where it stands in a file of its own.")] = None,
+    pacs_key: Annotated[str | None, typer.Option(help="Key of that certificate, if it is in a separate file.")] = None,
     pacs_ca: Annotated[
-        str | None, typer.Option(help="Authorities to trust at the PACS, PEM; else the usual ones.")
+        str | None,
+        typer.Option(help="Certificate authorities to trust for the PACS, PEM; default: those of the system."),
     ] = None,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
@@ -64,12 +66,12 @@ def embed_images(
     precision: PrecisionOption = PrecisionName.FP32,
     patch_budget: BudgetOption = "1.0",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Radiographs in one call of the tower; measured if not given.")
+        int | None, typer.Option(min=1, help="Radiographs per call of the tower; measured if not given.")
     ] = None,
     calls: Annotated[
-        int | None, typer.Option(min=1, help="Calls of the tower at a time; measured if not given.")
+        int | None, typer.Option(min=1, help="Concurrent calls of the tower; measured if not given.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode; one a core if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
     modality: Annotated[
         list[str] | None, typer.Option(help="Only these: CR, DX, RG, unknown. Repeat for several.")
     ] = None,
@@ -85,23 +87,23 @@ def embed_images(
     ] = None,
     keep_locals: Annotated[
         bool,
-        typer.Option("--keep-locals", help="Keep mapped patches, too, for query --rerank; the README says their size."),
+        typer.Option(
+            "--keep-locals", help="Also keep mapped patches, for query --rerank; README.md states their size."
+        ),
     ] = False,
-    full_decode: Annotated[
-        bool, typer.Option("--full-decode", help="Decode at full resolution where a reduced one would do.")
-    ] = False,
-    file_seconds: Annotated[float, typer.Option(min=1.0, help="Longest that decoding one file may take.")] = 120.0,
-    file_memory: Annotated[int, typer.Option(min=64, help="Most memory of decoding one file, in MiB.")] = 4096,
+    full_decode: Annotated[bool, typer.Option("--full-decode", help="Always decode at full resolution.")] = False,
+    file_seconds: Annotated[float, typer.Option(min=1.0, help="Time limit for decoding one file, in seconds.")] = 120.0,
+    file_memory: Annotated[int, typer.Option(min=64, help="Memory limit for decoding one file, in MiB.")] = 4096,
     site_secret: SecretOption = None,
     pseudonymise: PseudonymiseOption = False,
     explain_plan: Annotated[
-        bool, typer.Option("--explain-plan", help="Say how the run would use this machine, and end.")
+        bool, typer.Option("--explain-plan", help="Print how the run would use this machine, without running it.")
     ] = False,
     accept_known: AcceptKnownOption = False,
     allow_empty: AllowEmptyOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Embed radiographs into an index. Files that it already has are not opened again; a bad file does not stop the run."""
+    """Embed radiographs into an index. Unchanged files are not opened again; a bad file does not stop the run."""
     from mcr_infer.cli import output, session
     from mcr_infer.cli.interruption import Interruption
     from mcr_infer.cli.progress import RunProgress
@@ -184,7 +186,7 @@ def embed_images(
     if not json:
         output.show_stages(report, index)
     if summary.interrupted is not None:
-        output.note("interrupted: what is counted is in the index; run the same command again to go on")
+        output.note("interrupted: what is counted is in the index; run the same command again to continue")
         raise typer.Exit(128 + summary.interrupted)
     raise typer.Exit(exit_code(summary, accept_known=accept_known, allow_empty=allow_empty))
 
@@ -198,13 +200,8 @@ def embed_reports(
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Reports in one transaction.")] = 64,
-    headings: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Headings of your site, beside those that are known; the README says how."
-        ),
-    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Reports per transaction.")] = 64,
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Store the text of the reports in the index.")] = False,
     site_secret: SecretOption = None,
@@ -264,11 +261,11 @@ def exit_code(summary: "Summary", *, accept_known: bool, allow_empty: bool) -> i
         if allow_empty:
             return 0
         output.note(
-            "no input was found: is the folder empty, or its share not mounted? --allow-empty takes that for done"
+            "no input was found: is the folder empty, or its share not mounted? With --allow-empty the exit code is 0"
         )
         return SOME_FAILED
     new = summary.failure_count - summary.known_failures
     if summary.failure_count and accept_known:
-        output.note(f"{summary.known_failures} failures are known from the run before, {new} are new")
+        output.note(f"{summary.known_failures} failures are known from the previous run, {new} are new")
         return SOME_FAILED if new else 0
     return SOME_FAILED if summary.failure_count else 0

@@ -14,6 +14,7 @@ from mcr_infer.cli.options import (
     Device,
     DeviceOption,
     FindingsColumnOption,
+    HeadingsOption,
     ImageColumnOption,
     JsonOption,
     LongTextName,
@@ -28,24 +29,29 @@ from mcr_infer.cli.options import (
 
 def evaluate(
     pairs: Annotated[
-        Path, typer.Argument(help="A CSV with columns image (or file), report; optional patient, findings, split.")
+        Path,
+        typer.Argument(
+            help="A CSV file with the columns image (or file) and report, and optionally patient, findings and split; "
+            "paths of images are relative to its folder."
+        ),
     ],
     image_column: ImageColumnOption = None,
     report_column: ReportColumnOption = None,
     patient_column: PatientColumnOption = None,
     findings_column: FindingsColumnOption = None,
     split_column: SplitColumnOption = None,
-    split: Annotated[str | None, typer.Option("--split", help="Evaluate the rows of this split alone.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Evaluate only the rows of this split.")] = None,
     label_separator: Annotated[
         str | None,
-        typer.Option("--label-separator", help="What separates findings in a cell, where the column leaves it open."),
+        typer.Option("--label-separator", help="Separator of the findings in a cell, if the column leaves it unclear."),
     ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = Device.AUTO,
     precision: PrecisionOption = PrecisionName.FP32,
     patch_budget: BudgetOption = "1.0",
+    headings: HeadingsOption = None,
     long_text: LongTextOption = LongTextName.IMPRESSION_FIRST,
-    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs in one call of the tower.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Radiographs per call of the image tower.")] = 16,
     json: JsonOption = False,
 ) -> None:
     """Measure how well a bundle finds the report of a radiograph and the radiograph of a report, on your own pairs."""
@@ -55,8 +61,10 @@ def evaluate(
     from mcr_infer.evaluation.protocols import evaluate_pairs
     from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
     from mcr_infer.pipeline.plan import usable_cores
+    from mcr_infer.reports import read_headings
 
     chosen = session.open_bundle(bundle)
+    names = None if headings is None else read_headings(headings)
     budget = chosen.patch_budget(patch_budget)
     named = {
         "image": image_column, "report": report_column, "patient": patient_column, "findings": findings_column,
@@ -78,6 +86,7 @@ def evaluate(
         batch_size=batch_size,
         workers=usable_cores(),
         budget=budget,
+        headings=names,
         notify=output.note,
     )
     output.show_evaluation(evaluate_pairs(images, reports, each, encode_text=texts.encode), as_json=json)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def delete(
     index: IndexOption = Path("mcr-index"),
     id: Annotated[list[str] | None, typer.Option("--id", help="A row by its id; repeat for several.")] = None,
-    study: Annotated[str | None, typer.Option(metavar="UID", help="All of a study.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="All rows of a study.")] = None,
     patient_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="All of a patient, by the key in the index.")
+        str | None, typer.Option(metavar="KEY", help="All rows of a patient, by the key in the index.")
     ] = None,
     patient: Annotated[
         str | None,
@@ -34,7 +34,7 @@ def delete(
     ] = None,
     site_secret: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The secret of the keys in the index: identifiers become keys by it."),
+        typer.Option(metavar="FILE", help="Secret of the keys in the index, which turns identifiers into keys."),
     ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="FILTER", help="All that matches, as in 'study_year<2010'.")
@@ -43,9 +43,9 @@ def delete(
         Kinds | None, typer.Option(help="Of what; both for studies and patients, image otherwise, if not given.")
     ] = None,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Make graphs anew at once, so that no deleted vector stays in them.")
+        bool, typer.Option("--purge", help="Rebuild graphs at once, so that no deleted vector stays in them.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -136,7 +136,7 @@ def _ask(count: int, *, yes: bool) -> None:
         raise typer.BadParameter(
             f"there is no terminal to ask on whether to delete {count} rows: give --yes, or --dry-run"
         )
-    typer.confirm("There is no way back. Delete them?", abort=True, err=True)
+    typer.confirm("This cannot be undone. Delete them?", abort=True, err=True)
 
 
 def erase(store: "Index", count: int) -> None:
@@ -179,7 +179,7 @@ def rebuild(
     device: DeviceOption = Device.AUTO,
     json: JsonOption = False,
 ) -> None:
-    """Make everything beside the store from nothing: vectors, facts and graphs; tune the graphs to a recall if asked to."""
+    """Rebuild vectors, facts and graphs from the store; with --target-recall, tune the graphs."""
     from mcr_infer.cli import output, session
     from mcr_infer.index import KINDS, Index
     from mcr_infer.index.tuning import tune
@@ -213,7 +213,7 @@ def rebuild(
 
 
 def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
-    """Give back the room of what was deleted: in the store, in graphs and in the write-ahead log."""
+    """Free the disk space of deleted rows: in the store, in graphs and in the write-ahead log."""
     from mcr_infer.cli import output
     from mcr_infer.index import Index
     from mcr_infer.index.index import bytes_of
@@ -227,7 +227,7 @@ def compact(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
 
 
 def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) -> None:
-    """Bring an index that an earlier release made to the format of this one; any command that writes does it, too."""
+    """Convert an index of an earlier release to the current format, as any command that writes does."""
     from mcr_infer.cli import output
     from mcr_infer.index import Index
 
@@ -241,14 +241,17 @@ def migrate(index: IndexOption = Path("mcr-index"), json: JsonOption = False) ->
 
 def prune(
     index: IndexOption = Path("mcr-index"),
-    kind: Annotated[Kinds, typer.Option(help="Of what.")] = Kinds.BOTH,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    kind: Annotated[Kinds, typer.Option(help="Kind of the rows.")] = Kinds.BOTH,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Delete even where a share may not be mounted, or more than 10 % of the rows.")
+        bool,
+        typer.Option(
+            "--yes", help="Delete even if a share may not be mounted, or more than 10 % of the rows would go."
+        ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete the rows whose file is gone. Refuses where a share may not be mounted, or more than 10 % would go."""
+    """Delete the rows whose file is gone. Refuses if a share may not be mounted, or if more than 10 % would go."""
     from mcr_infer.cli import output
     from mcr_infer.errors import EmbeddingIndexError
     from mcr_infer.index import KINDS, Index
@@ -258,14 +261,14 @@ def prune(
     with Index.open(index, writable=not dry_run, notify=output.note) as store:
         if store.identity.pseudonymous:
             raise EmbeddingIndexError(
-                f"index {index} is pseudonymous and keeps no paths: it cannot be seen which files are gone. Delete rows "
+                f"index {index} is pseudonymous and keeps no paths, so that missing files cannot be recognized: delete rows "
                 "with `mcr-infer delete`"
             )
         gone = find_gone(store, kind.names)
         count = sum(gone.doomed.counts.values())
         output.show_doomed(gone.doomed, index, what="have lost their file", to_stderr=json)
         if untold := sum(gone.untold.values()):
-            output.note(f"of {untold} rows it cannot be told whether their file is there; they stay")
+            output.note(f"{untold} rows are kept, since it is not known whether their file is there")
         if count and gone.doubt and dry_run:
             output.note(f"{gone.doubt}; without --dry-run this needs --yes")
         if count and not dry_run:
@@ -283,11 +286,11 @@ def prune(
 def info(
     index: IndexOption = Path("mcr-index"),
     check_files: Annotated[
-        bool, typer.Option("--check-files", help="Count the rows whose file is gone, too; looks at every path.")
+        bool, typer.Option("--check-files", help="Also count the rows whose file is gone; looks up every path.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Say what an index holds and which bundle made it."""
+    """Show what an index holds and which bundle made it."""
     from mcr_infer.cli import output, session
     from mcr_infer.index import KINDS, Index
 

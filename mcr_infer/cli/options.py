@@ -73,16 +73,17 @@ def _read_budget(text: str) -> str:
 
 IndexOption = Annotated[Path, typer.Option("--index", help="Folder of the index.")]
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="Folder of a bundle; else that of the index, else the one that ships.")
+    Path | None,
+    typer.Option("--bundle", help="Folder of a bundle; default: that of the index, else the one that ships."),
 ]
 DeviceOption = Annotated[
     Device,
-    typer.Option("--device", help="Where towers run; what is named is what runs, or an error."),
+    typer.Option("--device", help="Device to run the towers on; an unavailable one is an error, never a fallback."),
 ]
 PrecisionOption = Annotated[
     PrecisionName,
     typer.Option(
-        "--precision", help="Number format of the towers; a bundle has fp32, and others where they were made."
+        "--precision", help="Number format of the towers; every bundle has fp32, others only if they were exported."
     ),
 ]
 BudgetOption = Annotated[
@@ -91,15 +92,23 @@ BudgetOption = Annotated[
         "--patch-budget",
         callback=_read_budget,
         metavar="SHARE",
-        help="Share of the patches that the image tower sees, in (0, 1]: less is faster and finds less. "
-        "'recommended' is what the bundle names.",
+        help="Share of the patches that the image tower sees, in (0, 1]; a smaller one is faster and finds less. "
+        "'recommended' takes the share that the bundle recommends.",
+    ),
+]
+HeadingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--headings",
+        metavar="FILE.toml",
+        help="Section headings of your site, beside those that are known; see README.md.",
     ),
 ]
 LongTextOption = Annotated[
     LongTextName,
     typer.Option(
         "--long-text",
-        help="What to embed of a report with more tokens than the text tower takes; the README says more.",
+        help="What to embed of a report with more tokens than the text tower takes; see README.md.",
     ),
 ]
 ImageColumnOption = Annotated[
@@ -122,23 +131,23 @@ SecretOption = Annotated[
     typer.Option(
         "--site-secret",
         metavar="FILE",
-        help="File with a secret of your site, readable by its owner alone: rows have a key of their patient, by which they "
-        "can be deleted. Needed again by every later run.",
+        help="File with a secret of your site, readable by its owner alone: rows get a key of their patient, by which they "
+        "can be deleted. Every later run needs it again.",
     ),
 ]
 PseudonymiseOption = Annotated[
     bool,
     typer.Option(
         "--pseudonymise",
-        help="Keep no path, and keys under the site secret instead of UIDs. From the first run, or never.",
+        help="Store no paths, and keyed hashes instead of UIDs. From the first run into an index, or never.",
     ),
 ]
 AcceptKnownOption = Annotated[
     bool,
     typer.Option(
         "--accept-known",
-        help="Exit with 0 where nothing failed but what had failed for the same reason in the run before.",
+        help="Exit with 0 if only inputs failed that failed for the same reason in the previous run.",
     ),
 ]
-AllowEmptyOption = Annotated[bool, typer.Option("--allow-empty", help="Exit with 0 where no input is found at all.")]
+AllowEmptyOption = Annotated[bool, typer.Option("--allow-empty", help="Exit with 0 if no input is found.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of a table.")]

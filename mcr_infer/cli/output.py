@@ -134,8 +134,8 @@ def warn_of_unseen(look: "Reranker") -> None:
     """Say so where candidates could not be looked at a second time."""
     if look.unseen:
         note(
-            f"{look.unseen} of {look.candidates} radiographs could not be looked at again, the cosine alone ranks them: the "
-            "index keeps no patches of them, and no unchanged file is at their path"
+            f"{look.unseen} of {look.candidates} radiographs could not be re-ranked and keep the order of the cosine: "
+            "the index keeps no patches of them, and no unchanged file is at their path"
         )
 
 
@@ -254,10 +254,10 @@ def show_deletion(
     elif any(found.counts.values()):
         say(f"{_counted(found.counts)} deleted")
     if not any(found.counts.values()) and hint:
-        note("nothing matched, and nothing was deleted; --kind says whether images, reports or both are meant")
+        note("nothing matched, and nothing was deleted; --kind chooses images, reports or both")
     if any(left.values()):
         note(
-            f"graphs hold {sum(left.values())} vectors of deleted rows, which no search finds: to have them gone from the "
+            f"graphs hold {sum(left.values())} vectors of deleted rows, which no search finds: to remove them from the "
             f"disk, too, run `mcr-infer compact --index {place}`, or delete with --purge"
         )
 
@@ -302,7 +302,7 @@ def show_migration(place: Path, *, former: int, now: int, as_json: bool) -> None
     elif former == now:
         say(f"{place} has format version {now}, that of this release")
     else:
-        say(f"{place} is brought from format version {former} to {now}")
+        say(f"{place} was converted from format version {former} to {now}")
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -316,7 +316,7 @@ def show_export(told: "Exported", out: Path, *, as_json: bool) -> None:
     else:
         say(f"{_counted(told.rows)} in {out}")
     if told.texts_left_out:
-        note(f"the text of {told.texts_left_out} rows stayed behind; --keep-text takes it along")
+        note(f"the text of {told.texts_left_out} rows was not exported; --keep-text exports it")
 
 
 def show_conflicts(found: "Sequence[Conflict]", *, as_json: bool) -> None:
@@ -346,7 +346,7 @@ def show_merge(told: "Merged", index: "Index", *, as_json: bool) -> None:
         )
     if told.paths_taken:
         note(
-            f"{told.paths_taken} files have a path that stands for another row in {index.folder}: they are looked at again "
+            f"{told.paths_taken} files have a path that stands for another row in {index.folder}: they are read again "
             "when they are embedded"
         )
 

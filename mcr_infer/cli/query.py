@@ -5,6 +5,7 @@ Light to import: the command line registers it at every start.
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def query(
     kind: Annotated[Kind, typer.Option(help="What to find.")] = Kind.IMAGE,
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="FILTER", help="Only such rows, as in 'view=PA and study_year>=2020'.")
+        str | None, typer.Option(metavar="FILTER", help="Only rows that match, as in 'view=PA and study_year>=2020'.")
     ] = None,
     by_study: Annotated[bool, typer.Option("--by-study", help="Only the best hit of each study.")] = False,
     no_duplicates: Annotated[
@@ -63,11 +64,11 @@ def query(
     ] = False,
     rerank: Annotated[
         bool,
-        typer.Option("--rerank", help="Look at the first hits again: the words of the query against their patches."),
+        typer.Option("--rerank", help="Re-rank the first hits by comparing the words of the query with their patches."),
     ] = False,
-    rerank_depth: Annotated[int, typer.Option(min=1, help="How many hits are looked at again, -k at least.")] = 100,
+    rerank_depth: Annotated[int, typer.Option(min=1, help="Number of hits to re-rank, at least -k.")] = 100,
     ef_search: Annotated[
-        int | None, typer.Option(min=1, help="Breadth of the search in a large index; tuned or usual if not given.")
+        int | None, typer.Option(min=1, help="Breadth of the search in a large index; default: the tuned one, if any.")
     ] = None,
     index: IndexOption = Path("mcr-index"),
     bundle: BundleOption = None,
@@ -79,10 +80,11 @@ def query(
     from mcr_infer.cli import output, session
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.inference.long_text import strategy_like
+    from mcr_infer.pipeline.missing_files import find_file
     from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
     if rerank and kind != "image":
-        raise typer.BadParameter("--rerank looks at patches, which reports do not have: leave out --kind report")
+        raise typer.BadParameter("--rerank compares patches, which reports do not have: leave out --kind report")
     questions = _questions(sentences, unwanted, image, like, queries_from)
     chosen_rows = None if where is None else parse_filter(where)
     distinct: list[Distinct] = []
@@ -123,15 +125,14 @@ def query(
             query_precision=precision if any(one.sentences or one.images for one in questions) else None,
             query_budget=1.0 if any(one.images for one in questions) else None,
         )  # fmt: skip
-        rooted = store.finds_files
-    from mcr_infer.pipeline.missing_files import presence
-
+        files = {hit.label: find_file(store, hit) for hits in found for hit in hits}
     names = [question.name for question in questions]
     if asked.fitted:
         output.warn_of_unknown_words(names, asked.unknown_words, rule=vectorizer.texts.vocabulary.rule)
+    presence = {label: is_there for label, (_, is_there) in files.items()}
     for name, hits, absent in zip(names, found, asked.unknown_words, strict=True):
-        there = {hit.label: presence(hit.path, hit.kind, rooted=rooted) for hit in hits}
-        output.show_hits(hits, query=name, presence=there, reranked=rerank, unknown_words=absent, as_json=json)
+        shown = [replace(hit, path=files[hit.label][0]) for hit in hits]
+        output.show_hits(shown, query=name, presence=presence, reranked=rerank, unknown_words=absent, as_json=json)
 
 
 def _questions(

@@ -69,14 +69,14 @@ def import_(
     index: IndexOption = Path("mcr-index"),
     bundle: Annotated[Path | None, typer.Option(help="The bundle that made the vectors; for a new index.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model that made them, if it is no bundle; for a new index.")
+        str | None, typer.Option(help="The model that made them, if it is not a bundle; for a new index.")
     ] = None,
     fingerprint: Annotated[
         str | None,
         typer.Option(metavar="HEX", help="With --name: SHA-256 of that model; else it follows from the name."),
     ] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="With --name: dimensions of the vectors.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What the vectors are of; an export of ours knows.")] = Kind.IMAGE,
+    kind: Annotated[Kind, typer.Option(help="Kind of the vectors; exports of mcr-infer record it.")] = Kind.IMAGE,
     id_column: Annotated[str, typer.Option(help="Column of the ids.")] = "id",
     vector_column: Annotated[str, typer.Option(help="Column of the vectors.")] = "vector",
     metadata: Annotated[
@@ -87,7 +87,7 @@ def import_(
     on_conflict: ConflictOption = OnConflictName.REFUSE,
     json: JsonOption = False,
 ) -> None:
-    """Take vectors into an index that were exported from one, or made elsewhere. What does not belong is refused by name."""
+    """Import vectors that were exported from an index or made elsewhere. Invalid ones are refused by name."""
     from mcr_infer.cli import output
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.pipeline.outcome import FAILURES, Summary
@@ -176,7 +176,7 @@ def merge(
     on_conflict: ConflictOption = OnConflictName.REFUSE,
     json: JsonOption = False,
 ) -> None:
-    """Bring the rows of several indexes of one bundle into one: what they share once, what contradicts itself not at all."""
+    """Merge indexes of one bundle: shared rows once; contradictory ones are conflicts."""
     from mcr_infer.cli import output
     from mcr_infer.cli.progress import RunProgress
     from mcr_infer.errors import EmbeddingIndexError

@@ -12,7 +12,7 @@ from mcr_infer.evaluation.pairs import Pair
 from mcr_infer.images import read_image
 from mcr_infer.inference.encoder import ImageEncoder, Patches, TextEncoder
 from mcr_infer.inference.vocabulary import unread_note
-from mcr_infer.reports import SelectedText, select_text
+from mcr_infer.reports import Headings, SelectedText, select_text
 
 
 def embed_pairs(
@@ -23,13 +23,15 @@ def embed_pairs(
     batch_size: int,
     workers: int,
     budget: float = 1.0,
+    headings: Headings | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embed pairs of radiograph and report to unit vectors [N, D] and [N, D], for an evaluation.
 
     An evaluation over what happened to be readable would say nothing: the first unreadable radiograph or empty report
-    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees. `notify` is
-    told how many reports are too long for the text tower, and how many have words that it does not know.
+    ends it with `ImageError` or `ReportError`. `budget` is the share of the patches that the image tower sees, `headings`
+    are those by which sections are found, None for the known ones alone. `notify` is called with how many reports are too
+    long for the text tower, and how many have words that it does not know.
     """
     images.preprocess.patches_within(budget)  # refused before a file is opened
 
@@ -42,7 +44,7 @@ def embed_pairs(
 
     def words(pair: Pair) -> SelectedText:
         try:
-            return select_text(pair.report)
+            return select_text(pair.report, headings=headings)
         except ReportError as error:
             raise ReportError(f"report of {pair.image}: {error}", reason=error.reason) from error
 

@@ -4,7 +4,6 @@ PAIRS.csv has the columns image (or file) and report, and may have patient, find
 as truth.csv. Names and meanings of the columns are the same in the tables that training reads.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,17 @@ from typing import NamedTuple
 
 from mcr_infer.errors import ConfigError, ReportError
 from mcr_infer.evaluation.finding_labels import note_kind_columns, read_label_column
+from mcr_infer.reports.csv_rows import read_header, read_rows
+from mcr_infer.reports.rows import BadRow, TableRow, describe_row, is_text
 
 COLUMNS = {
     "image": ("image", "file"), "report": ("report",), "patient": ("patient",), "findings": ("findings",),
     "split": ("split",), "view": ("view",),
 }  # fmt: skip
 """Names of the columns of a table of pairs where nobody gives others; image and report must be there."""
+
+_ROLES = ("image", "report", "patient", "findings", "split")
+"""Columns that are read for an evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,8 @@ class Pair:
     """Any name that the images of one person share; None where the file does not say."""
 
     findings: str | None = None
-    """Findings separated by `;`, empty for a normal radiograph; None where nobody labelled it."""
+    """Findings joined by `;`, as in `left pleural effusion;cardiomegaly`; empty for a normal radiograph, None where nobody
+    labelled it. Only `;` separates findings here: a table's other separators are known to `read_pairs` alone."""
 
 
 class Table(NamedTuple):
@@ -50,49 +55,61 @@ def read_pairs(
     label_separator: str | None = None,
     split: str | None = None,
 ) -> Table:
-    """Read PAIRS.csv; image paths are relative to its folder.
+    """Read PAIRS.csv, as tables of reports are read (`mcr_infer.reports.csv_rows`); image paths are relative to its folder.
 
     `columns` names columns that are not called as in `COLUMNS`; `label_separator` is what separates findings where that
     is not clear from the column (`finding_labels.read_label_column`); with `split` only its rows are taken.
 
-    Raises `ConfigError` when it is no such file or images are missing, `ReportError` for a row without a report; both
-    name the row, counted as in a spreadsheet (the header is row 1).
+    Raises `ConfigError` where a column, an image or the file is missing, and `ReportError` where the table cannot be read
+    or a row has no report; both name the row, counted as in a spreadsheet (the header is row 1).
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.reader(stream, strict=True))
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not a CSV file in UTF-8: {exc}") from exc
-    header = [name.strip() for name in rows[0]] if rows else []
+    path = Path(path)
+    header, rows = _read_rows(path, columns)
     found = {
         role: find_column(header, role, columns.get(role), where=str(path), option=f"--{role}-column")
-        for role in ("image", "report", "patient", "findings", "split")
+        for role in _ROLES
     }
-    numbered = [(number, row) for number, row in enumerate(rows[1:], start=2) if row]
-    for number, row in numbered:
-        if len(row) != len(header):
-            raise ConfigError(
-                f"{path}: row {number} has {len(row)} columns, the header has {len(header)}; put the report in quotes"
-            )
-    places = {role: header.index(name) for role, name in found.items() if name is not None}
-    numbered, notes = _take_split(path, numbered, places.get("split"), split)
-    if "findings" not in places and (note := note_kind_columns(header)):
+    names = {role: name for role, name in found.items() if name is not None}
+    for row in rows:
+        if not is_text(*(row.values[name] for name in names.values())):
+            raise ReportError(f"{path}: {describe_row(row)}: not valid UTF-8, or with NUL in it", reason="encoding")
+    rows, notes = _take_split(path, rows, names.get("split"), split)
+    if "findings" not in names and (note := note_kind_columns(header)):
         notes.append(f"{path.name}: {note}")
-    findings = _read_findings(path, numbered, places.get("findings"), label_separator, notes)
-    pairs = [_pair(path, number, row, places, labels) for (number, row), labels in zip(numbered, findings, strict=True)]
-    absent = [
-        (number, pair.image) for (number, _), pair in zip(numbered, pairs, strict=True) if not pair.image.is_file()
-    ]
+    findings = _read_findings(path, rows, names.get("findings"), label_separator, notes)
+    pairs = [_pair(path, row, names, labels) for row, labels in zip(rows, findings, strict=True)]
+    absent = [(row, pair.image) for row, pair in zip(rows, pairs, strict=True) if not pair.image.is_file()]
     if absent:
+        row, image = absent[0]
         raise ConfigError(
-            f"{path}: {len(absent)} of {len(pairs)} images are not there, the first in row {absent[0][0]}: "
-            f"{absent[0][1]}; paths are relative to {Path(path).parent}"
+            f"{path}: {len(absent)} of {len(pairs)} images are not there, the first in {describe_row(row)}: {image}; "
+            f"paths are relative to {path.parent}"
         )
     if len(pairs) < 2:
         raise ConfigError(f"{path} has {len(pairs)} pairs: retrieval needs at least 2")
     return Table(pairs, notes)
+
+
+def _read_rows(path: Path, columns: Mapping[str, str]) -> tuple[list[str], list[TableRow]]:
+    """Return the names of the columns and all rows; one row that cannot be read is an error.
+
+    Leaving it out would change what is measured.
+    """
+    expected = [name for role in _ROLES for name in ((columns[role],) if role in columns else COLUMNS[role])]
+    rows: list[TableRow | BadRow] = []
+    try:
+        header = read_header(path, expected)
+        rows.extend(read_rows(path, header))
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except UnicodeError as exc:
+        last = rows[-1].number if rows else header.first
+        raise ReportError(f"{path} is cut or damaged after row {last}", reason="encoding") from exc
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    if bad:
+        more = f" ({len(bad)} rows cannot be read)" if len(bad) > 1 else ""
+        raise ReportError(f"{path}: {describe_row(bad[0])}: {bad[0].error}{more}", reason=bad[0].reason)
+    return header.names, [row for row in rows if isinstance(row, TableRow)]
 
 
 def find_column(header: Sequence[str], role: str, name: str | None, *, where: str, option: str) -> str | None:
@@ -116,48 +133,49 @@ def find_column(header: Sequence[str], role: str, name: str | None, *, where: st
 
 
 def _take_split(
-    path: Path, rows: list[tuple[int, list[str]]], place: int | None, split: str | None
-) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    path: Path, rows: list[TableRow], column: str | None, split: str | None
+) -> tuple[list[TableRow], list[str]]:
     """Return the rows of a split, or all of them with a note where there are several."""
-    if place is None:
+    if column is None:
         if split is not None:
             raise ConfigError(f"{path} has no column 'split' to choose {split!r} from: name it with --split-column")
         return rows, []
-    counts = Counter(row[place].strip() for _, row in rows)
+    counts = Counter(row.values[column].strip() for row in rows)
     listed = ", ".join(f"{name or '(blank)'} {count}" for name, count in counts.items())
     if split is None:
         note = f"{path.name} has several splits ({listed}): all rows are evaluated; --split takes one of them"
         return rows, [note] if len(counts) > 1 else []
-    taken = [(number, row) for number, row in rows if row[place].strip().lower() == split.strip().lower()]
+    taken = [row for row in rows if row.values[column].strip().lower() == split.strip().lower()]
     if not taken:
         raise ConfigError(f"{path} has no row of split {split!r}; its splits are {listed}")
     return taken, []
 
 
 def _read_findings(
-    path: Path, rows: list[tuple[int, list[str]]], place: int | None, separator: str | None, notes: list[str]
+    path: Path, rows: list[TableRow], column: str | None, separator: str | None, notes: list[str]
 ) -> list[str | None]:
     """Return the findings of each row; what a blank cell means is noted."""
-    if place is None:
+    if column is None:
         return [None] * len(rows)
     first: dict[str, int] = {}
-    for number, row in rows:
-        first.setdefault(row[place], number)
+    for row in rows:
+        first.setdefault(row.values[column], row.number)
     labels = read_label_column(first, where=f"{path}, column of findings", separator=separator)
     said = any(not found for found in labels.values())
-    blank = sum(row[place] not in labels for _, row in rows)
+    blank = sum(row.values[column] not in labels for row in rows)
     if blank and labels:
         meaning = "not labelled, since others say that there is no finding" if said else "radiographs without findings"
         notes.append(f"{path.name}: {blank} blank cells of findings are {meaning}")
     default = None if said else ""
-    return [";".join(labels[row[place]]) if row[place] in labels else default for _, row in rows]
+    cells = [row.values[column] for row in rows]
+    return [";".join(labels[cell]) if cell in labels else default for cell in cells]
 
 
-def _pair(path: Path, number: int, row: list[str], places: Mapping[str, int], findings: str | None) -> Pair:
-    image, report = row[places["image"]].strip(), row[places["report"]]
+def _pair(path: Path, row: TableRow, names: Mapping[str, str], findings: str | None) -> Pair:
+    image, report = row.values[names["image"]].strip(), row.values[names["report"]]
     if not image:
-        raise ConfigError(f"{path}: row {number} names no image")
+        raise ConfigError(f"{path}: {describe_row(row)} names no image")
     if not report.strip():
-        raise ReportError(f"{path}: row {number} has an empty report; leave the row out", reason="empty")
-    patient = row[places["patient"]].strip() if "patient" in places else ""
-    return Pair(image=Path(path).parent / image, report=report, patient=patient or None, findings=findings)
+        raise ReportError(f"{path}: {describe_row(row)} has an empty report; leave the row out", reason="empty")
+    patient = row.values[names["patient"]].strip() if "patient" in names else ""
+    return Pair(image=path.parent / image, report=report, patient=patient or None, findings=findings)

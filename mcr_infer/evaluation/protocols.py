@@ -1,4 +1,4 @@
-"""How good is a bundle on pairs of radiographs and reports? The protocols, once, for wheel, training, export, benchmarks.
+"""Evaluation of a bundle on pairs of radiographs and reports: the protocols of wheel, training, export and benchmarks.
 
     diagonal       a query is answered by its own pair alone
     reports        any item whose report has the same words answers it: the headline on real reports

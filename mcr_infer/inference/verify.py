@@ -278,8 +278,8 @@ def validate_engine(bundle: Bundle, record: EngineRecord, *, sm: str) -> EngineR
     if broken:
         admit(bundle, record, sm, None)
         raise BackendError(
-            f"engine {record.file} does not compute what the bundle promises on {sm}: {'; '.join(broken)}; "
-            "it is not admitted: report the versions of driver and TensorRT, or serve with --device cuda"
+            f"engine {record.file} failed the parity check on {sm} and was not enabled: {'; '.join(broken)}; "
+            "report the versions of driver and TensorRT, or serve with --device cuda"
         )
     measured = {
         "max_abs": found.max_abs,

@@ -17,6 +17,7 @@ from mcr_infer.files import FileStamp
 from mcr_infer.index import Index, Row
 from mcr_infer.index.root import shown
 from mcr_infer.pipeline.deidentification import DeidentificationPolicy
+from mcr_infer.pipeline.missing_files import file_of_source
 from mcr_infer.reports import ReportRecord
 
 _ROW = re.compile(r":\d+$")
@@ -150,11 +151,11 @@ class KnownReports:
         if held:
             if self._naming.pseudonymous:
                 return "other"  # which cannot be looked for
-            return "other" if any(map(_file_of, held)) else "gone"
+            return "other" if any(map(file_of_source, held)) else "gone"
         if row.path is None:
             return "gone"
         file, _ = _split(row.path)
-        if row.path == record.path or _is_same(file, _file_of(record.source) or _split(record.path)[0]):
+        if row.path == record.path or _is_same(file, file_of_source(record.source) or _split(record.path)[0]):
             return "same"
         return "other" if os.path.lexists(file) else "gone"
 
@@ -199,15 +200,6 @@ def _split(path: str) -> tuple[str, str]:
     """Return the file and the row of a path such as `reports.csv:12`; the row is empty for a file of its own."""
     found = None if os.path.isfile(path) else _ROW.search(path)  # noqa: PTH113
     return (path[: found.start()], found.group()) if found else (path, "")
-
-
-def _file_of(source: str) -> str | None:
-    """Return the file of a source such as `/data/reports.csv/12`, None where it is not there any more."""
-    while source and source != os.path.dirname(source):  # noqa: PTH120
-        if os.path.isfile(source):  # noqa: PTH113
-            return source
-        source = os.path.dirname(source)  # noqa: PTH120
-    return None
 
 
 def _is_same(one: str, other: str) -> bool:

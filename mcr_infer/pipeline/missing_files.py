@@ -6,7 +6,7 @@ paths of rows -> presence -> Gone -> Index.delete_rows, unless `Gone.doubt` says
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index.index import Index
+from mcr_infer.index.root import shown
 from mcr_infer.index.row_selection import SHOWN, Deletion
+from mcr_infer.index.rows import Row
+from mcr_infer.index.search import Hit
 
 MOST = 0.1
 """Share of the rows that can go without being asked for: a night deletes few files of an archive."""
@@ -46,6 +49,41 @@ def presence(path: str | None, kind: str, *, rooted: bool = False) -> bool | Non
     return False
 
 
+def find_file(
+    index: Index, row: Row | Hit, look: Callable[[str | None, str], bool | None] | None = None
+) -> tuple[str | None, bool | None]:
+    """Return the path by which the image or report of a row can be found, and whether it is there (see `presence`).
+
+    That is the path of the row, unless its file is gone and another one that is known to hold the same is there. `look`
+    answers in place of `presence`. To be called inside `index.snapshot`.
+    """
+    look = look or partial(presence, rooted=index.finds_files)
+    there = look(row.path, row.kind)
+    if there is False:
+        for twin in index.files(row.kind, row.id):
+            path = _path_of(twin.path, row.kind)
+            if look(path, row.kind):
+                return shown(path), True
+    return row.path, there
+
+
+def file_of_source(source: str) -> str | None:
+    """Return the file of a source of a report such as `/data/reports.csv/12`, None where it is not there any more."""
+    while source and source != os.path.dirname(source):  # noqa: PTH120
+        if os.path.isfile(source):  # noqa: PTH113
+            return source
+        source = os.path.dirname(source)  # noqa: PTH120
+    return None
+
+
+def _path_of(source: str, kind: str) -> str:
+    """Return where a file was seen as rows have it: for a row of a table `TABLE:ROW`, or the table where it had an id."""
+    if kind == "image" or (file := file_of_source(source)) is None:
+        return source
+    row = source[len(file) + 1 :]
+    return f"{file}:{row}" if row.isdecimal() else file
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gone:
     """Rows of some kinds whose file is gone."""
@@ -64,12 +102,12 @@ class Gone:
 
 
 def find_gone(index: Index, kinds: Collection[str]) -> Gone:
-    """Find the rows whose file is gone and of which no other file is known to hold the same; every path is looked up.
+    """Find the rows whose file is gone, and of which no other file is known to hold the same; every path is looked up.
 
     Raises `IndexCorruptError`.
     """
     labels: dict[str, NDArray[np.int64]] = {}
-    shown: dict[str, Sequence[str]] = {}
+    examples: dict[str, Sequence[str]] = {}
     rows, untold, studies = {}, {}, set()
     paths: defaultdict[bool, set[str]] = defaultdict(set)
     """Folders of rows, by whether the row is gone."""
@@ -79,19 +117,17 @@ def find_gone(index: Index, kinds: Collection[str]) -> Gone:
             found, ids, unknown = [], [], 0
             all_labels = index.labels(kind)
             for label, row in index.scan(kind, all_labels):
-                there = look(row.path, kind)
-                if there is False and any(look(one.path, kind) for one in index.files(kind, row.id)):
-                    there = True  # a twin holds it
+                path, there = find_file(index, row, look)
                 unknown += there is None
-                if there is not None and row.path is not None:
-                    paths[not there].add(_folder_of(row.path))
+                if there is not None and path is not None:
+                    paths[not there].add(_folder_of(path))
                 if there is False:
                     found.append(label)
                     ids.append(row.id)
                     studies.add(row.study_uid)
-            labels[kind], shown[kind] = np.array(found, dtype=np.int64), ids[:SHOWN]
+            labels[kind], examples[kind] = np.array(found, dtype=np.int64), ids[:SHOWN]
             rows[kind], untold[kind] = len(all_labels), unknown
-    doomed = Deletion(labels=labels, shown=shown, studies=len(studies - {None}))
+    doomed = Deletion(labels=labels, shown=examples, studies=len(studies - {None}))
     return Gone(doomed=doomed, rows=rows, untold=untold, doubt=_doubt(doomed, rows, paths[True], paths[False]))
 
 
@@ -106,10 +142,10 @@ def _doubt(doomed: Deletion, rows: Mapping[str, int], gone: set[str], there: set
             above = os.path.dirname(above)  # noqa: PTH120
         missing = above != os.path.abspath(folder)  # noqa: PTH100
         if folder == root and missing:
-            return f"the folder of all files, {root}, is not there: is its share mounted?"
+            return f"{root}, the common folder of all files, is not there: is its share mounted?"
         # A folder whose files were deleted is empty, too; but then it is the very folder of the files.
         if (missing or folder == root) and not os.listdir(above):  # noqa: PTH208
-            return f"{above} is an empty folder, below which files were: is its share mounted?"
+            return f"{above} is an empty folder, and files of the index were below it: is its share mounted?"
     for kind, count in doomed.counts.items():
         if count > MOST * rows[kind]:
             return f"{count} of {rows[kind]} {kind} rows would go, more than {MOST:.0%}"

@@ -1,4 +1,4 @@
-"""What became of each input, and the closing count of a run."""
+"""Outcome of each input, and the closing summary of a run."""
 
 import hashlib
 import json
@@ -31,12 +31,13 @@ SHOWN_FAILURES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one input; `reason` and `error` are set for what was left out or failed, and only for that."""
+    """Outcome of one input; `reason` and `error` are set if it was left out or failed, and only then."""
 
     path: str
     status: Literal["embedded", "updated", "unchanged", "duplicate", "left_out", "failed"]
     """`updated` is a report with the words of its row, of which something else was changed, without embedding it again.
-    `duplicate` is an image seen for the first time in this file, while another file is known to hold it."""
+    `duplicate` is an image seen for the first time in this file, while another file is known to hold it, or a report whose
+    id, words, patient and study have been read earlier in this run."""
     reason: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
@@ -170,8 +171,8 @@ class Summary:
             yield
         except OSError as error:
             raise EmbeddingIndexError(
-                f"{self.failures_file} cannot be written ({error.strerror}): free space or mend its folder, and run again; "
-                "rows that were committed stay"
+                f"{self.failures_file} cannot be written ({error.strerror}): free space or repair its folder, and run "
+                "again; committed rows are kept"
             ) from error
 
     @property
@@ -184,7 +185,7 @@ class Summary:
         return {
             "embedded": self.embedded,
             "unchanged": self.unchanged,
-            **({"duplicates": self.duplicates} if self.sections is None and self._known_file is not None else {}),
+            **({} if self._known_file is None else {"duplicates": self.duplicates}),
             "left_out": dict(self.left_out),
             "failed": self.failure_count,
             **({} if self._known_file is None else {"known_failures": self.known_failures}),

@@ -32,8 +32,10 @@ class _Report:
     fitted: FittedText
     """These words as the text tower takes them."""
 
-    def outcome(self, status: Literal["embedded", "updated", "unchanged"], unread: Unread | None = None) -> Outcome:
-        """Say what became of it."""
+    def outcome(
+        self, status: Literal["embedded", "updated", "unchanged", "duplicate"], unread: Unread | None = None
+    ) -> Outcome:
+        """Return its outcome."""
         return Outcome(
             path=self.record.path,
             status=status,
@@ -112,7 +114,7 @@ class _Run:
         one = _Report(record=record, selected=selected, digest=digest, fitted=fitted)
         if record.id in self._seen:
             self._compare(one)
-            yield one.outcome("unchanged")
+            yield one.outcome("duplicate")
             return
         row = self._known.find(record, one.digest, seen=self._seen)
         former = self._known.formerly_here(record, one.digest)
@@ -134,7 +136,7 @@ class _Run:
         told = one.digest, record.patient_key, record.study_uid
         for former, now, what in zip(self._seen[record.id], told, ("text", "patient", "study"), strict=True):
             if former != now:
-                why = f"the id {record.id!r} stands at an earlier report of this run, which has another {what}"
+                why = f"an earlier report of this run has the id {record.id!r}, too, and another {what}"
                 raise ReportError(why, reason="id_conflict")
 
     def _place(self, one: _Report, row: Row | None) -> Iterator[Outcome]:

@@ -1,11 +1,14 @@
 """CSV files row by row, through damage: every line that can be a row is a row, or named with what is wrong with it.
 
+Tables of reports and of pairs are separated by comma, semicolon, tab or bar, which their header decides.
+
 Python's csv module reads one row; what is added here is where the next row begins after a quote that is never closed.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mcr_infer.errors import ReportError
 from mcr_infer.reports.lines import Line, Lines, open_text
@@ -21,17 +24,37 @@ _AHEAD = 1_000
 
 
 def csv_rows(path: Path) -> Iterator[TableRow | BadRow]:
-    """Read a CSV file: quotes as in RFC 4180, separated as its header is, by comma, semicolon, tab or bar.
+    """Read a CSV file of reports; the names of its columns are taken in lower case.
 
     Raises `ReportError` at once where the header cannot be read or lacks a column of texts, `OSError` then and later, and
     `UnicodeError` later.
     """
-    return _rows(path, *_header(path))
+    header = read_header(path, TEXT_COLUMNS)
+    names = [name.lower() for name in header.names]
+    if set(TEXT_COLUMNS).isdisjoint(names):
+        raise no_text_column(path, names, f"UTF-8, separated by one of {', '.join(_DELIMITERS.values())}")
+    check_columns(path, names)
+    return read_rows(path, header._replace(names=names))
 
 
-def _header(path: Path) -> tuple[str, list[str], int, int]:
-    """Return the delimiter, the names of the columns in lower case, and the first and last line that they take."""
-    found: dict[str, list[str]] = {}
+class Header(NamedTuple):
+    """The header of a CSV file."""
+
+    names: list[str]
+    """Names of the columns as the file spells them, without the space around them."""
+    delimiter: str
+    first: int
+    """The line in which the header begins, from 1; 0 for an empty file."""
+    last: int
+    """The line in which it ends."""
+
+
+def read_header(path: Path, expected: Collection[str]) -> Header:
+    """Read the header of a CSV file with the delimiter by which most of the `expected` columns are found, in any case.
+
+    Commas where none is found. Raises `OSError`, and `ReportError` for what is not UTF-8, UTF-16 or CSV.
+    """
+    headers: list[Header] = []
     error: csv.Error | None = None
     for delimiter in _DELIMITERS:
         try:
@@ -39,18 +62,17 @@ def _header(path: Path) -> tuple[str, list[str], int, int]:
         except csv.Error as exc:
             error = error or exc
             continue
-        found[delimiter] = names = [name.strip().lower() for name in row]
+        names = [name.strip() for name in row]
         if not is_text(*names):
             raise ReportError(
-                f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it so", reason="encoding"
+                f"{path} is neither UTF-8 nor UTF-16 with a byte order mark: save it as UTF-8", reason="encoding"
             )
-        if not set(TEXT_COLUMNS).isdisjoint(names):
-            check_columns(path, names)
-            return delimiter, names, first, last
-    if error is not None:
+        headers.append(Header(names, delimiter, first, last))
+    wanted = {name.lower() for name in expected}
+    counts = [len(wanted.intersection(name.lower() for name in header.names)) for header in headers]
+    if error is not None and not any(counts):
         raise ReportError(f"{path}: row 1 is not CSV: {error}", reason="format") from error
-    told = ", ".join(_DELIMITERS.values())
-    raise no_text_column(path, found[","], f"UTF-8, separated by one of {told}")
+    return headers[counts.index(max(counts))]
 
 
 def _first_row(path: Path, delimiter: str) -> tuple[list[str], int, int]:
@@ -70,7 +92,9 @@ def _first_row(path: Path, delimiter: str) -> tuple[list[str], int, int]:
     return [], 0, 0
 
 
-def _rows(path: Path, delimiter: str, names: list[str], number: int, last: int) -> Iterator[TableRow | BadRow]:
+def read_rows(path: Path, header: Header) -> Iterator[TableRow | BadRow]:
+    """Read the rows below a header: quotes as in RFC 4180, blank lines skipped. Raises `OSError` and `UnicodeError`."""
+    names, delimiter, number, last = header
     with open_text(path) as stream:
         lines = Lines(stream)
         for _ in range(last):

@@ -49,7 +49,7 @@ def _read(path: str, way: str) -> ReportRecord | ReportFailure:
         with file.open("rb") as stream:
             data = stream.read(_LARGEST + 1)
     except FileNotFoundError:
-        return ReportFailure(path=path, reason="missing", error="does not exist: it is gone, or a link to nowhere")
+        return ReportFailure(path=path, reason="missing", error="does not exist: it was deleted, or is a dangling link")
     except OSError as exc:
         return ReportFailure(path=path, reason="unreadable", error=f"cannot be read: {exc.strerror}")
     encoding = encoding_of(data)

@@ -43,7 +43,7 @@ def _rows(path: Path) -> Iterator[TableRow | BadRow]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. Raises `_TwiceError`: json would keep the last value and say nothing."""
+    """Return an object. Raises `_TwiceError` for a repeated column, of which json would silently keep the last value."""
     names = [name for name, _ in pairs]
     for name in COLUMNS.intersection(names):
         if names.count(name) > 1:

@@ -30,7 +30,7 @@ def parquet_rows(path: Path) -> Iterator[TableRow | BadRow]:
         file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
     except (ValueError, pyarrow.ArrowException) as exc:
         raise ReportError(
-            f"{path} cannot be read as Parquet ({type(exc).__name__}): it is cut or damaged; make it again",
+            f"{path} cannot be read as Parquet ({type(exc).__name__}): it is cut or damaged; write it again",
             reason="format",
         ) from exc
     names = [name.strip().lower() for name in file.schema_arrow.names]
@@ -53,6 +53,6 @@ def _rows(file: Any, wanted: dict[str, str], damage: tuple[type[Exception], ...]
                         yield TableRow(number=number, line=number, values=values)
             except damage as exc:
                 for lost in range(number + 1, end + 1):
-                    error = f"its group of rows is damaged ({type(exc).__name__}); make the file again"
+                    error = f"its group of rows is damaged ({type(exc).__name__}); write the file again"
                     yield BadRow(number=lost, line=lost, reason="format", error=error)
                 number = end

@@ -35,6 +35,11 @@ class BadRow:
     error: str
 
 
+def describe_row(row: TableRow | BadRow) -> str:
+    """Name a row in a message: its number, and the line in which it begins where that differs."""
+    return f"row {row.number}" if row.line == row.number else f"row {row.number} (line {row.line})"
+
+
 def check_columns(path: Path, names: Sequence[str]) -> None:
     """Raise `ReportError` unless a table has a column of texts, and no column that is read twice."""
     if set(TEXT_COLUMNS).isdisjoint(names):
@@ -53,7 +58,7 @@ def no_text_column(path: Path, names: Sequence[str], form: str = "") -> ReportEr
 
 
 def is_text(*values: str) -> bool:
-    """True unless something in these values is no Unicode, or NUL: bytes of another encoding, or of no text at all."""
+    """Return False if a value has NUL in it or is not Unicode: bytes of another encoding, or of no text at all."""
     joined = "".join(values)
     try:
         joined.encode()

@@ -13,7 +13,7 @@ from mcr_infer.reports.csv_rows import csv_rows
 from mcr_infer.reports.json_rows import json_rows
 from mcr_infer.reports.parquet_rows import parquet_rows
 from mcr_infer.reports.records import LONGEST, ReportFailure, ReportRecord, derived_id
-from mcr_infer.reports.rows import PATIENT_COLUMNS, STUDY_COLUMNS, TEXT_COLUMNS, BadRow, TableRow, is_text
+from mcr_infer.reports.rows import PATIENT_COLUMNS, STUDY_COLUMNS, TEXT_COLUMNS, BadRow, TableRow, describe_row, is_text
 
 _READERS = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": json_rows, ".ndjson": json_rows, ".parquet": parquet_rows}
 
@@ -62,7 +62,7 @@ class _Table:
         given = {"id": row.values.get("id"), "path": row.values.get("path"), "the study": study_given}
         patient = [row.values.get(name) for name in PATIENT_COLUMNS]
         if not isinstance(text, str):
-            return self._failure(row, "empty", "no text under report or text")
+            return self._failure(row, "empty", "no text in the columns report and text")
         if len(text) > LONGEST:
             return self._failure(row, "too_large", f"the report has more than {LONGEST} characters")
         for name, value in given.items():
@@ -106,8 +106,7 @@ class _Table:
         return f"{self._path}:{row.number}"
 
     def _failure(self, row: TableRow | BadRow, reason: str, error: str) -> ReportFailure:
-        line = "" if row.line == row.number else f" (line {row.line})"
-        return ReportFailure(path=self._place(row), reason=reason, error=f"row {row.number}{line}: {error}")
+        return ReportFailure(path=self._place(row), reason=reason, error=f"{describe_row(row)}: {error}")
 
 
 def _is_filled(value: object) -> bool:

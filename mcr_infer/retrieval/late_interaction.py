@@ -69,7 +69,7 @@ def check_comparable(bundle: Bundle) -> None:
         )
     if reason is not None:
         raise BundleError(
-            f"the bundle {bundle.name} cannot take a second look: {reason}. Leave out --rerank and --keep-locals, or use a "
+            f"the bundle {bundle.name} cannot re-rank: {reason}. Leave out --rerank and --keep-locals, or use a "
             "bundle trained with mapping before aggregation"
         )
 

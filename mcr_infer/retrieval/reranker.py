@@ -18,6 +18,7 @@ from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.pipeline.decoding import DecodePool
+from mcr_infer.pipeline.missing_files import find_file
 from mcr_infer.pipeline.plan import usable_cores
 from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
 from mcr_infer.sources import PlainFile
@@ -108,17 +109,18 @@ class Reranker:
 
     def _read_again(self, rows: Mapping[int, Row]) -> dict[int, bytes]:
         """Read and embed files of rows, cut as they were, and pack their patches; what cannot be is left out."""
+        located = {label: replace(row, path=find_file(self._index, row)[0]) for label, row in rows.items()}
         readable = {
             label: row
-            for label, row in rows.items()
+            for label, row in located.items()
             if row.path is not None and os.path.isfile(row.path)  # noqa: PTH113 - False for whatever cannot be a file
         }
         found: dict[int, bytes] = {}
         if not readable:
             return found
         self._notify(
-            f"{len(readable)} radiographs are read and embedded again: the index keeps no patches of them, "
-            "embed-images --keep-locals does"
+            f"{len(readable)} radiographs are read and embedded again, since the index keeps no patches of them; "
+            "embed-images --keep-locals stores patches"
         )
         encoder = ImageEncoder(self._bundle, device=self._device, precision=self._precision)
         for budget in sorted({row.patch_budget for row in readable.values()}):
