@@ -81,6 +81,7 @@ def query(
     from mcr_infer.index import Index, describe_no_match, parse_filter, search
     from mcr_infer.inference.long_text import strategy_like
     from mcr_infer.pipeline.missing_files import find_file
+    from mcr_infer.retrieval.archive import has_bundle
     from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
     if rerank and kind != "image":
@@ -98,7 +99,7 @@ def query(
     with Index.open(index, notify=output.note) as store, store.snapshot():
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
         # Vectors of a model that is no bundle can still be asked with each other.
-        chosen = session.bundle_of(store, bundle) if asks_tower or session.has_bundle(store) else None
+        chosen = session.bundle_of(store, bundle) if asks_tower or has_bundle(store) else None
         if rerank and chosen is not None:
             check_comparable(chosen)
         vectorizer = QueryVectorizer(

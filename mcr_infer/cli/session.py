@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcr_infer.cli.output import note
-from mcr_infer.errors import BundleError, IndexMismatchError, IndexNotFoundError
+from mcr_infer.errors import BundleError, IndexNotFoundError
 from mcr_infer.index import KINDS, Index
-from mcr_infer.index.manifest import NO_BUNDLE, Identity
+from mcr_infer.index.manifest import Identity
 from mcr_infer.index.root import working_folder
 from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pipeline.missing_files import presence
+from mcr_infer.retrieval import archive
+from mcr_infer.retrieval.archive import SHIPPED
 
 if TYPE_CHECKING:
     from mcr_infer.pipeline.deidentification import DeidentificationPolicy
@@ -21,49 +23,21 @@ if TYPE_CHECKING:
 _LOOKED_AT = 1_000
 """Rows of a kind whose paths say whether the working folder is the root of an index."""
 
-SHIPPED = "shipped"
-"""How an index names the bundle inside the wheel: by this word, since a wheel may move."""
-
 
 def open_bundle(path: Path | None) -> Bundle:
     """Open a bundle (None = the one that ships) and print its notice, if it has one, on stderr."""
-    bundle = Bundle.open(path)
+    return _noticed(Bundle.open(path))
+
+
+def _noticed(bundle: Bundle) -> Bundle:
     if bundle.notice:
         note(bundle.notice)
     return bundle
 
 
-def has_bundle(store: Index) -> bool:
-    """True unless the vectors of an open index are of a model that is no bundle."""
-    return store.bundle_path != NO_BUNDLE
-
-
 def bundle_of(store: Index, named: Path | None) -> Bundle:
-    """Open the bundle for an open index: the named one, else the one that the index remembers.
-
-    Raises `BundleError` when the remembered bundle is gone, `IndexMismatchError` when the bundle is not the one that made
-    the index.
-    """
-    if named is None and not has_bundle(store):
-        raise BundleError(
-            f"the index {store.folder} holds vectors of the model {store.bundle!r}, which is no bundle: there is no text "
-            "tower to embed a sentence with, and no image tower. Search it from Python with vectors of that model, or name "
-            f"a bundle of the fingerprint {store.fingerprint[:12]} with --bundle"
-        )
-    remembered = None if store.bundle_path == SHIPPED else Path(store.bundle_path)
-    if named is None and remembered is not None and not remembered.is_dir():
-        raise BundleError(
-            f"the index {store.folder} was made with the bundle in {remembered}, which is not there any more: "
-            "name its new place with --bundle"
-        )
-    bundle = open_bundle(named or remembered)
-    if named is None and remembered is None and bundle.fingerprint != store.fingerprint:
-        raise IndexMismatchError(
-            f"the index {store.folder} was made with the bundle of another release of mcr-infer: embed into a new --index, "
-            "or name that bundle with --bundle"
-        )
-    store.check_bundle(bundle.fingerprint)
-    return bundle
+    """Open the bundle for an open index, as `mcr_infer.retrieval.archive.bundle_of` does, and print its notice on stderr."""
+    return _noticed(archive.bundle_of(store, named))
 
 
 def known_bundle(store: Index) -> Bundle | None:

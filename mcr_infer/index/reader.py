@@ -126,10 +126,21 @@ class Reader:
         """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
         row = self.get(kind, id)
         if row is None:
-            raise QueryError(
-                f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
-            )
+            raise self._unknown(kind, id)
         return Embeddings(row.vector, self.fingerprint)
+
+    def label(self, kind: str, id: str) -> int:
+        """Return the label of a row, to be used in the same `snapshot`. Raises `QueryError` where there is no such row."""
+        check_kind(kind)
+        label = self._store.label(kind, id) if is_unicode(id) else None
+        if label is None:
+            raise self._unknown(kind, id)
+        return label
+
+    def _unknown(self, kind: str, id: str) -> QueryError:
+        return QueryError(
+            f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
+        )
 
     def files(self, kind: str, id: str) -> Sequence[FileStamp]:
         """Return the files that gave a row, or hold the same, as they were seen."""

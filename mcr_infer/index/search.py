@@ -20,7 +20,7 @@ from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
 from mcr_infer.index.columns import MetadataColumns, key_of
 from mcr_infer.index.filters import Filter, describe_values, names_in, parse_filter
 from mcr_infer.index.graph import Graph
-from mcr_infer.index.index import Index
+from mcr_infer.index.protocols import IndexReader
 from mcr_infer.index.root import shown
 from mcr_infer.index.rows import KINDS, Row, Scalar
 
@@ -73,7 +73,7 @@ class Scope:
 
     def __init__(
         self,
-        index: Index,
+        index: IndexReader,
         kind: str,
         *,
         where: Filter | None = None,
@@ -192,7 +192,7 @@ class Scope:
         return found
 
 
-def describe_no_match(index: Index, kind: str, where: Filter) -> str:
+def describe_no_match(index: IndexReader, kind: str, where: Filter) -> str:
     """Return a sentence for a filter that no row matches: which values there are of what it names."""
     facts = index.facts(kind)
     values = "; ".join(describe_values(facts, name) for name in names_in(where))
@@ -241,7 +241,7 @@ class Hit:
 
 
 def search(
-    index: Index,
+    index: IndexReader,
     queries: NDArray[np.float32],
     *,
     kind: str = "image",
@@ -271,7 +271,7 @@ def search(
 
 
 def nearest(
-    index: Index,
+    index: IndexReader,
     queries: NDArray[np.float32],
     *,
     kind: str = "image",
@@ -299,7 +299,7 @@ def _filter(where: Filter | str | None) -> Filter | None:
 
 
 def _checked(
-    queries: NDArray[np.float32], index: Index, kind: str, k: int, fingerprint: str | None
+    queries: NDArray[np.float32], index: IndexReader, kind: str, k: int, fingerprint: str | None
 ) -> NDArray[np.float32]:
     """Return queries [Q, D] once they are what the index can be asked."""
     if kind not in KINDS:
@@ -328,7 +328,7 @@ def _checked(
     return np.ascontiguousarray(queries, dtype=np.float32)
 
 
-def _ranked(index: Index, kind: str, query: NDArray[np.float32], found: Candidates, k: int) -> list[Hit]:
+def _ranked(index: IndexReader, kind: str, query: NDArray[np.float32], found: Candidates, k: int) -> list[Hit]:
     """Look up the candidates that can be among the first k, score them from their rows, and order them by score, then id."""
     last = min(k, len(found.scores)) - 1
     if last < 0:

@@ -290,6 +290,11 @@ class Store(Connection):
         """Return a row, or None where there is none."""
         return next(iter(self._get(kind, id)), None)
 
+    def label(self, kind: str, id: str) -> int | None:
+        """Return the label of a row, or None where there is none."""
+        found = self._rows("SELECT label FROM rows WHERE kind = ? AND id = ?", kind, id)
+        return int(found[0][0]) if found else None
+
     def _get(self, kind: str, id: str) -> list[Row]:
         found = self._rows(f"SELECT {self._columns} FROM rows WHERE kind = ? AND id = ?", kind, id)
         rows = [self.row(values) for values in found]

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import ImageError, NotRadiographError, NotSelectedError
-from mcr_infer.index import Index, Row
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.pipeline.decoding import Decoded, DecodePool
 from mcr_infer.pipeline.deidentification import DeidentificationPolicy
@@ -62,7 +63,7 @@ class _Waiting(NamedTuple):
 def embed_images(
     sources: Iterable[Source],
     *,
-    index: Index,
+    index: IndexWriter,
     encoder: ImageEncoder,
     plan: Plan,
     naming: DeidentificationPolicy | None = None,
@@ -99,7 +100,7 @@ class _Run:
 
     def __init__(
         self,
-        index: Index,
+        index: IndexWriter,
         encoder: ImageEncoder,
         plan: Plan,
         naming: DeidentificationPolicy,

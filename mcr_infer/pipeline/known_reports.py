@@ -14,7 +14,8 @@ from typing import Literal
 
 from mcr_infer.errors import ReportError
 from mcr_infer.files import FileStamp
-from mcr_infer.index import Index, Row
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.index.root import shown
 from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.pipeline.missing_files import file_of_source
@@ -28,7 +29,7 @@ _Source = Literal["same", "gone", "other"]
 class KnownReports:
     """What an index knows of the reports of one run. Records are given as `DeidentificationPolicy.report` returns them."""
 
-    def __init__(self, index: Index, naming: DeidentificationPolicy) -> None:
+    def __init__(self, index: IndexWriter, naming: DeidentificationPolicy) -> None:
         self._index, self._naming = index, naming
         self._taken: set[str] = set()
         """Former ids of rows that reports of this run have taken over."""

@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.index.index import Index
+from mcr_infer.index.protocols import IndexReader
 from mcr_infer.index.root import shown
 from mcr_infer.index.row_selection import SHOWN, Deletion
 from mcr_infer.index.rows import Row
@@ -50,7 +50,7 @@ def presence(path: str | None, kind: str, *, rooted: bool = False) -> bool | Non
 
 
 def find_file(
-    index: Index, row: Row | Hit, look: Callable[[str | None, str], bool | None] | None = None
+    index: IndexReader, row: Row | Hit, look: Callable[[str | None, str], bool | None] | None = None
 ) -> tuple[str | None, bool | None]:
     """Return the path by which the image or report of a row can be found, and whether it is there (see `presence`).
 
@@ -101,7 +101,7 @@ class Gone:
     """Why their files may be there after all; None where nothing speaks for it."""
 
 
-def find_gone(index: Index, kinds: Collection[str]) -> Gone:
+def find_gone(index: IndexReader, kinds: Collection[str]) -> Gone:
     """Find the rows whose file is gone, and of which no other file is known to hold the same; every path is looked up.
 
     Raises `IndexCorruptError`.

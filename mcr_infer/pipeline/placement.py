@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mcr_infer.errors import ImageError
-from mcr_infer.index import Index, Row
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.index.root import shown
 from mcr_infer.pipeline.decoding import Decoded, DecodePool
 from mcr_infer.pipeline.deidentification import DeidentificationPolicy
@@ -58,7 +59,7 @@ class CommitBatch:
 class Deduplicator:
     """Knows the index, and what is on its way into it."""
 
-    def __init__(self, index: Index, pool: DecodePool, naming: DeidentificationPolicy) -> None:
+    def __init__(self, index: IndexWriter, pool: DecodePool, naming: DeidentificationPolicy) -> None:
         self._index, self._pool, self._naming = index, pool, naming
         self._pending: dict[str, PendingImage] = {}
         """To be embedded or embedded, and not yet committed, by id."""

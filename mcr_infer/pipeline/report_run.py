@@ -7,7 +7,8 @@ from typing import Literal
 
 from mcr_infer.errors import ReportError
 from mcr_infer.files import FileStamp
-from mcr_infer.index import Index, Row
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.inference.encoder import TextEncoder
 from mcr_infer.inference.long_text import FittedText
 from mcr_infer.inference.vocabulary import Unread
@@ -48,7 +49,7 @@ class _Report:
 def embed_reports(
     records: Iterable[ReportRecord | ReportFailure],
     *,
-    index: Index,
+    index: IndexWriter,
     encoder: TextEncoder,
     batch_size: int,
     keep_text: bool,
@@ -81,7 +82,7 @@ class _Run:
 
     def __init__(
         self,
-        index: Index,
+        index: IndexWriter,
         encoder: TextEncoder,
         naming: DeidentificationPolicy,
         *,

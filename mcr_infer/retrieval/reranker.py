@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import ImageError, IndexCorruptError
-from mcr_infer.index import Hit, Index, Row
+from mcr_infer.index import Hit, Row
+from mcr_infer.index.protocols import IndexReader
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder
 from mcr_infer.inference.token_embeddings import TokenEmbeddings
@@ -36,7 +37,7 @@ class Reranker:
     """Patches of the candidates of one run of queries; to be used inside one `Index.snapshot`."""
 
     def __init__(
-        self, index: Index, bundle: Bundle, *, device: str, precision: str = FULL, notify: Callable[[str], None]
+        self, index: IndexReader, bundle: Bundle, *, device: str, precision: str = FULL, notify: Callable[[str], None]
     ) -> None:
         """The tower is opened only where the index does not keep the patches of a candidate; `notify` is told that."""
         self._index, self._bundle, self._device, self._precision = index, bundle, device, precision
@@ -62,7 +63,7 @@ class Reranker:
 
         A hit that cannot be looked at again has None, and stands where others of its cosine stand on average.
         """
-        patches = self._look_at([hit.label for hit in hits])
+        patches = self.patches_of([hit.label for hit in hits])
         seen = [(hit, patches[hit.label]) for hit in hits if hit.label in patches]
         cosines, late = np.array([hit.score for hit, _ in seen]), np.zeros(len(seen))
         for sentence, weight in words:
@@ -78,8 +79,8 @@ class Reranker:
             replace(hit, rank=rank, rerank_score=scores.get(hit.label)) for rank, hit in enumerate(order[:k], start=1)
         ]
 
-    def _look_at(self, labels: Sequence[int]) -> Mapping[int, TokenEmbeddings]:
-        """Return the patches of images by label, without those that cannot be looked at again."""
+    def patches_of(self, labels: Sequence[int]) -> Mapping[int, TokenEmbeddings]:
+        """Return the token embeddings of images by label, kept or of their files; without those that have neither."""
         self._candidates.update(labels)
         packed = dict(self._index.locals("image", labels))
         packed |= {label: self._read[label] for label in labels if label in self._read}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import QueryError, UsageError
-from mcr_infer.index import Index
+from mcr_infer.index.protocols import IndexReader
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText
@@ -54,7 +54,7 @@ class QueryVectorizer:
 
     def __init__(
         self,
-        index: Index | None,
+        index: IndexReader | None,
         bundle: Bundle | None,
         *,
         device: str = "auto",
