@@ -93,5 +93,5 @@ def test_an_index_without_a_bundle_cannot_be_asked_in_words(tmp_path: Path):
     np.save(tmp_path / "vectors.npy", np.eye(4, dtype=np.float32))
     (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
     invoke("import", tmp_path, "--index", tmp_path / "index", "--name", "elsewhere")
-    with pytest.raises(BundleError, match="which is no bundle"):
+    with pytest.raises(BundleError, match="which is not a bundle"):
         Archive.open(tmp_path / "index")

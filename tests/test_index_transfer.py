@@ -306,7 +306,7 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
         assert (index.bundle, index.embedding_dim, index.count("report")) == ("my-clip", DIM, 5)
         hits = search(index, unit(4), kind="report", k=2, where="view=PA", fingerprint=index.fingerprint)[0]
         assert (hits[0].id, hits[0].study_uid, dict(hits[0].metadata)) == ("4", "1.9.1", {"view": "PA"})
-        with pytest.raises(BundleError, match=r"the model 'my-clip', which is no bundle: there is no text tower"):
+        with pytest.raises(BundleError, match=r"the model 'my-clip', which is not a bundle: there is no text tower"):
             session.bundle_of(index, None)
     assert b"DOE" not in b"".join(path.read_bytes() for path in folder.iterdir())
     assert "there is no text tower" in invoke("query", "effusion", "--index", folder, code=1).stderr

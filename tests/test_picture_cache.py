@@ -284,7 +284,7 @@ def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
     assert [(failure.place, failure.reason) for failure in failures] == [
         (1, "decoder_hung"), (2, "decoder_hung"), (7, "decoder_hung"),
     ]  # fmt: skip
-    assert failures[0].error == "nothing came of it in 3 seconds, and the process that decoded it was killed"
+    assert failures[0].error == "no result within 3 seconds, and the process that decoded it was killed"
     assert progress[-1] == (9, 9)
     for seed in (0, 3, 4, 5, 6, 8):
         assert np.array_equal(pictures[seed], read_image(paths[seed]).pixels)

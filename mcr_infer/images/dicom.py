@@ -301,7 +301,7 @@ def _attributes(
     notes: list[str] = []
     attributes = Attributes(_plain(dataset, keywords, elements, notes), little_endian=little_endian)
     if not elements.in_order:
-        notes.append("elements of the header are out of order: read all the same")
+        notes.append("elements of the header are out of order: read anyway")
     attributes.notes = notes
     return attributes
 

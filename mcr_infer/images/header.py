@@ -58,7 +58,7 @@ def require_one_grey_frame(attributes: Attributes, max_pixels: int) -> PixelForm
         )
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise BrokenImageError(
-            "PhotometricInterpretation is none that exists, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
+            "PhotometricInterpretation has an unknown value, expected MONOCHROME1 or MONOCHROME2", reason="corrupt"
         )
     frames = int(attributes.number("NumberOfFrames", 1))
     if frames > 1:
@@ -129,7 +129,7 @@ def read_spacing(attributes: Attributes) -> Spacing:
         if not values:
             continue
         if len(values) != 2 or min(values) <= 0 or max(values) > _WIDEST_ASPECT * min(values):
-            attributes.notes.append(f"{keyword} makes no sense: ignored")
+            attributes.notes.append(f"{keyword} is inconsistent: ignored")
             continue
         row, column = values
         aspect = row / column
@@ -175,7 +175,7 @@ def read_rendering(attributes: Attributes, layout: PixelFormat) -> Rendering:
         ends = sorted(slope * level + intercept for level in levels)
         outputs = ends[0], ends[1]
         if not all(map(math.isfinite, outputs)):
-            raise BrokenImageError("RescaleSlope and RescaleIntercept make values beyond all numbers", reason="corrupt")
+            raise BrokenImageError("RescaleSlope and RescaleIntercept make values that overflow", reason="corrupt")
     voi_lut = None
     if (item := attributes.item("VOILUTSequence")) is not None:
         try:

@@ -33,7 +33,7 @@ class PixelFormat:
         if self.rows < 1 or self.columns < 1:
             raise BrokenImageError(f"the image has {self.rows} rows and {self.columns} columns", reason="corrupt")
         if not 1 <= self.bits_stored <= self.high_bit + 1 <= self.bits_allocated:
-            raise BrokenImageError(f"{sizes}: these do not fit into each other", reason="corrupt")
+            raise BrokenImageError(f"{sizes}: these contradict each other", reason="corrupt")
 
     @property
     def levels(self) -> tuple[int, int]:

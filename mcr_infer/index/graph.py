@@ -324,4 +324,4 @@ def _check_header(name: str, content: bytes, snapshot: Snapshot, dim: int) -> No
     if found != expected or not elements or capacity < elements or entry >= elements:
         raise IndexCorruptError(f"{name} is not a graph of {snapshot.elements} vectors of {dim} dimensions")
     if not (2 <= m <= MOST_LINKS and 1 <= breadth <= MOST_BREADTH and abs(factor * math.log(m) - 1.0) < _ROUNDING):
-        raise IndexCorruptError(f"{name} has levels or links that no graph of ours has")
+        raise IndexCorruptError(f"{name} has levels or links that mcr-infer never writes")

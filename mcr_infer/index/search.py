@@ -309,7 +309,7 @@ def _checked(
     space = fingerprint_of(queries) or fingerprint
     if space is None:
         raise IndexMismatchError(
-            "these query vectors do not know which bundle made them (arithmetic and other libraries lose it): where it is "
+            "these query vectors carry no fingerprint of a bundle (arithmetic and other libraries lose it): where it is "
             "the bundle of this index, say so with fingerprint=index.fingerprint"
         )
     index.check_bundle(space)

@@ -57,7 +57,7 @@ FULL = "fp32"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """What the manifest promises about one file."""
+    """What the manifest states about one file."""
 
     sha256: str
     bytes: int
@@ -177,7 +177,7 @@ class Bundle:
             raise BundleError(f"{path} cannot be read: {exc.strerror}; copy or export the bundle again") from exc
         if (size, digest) != (record.bytes, record.sha256):
             raise BundleError(
-                f"{path} is damaged or was changed: its {size} bytes have SHA-256 {digest}, the manifest promises "
+                f"{path} is damaged or was changed: its {size} bytes have SHA-256 {digest}, the manifest states "
                 f"{record.bytes} bytes with {record.sha256}; copy or export the bundle again"
             )
         return path

@@ -168,7 +168,7 @@ def _checksums_check(bundle: Bundle) -> CheckResult:
         content = path.read_bytes()
         manifest = sha256_of(bundle.path / MANIFEST)
     except OSError as exc:
-        why = f"{path} cannot be read ({exc.strerror}): nothing vouches for {MANIFEST}; copy or export the bundle again"
+        why = f"{path} cannot be read ({exc.strerror}): nothing confirms {MANIFEST}; copy or export the bundle again"
         return CheckResult(name=CHECKSUMS, ok=False, detail=why)
     lines = {name: f"{record.sha256}  {name}" for name, record in bundle.files.items()}
     lines[MANIFEST] = f"{manifest}  {MANIFEST}"

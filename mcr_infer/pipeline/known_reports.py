@@ -174,7 +174,7 @@ class KnownReports:
         where = shown(row.path) or "another source"
         return ReportError(
             f"the id {record.id!r} belongs to a report from {where}, which has another {other}: give one of them an id of "
-            f"its own, or run `mcr-infer delete --kind report --id {record.id}` to let this one take its place",
+            f"its own, or run `mcr-infer delete --kind report --id {record.id}` to replace it with this one",
             reason="id_conflict",
         )
 

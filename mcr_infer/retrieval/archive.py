@@ -39,7 +39,7 @@ def bundle_of(index: Index, named: Path | None = None) -> Bundle:
     """
     if named is None and not has_bundle(index):
         raise BundleError(
-            f"the index {index.folder} holds vectors of the model {index.bundle!r}, which is no bundle: there is no text "
+            f"the index {index.folder} holds vectors of the model {index.bundle!r}, which is not a bundle: there is no text "
             "tower to embed a sentence with, and no image tower. Search it from Python with vectors of that model, or name "
             f"a bundle of the fingerprint {index.fingerprint[:12]} with --bundle"
         )

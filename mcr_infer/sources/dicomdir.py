@@ -124,7 +124,7 @@ def _records(file: BinaryIO) -> Iterator[_Record]:
     file.seek(128)
     if file.read(4) != b"DICM":
         raise BrokenImageError(
-            "the file is called DICOMDIR and is none: it has no DICM at byte 128", reason="not_dicom"
+            "the file is named DICOMDIR but is not one: it has no DICM at byte 128", reason="not_dicom"
         )
     reader = _Reader(file, length, implicit=False, little_endian=True)
     syntax = _EXPLICIT

@@ -164,7 +164,7 @@ def from_bytes(packet: bytes) -> dict[str, Any]:
     try:
         message = json.loads(packet)
     except ValueError as error:
-        raise DecodingError("a decode worker sent something else than a message") from error
+        raise DecodingError("a decode worker sent something other than a message") from error
     if not isinstance(message, dict):
-        raise DecodingError("a decode worker sent something else than a message")
+        raise DecodingError("a decode worker sent something other than a message")
     return message

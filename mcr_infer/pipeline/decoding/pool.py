@@ -4,7 +4,7 @@ One thread of the pool does all of it, so that jobs go on while the caller is bu
 
     submit -> waiting -> (a free worker, a free slot) -> worker -> future of the caller -> release of the slot
 
-A worker that dies or is at one job for too long is replaced. Its job is done once more with nothing else under way (the
+A worker that dies or is at one job for too long is replaced. Its job is done once more with nothing else running (the
 system may have killed the largest process for want of memory), and fails if that ends alike.
 """
 
@@ -362,10 +362,10 @@ class DecodePool:
             return
         self._forget_data(job)
         if hung:
-            why, reason = f"nothing came of it in {self._limits.seconds:g} seconds", "decoder_hung"
+            why, reason = f"no result within {self._limits.seconds:g} seconds", "decoder_hung"
         else:
             why, reason = f"the process that decoded it died ({_describe(status)})", "decoder_died"
-        self._fail(job, BrokenImageError(f"{why}, twice, the second time with nothing else under way", reason=reason))
+        self._fail(job, BrokenImageError(f"{why}, twice, the second time with nothing else running", reason=reason))
 
 
 def _settle(future: "Future[Decoded]", error: BaseException) -> None:

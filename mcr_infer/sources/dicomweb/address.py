@@ -68,7 +68,7 @@ class PacsAddress:
             host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
             port = parts.port
         except ValueError as error:
-            raise _no_address("its host or port is none") from error
+            raise _no_address("its host or port is invalid") from error
         if parts.username is not None or parts.password is not None:
             raise _no_address("a name or password in it would be stored with every radiograph: give a token (README)")
         match = _RESOURCE.fullmatch(parts.path)
@@ -126,7 +126,7 @@ def _filters(query: str) -> dict[str, str]:
             hint = f"; did you mean {near[0]}?" if near else f": one of {', '.join(known)}"
             # The key can be quoted if it looks like a keyword; it might be half of a name that was not escaped.
             quoted = key if re.fullmatch(r"[A-Za-z]{1,40}", key) else "something"
-            raise _no_address(f"it searches by {quoted}, which is none of the known keywords{hint}")
+            raise _no_address(f"it searches by {quoted}, which is not a known keyword{hint}")
         if key in filters or not value:
             raise _no_address(f"{key} needs one value")
         filters[key] = value

@@ -68,9 +68,9 @@ def tls_failure(error: BaseException) -> str:
         return "its certificate is not trusted: name its authority with --pacs-ca"
     reason = "" if cause is None else cause.reason or ""
     if any(word in reason for word in _NO_TLS):
-        return "it speaks no TLS at that port: use dicomweb+http:// if it is meant to"
+        return "no TLS at that port: use dicomweb+http:// if it is meant to"
     if any(word in reason for word in _NOT_US):
-        return "it wants a certificate of us, or another one: --pacs-cert, --pacs-key"
+        return "it requires a client certificate, or another one: --pacs-cert, --pacs-key"
     return "the handshake breaks off: check --pacs-ca, --pacs-cert and --pacs-key"
 
 

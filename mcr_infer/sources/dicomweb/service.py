@@ -197,6 +197,6 @@ class Service:
 
     def _not_understood(self) -> BrokenImageError:
         return BrokenImageError(
-            f"the PACS at {self._host} answers a search with something that is no DICOM JSON (PS3.18 F.2)",
+            f"the PACS at {self._host} answers a search with something other than DICOM JSON (PS3.18 F.2)",
             reason="pacs_answer",
         )

@@ -279,7 +279,7 @@ def one_part(content_type: str, body: bytes) -> memoryview:
         return memoryview(body)
     delimiter = _delimiter(content_type)
     if media_type != "multipart/related" or delimiter is None:
-        raise _no_instance("something that is no DICOM")
+        raise _no_instance("something other than DICOM")
     if body.startswith(delimiter):
         start = 0
     else:  # after a preamble, which is to be ignored
