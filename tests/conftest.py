@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each worker of pytest-xdist its share of the cores; by default, each would start an OpenMP thread per core."""
     if workers := config.getoption("numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, bool | None, bool | None]:
+    """Undo `torch.set_num_threads`, which benchmarks and commands call: on busy cores it slows later tests down tenfold."""
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        return (yield)
+    finally:
+        if torch is not None and torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def run_cli(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

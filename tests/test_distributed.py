@@ -1,4 +1,4 @@
-"""Two real processes over gloo, started as a user starts them, against one process with the same global batch."""
+"""Two real processes over gloo, started as a user starts them, against this process with the same global batch."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from runs import CLOCKED
 from train import checkpoint
 from train.config import load_config
 from train.distributed import open_world
-from train.loop import train as train_here
+from train.loop import train
 
 CONFIG = """
 [model.image]
@@ -73,12 +73,16 @@ def with_tokenizer_of(finished, run):
     return run
 
 
-def train(config, run, *, processes=1, overrides=()):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def train_in_two(config, run, *, overrides=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = ["-m", "train", "--config", str(config), "--out", str(run), "--threads", "1"]
     sets = [part for override in overrides for part in ("--set", override)]
     done = subprocess.run([*command, *arguments, *sets], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
+    return outcome(run)
+
+
+def outcome(run):
     lines = [json.loads(line) for line in (run / checkpoint.METRICS).read_text().splitlines()]
     return lines, load_file(run / checkpoint.MODEL)
 
@@ -90,7 +94,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(config, finished):
-    return train(config, finished)
+    train(load_config(config), finished, console=Console(quiet=True))
+    return outcome(finished)
 
 
 @pytest.mark.parametrize("overrides", [(), ("optim.micro_batch=3",)], ids=["whole", "cached"])
@@ -98,7 +103,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(config, finished,
     run = tmp_path / "pair"
     if overrides:
         with_tokenizer_of(finished, run)
-    lines, weights = train(config, run, processes=2, overrides=overrides)
+    lines, weights = train_in_two(config, run, overrides=overrides)
     for one, two in zip(alone[0], lines, strict=True):
         for name in set(one) - {"kind"} - CLOCKED:
             assert two[name] == pytest.approx(one[name], rel=2e-3, abs=1e-4), (one["step"], name)
@@ -122,8 +127,8 @@ def test_a_run_goes_on_with_another_number_of_processes(config, finished, alone,
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_state", save_and_die)
         with pytest.raises(Killed):
-            train_here(load_config(config, often), run, console=Console(quiet=True))
-    lines, _ = train(config, run, processes=2, overrides=often)
+            train(load_config(config, often), run, console=Console(quiet=True))
+    lines, _ = train_in_two(config, run, overrides=often)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
     for one, two in zip(alone[0], lines, strict=True):
         for name in set(one) - {"kind"} - CLOCKED:
