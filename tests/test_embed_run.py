@@ -123,7 +123,7 @@ def test_a_signal_ends_the_run_at_a_commit(number: signal.Signals, archive: Path
         (hold / "go").touch()
         out, err = process.communicate()
     assert process.returncode == 128 + number
-    assert "run the same command again to go on" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     assert_gone(workers)
     (summary,) = json_lines(out)

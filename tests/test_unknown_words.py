@@ -157,6 +157,10 @@ def test_reports_with_unknown_words_are_counted(tmp_path: Path):
     assert "unknown words" not in done.stderr
     with Index.open(index) as opened:
         assert opened.count("report") == 5
+        counts = {id: opened.get("report", id).metadata.get("unknown_words") for id in ("0", "1", "3")}
+    assert counts == {"0": None, "1": 1, "3": 5}
+    found = invoke("query", "effusion", "--kind", "report", "--where", "unknown_words>1", "--index", index, "--json")
+    assert {hit["id"] for hit in json_lines(found.stdout)} == {"2", "3"}
 
 
 def test_known_reports_are_no_matter(phantom_folder: Path, tmp_path: Path):

@@ -176,8 +176,9 @@ class _Run:
                 content_digest=one.digest,
                 text_strategy=one.fitted.strategy,
                 text=one.record.text if self._keep_text else None,
+                metadata={"unknown_words": len(reading.unknown)} if reading.unknown else {},
             )
-            for one, vector in zip(fresh, vectors, strict=True)
+            for one, vector, reading in zip(fresh, vectors, readings, strict=True)
         ]
         if fresh or rows or self._stamps:
             self._index.add(
