@@ -44,7 +44,7 @@ nightly: $(DEV)/.installed
 
 # Kills, full disks, flipped bits, crafted files: what an index makes of each. Ten minutes on an idle core; as root it mounts small disks.
 faults: $(DEV)/.installed
-	$(DEV)/bin/python -m benchmarks.faults --out benchmarks/results/faults.json
+	$(DEV)/bin/python -m tests.faults --out benchmarks/results/faults.json
 
 # Mutated files of every format through real runs: 104,000 images and 26,000 of the rest. Half an hour when idle; a run that was
 # ended goes on where it was. FUZZ="--part 1/2 --out a.json" and FUZZ="--part 2/2 --out b.json" share it between two processes,

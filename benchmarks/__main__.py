@@ -28,7 +28,8 @@ from benchmarks.markdown_page import markdown_page
 from benchmarks.part import Options, Part
 from benchmarks.report import RESULTS, NotAReportError, Report, Subject, commit_of, read_report
 from benchmarks.selection import AGAIN, MEASURED, Choice, again_in, measured_or_failed, question_of
-from mcr_infer import Bundle, output
+from mcr_infer import Bundle
+from mcr_infer.cli import streams
 
 
 def main(words: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         earlier = earlier_parts()
     except ValueError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     names = [*MEASURED, *AGAIN, *(part.name for part in earlier if part.name not in AGAIN)]
     choice = Choice(only=tuple(given.only), skip=tuple(given.skip))
@@ -110,7 +111,7 @@ def _compare(before: Path, after: Path, *, as_json: bool) -> int:
     try:
         found = compare(read_report(before), read_report(after))
     except NotAReportError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     print(json.dumps(found.to_dict()) if as_json else "\n".join(found.lines()))
     return 0
@@ -158,4 +159,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

@@ -16,13 +16,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.images import read_image
 from mcr_infer.index import Index
-from mcr_infer.pipeline import Meter, Plan, embed_images
+from mcr_infer.inference.autotune import autotune
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.plan import Plan
+from mcr_infer.pipeline.run_report import Meter
 from mcr_infer.sources import Sources
-from mcr_infer.tower_plan import calibrate
 
 STAGE_FILES = 12
 
@@ -30,7 +32,7 @@ STAGE_FILES = 12
 def plan_of(bundle: Bundle, options: argparse.Namespace) -> Plan:
     """Return the plan that `mcr-infer embed-images` would make."""
     cores = len(os.sched_getaffinity(0))
-    tower = calibrate(bundle, device="cpu", precision=options.precision, budget=options.budget, cores=cores)
+    tower = autotune(bundle, device="cpu", precision=options.precision, budget=options.budget, cores=cores)
     return Plan(
         workers=cores,
         calls=tower.threads,

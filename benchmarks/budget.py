@@ -28,10 +28,10 @@ from benchmarks.towers import items as pictures
 from benchmarks.towers import speed
 from export.budget import Choice, Yardstick, as_served, table_lines
 from export.retrieval import FIRST_SEED, Vectors, held_out
-from mcr_infer.budget import emptiness, spread
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder
-from mcr_infer.tower_plan import calibrate, cpu_model, runtime_version
+from mcr_infer.inference.autotune import autotune, cpu_model, runtime_version
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
+from mcr_infer.inference.patch_budget import emptiness, spread
 
 BUDGETS = (1.0, 0.75, 0.5, 0.35, 0.25)
 
@@ -67,7 +67,7 @@ def measure_speed(bundle: Bundle, rounds: int, seconds: float) -> list[dict[str,
     facts = {}
     for precision in ("fp32", *(name for name, one in bundle.precisions.items() if "cpu" in one.runtimes)):
         plans = {
-            budget: calibrate(bundle, device="cpu", precision=precision, budget=budget, cores=cores)
+            budget: autotune(bundle, device="cpu", precision=precision, budget=budget, cores=cores)
             for budget in BUDGETS
         }
         encoders = {

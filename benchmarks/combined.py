@@ -7,7 +7,7 @@
     described ..   the same of two findings of a phantom with their sides, in sentences of the generator
     image ..       a radiograph of A and the sentence B; a radiograph of A and B and B not wanted. It is no answer itself
 
-Beside what `mcr-infer query` does (`mcr_infer/queries.py`: sentences count as their difference from the empty text, o) stand
+Beside what `mcr-infer query` does (`retrieval/queries.py`: sentences count as their difference from the empty text, o) stand
 the first part alone, the plain sum of the vectors, the difference from the mean of all reports (m), one sentence that says
 everything, other weights, and pushing back what is near the sentence that is not wanted. Weights and ways were chosen on the
 phantoms of --first-seed 200000.
@@ -32,14 +32,15 @@ import numpy as np
 
 from benchmarks.language import FIRST_SEED, TOP, capped_precision
 from benchmarks.rerank import Pictures, see
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.errors import McrError
-from mcr_infer.finding_labels import finding_labels_match
-from mcr_infer.local import Local
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_labels_match
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import KINDS, Finding, finding_set
 from mcr_infer.phantom.language import describe
-from mcr_infer.queries import NOT_WEIGHT, NOT_WEIGHT_BESIDE_IMAGE
-from mcr_infer.rerank import DEPTH, LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.late_interaction import DEPTH, LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.queries import NOT_WEIGHT, NOT_WEIGHT_BESIDE_IMAGE
 
 WORDINGS = ("{}", "there is {}", "evidence of {}")
 LEAST = 15
@@ -72,7 +73,7 @@ class Gallery:
         return {kind: self.matching(kind) for kind in KINDS}
 
     @cached_property
-    def read(self) -> dict[str, tuple[metrics.Floats, Local]]:
+    def read(self) -> dict[str, tuple[metrics.Floats, TokenEmbeddings]]:
         """Vector [D] and words of each sentence that was asked for."""
         return {}
 
@@ -110,7 +111,7 @@ class Gallery:
         scores[near] = seen
         return scores
 
-    def _sentence(self, text: str) -> tuple[metrics.Floats, Local]:
+    def _sentence(self, text: str) -> tuple[metrics.Floats, TokenEmbeddings]:
         if text not in self.read:
             vectors, words = self.texts.encode_with_locals([text])
             self.read[text] = vectors[0].astype(np.float64), words[0]

@@ -27,10 +27,10 @@ from pydicom.pixels.encoders import RLELosslessEncoder
 
 from benchmarks.big_archive import BITS, large_phantom
 from benchmarks.machine import machine_card
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.images import Room, read_image
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
+from mcr_infer.inference.preprocess import Preprocess
 
 Stored = NDArray[np.uint16]
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mcr_infer.finding_labels import finding_labels_match
+from mcr_infer.evaluation.finding_labels import finding_labels_match
 from mcr_infer.phantom.findings import DEVICES
 
 QUERIES = {

@@ -188,7 +188,7 @@ def endurance(values: Document, taken: str) -> Part:
         name="endurance",
         title="Archives: endurance",
         question="Does memory stay constant, do kills lose nothing, and do broken files stop nothing?",
-        command="python -m benchmarks.endurance memory|kills|malformed",
+        command="python -m tests.faults.endurance memory|kills|malformed",
         taken=taken,
         tables=(
             Table(
@@ -252,7 +252,7 @@ def faults(values: Document, taken: str) -> Part:
         name="faults",
         title="What was broken on purpose",
         question="What does an index do when it is killed, fills the disk, is damaged or made to crash?",
-        command="python -m benchmarks.faults",
+        command="python -m tests.faults",
         taken=taken,
         tables=(
             Table(

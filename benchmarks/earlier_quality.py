@@ -287,7 +287,7 @@ def proof(values: Document, taken: str) -> Part:
         name="proof",
         title="The parts of the method",
         question="What does each part of the method bring, in many short trainings on phantoms?",
-        command="python -m benchmarks.proof",
+        command="python -m train.ablation",
         taken=taken,
         tables=tuple(
             Table(

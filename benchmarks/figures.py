@@ -28,7 +28,7 @@ from benchmarks.part import Part
 from benchmarks.part_command import number
 from benchmarks.quoted import TABLES
 from benchmarks.report import RESULTS, NotAReportError, read_report
-from mcr_infer import output
+from mcr_infer.cli import streams
 
 TEXTS = ("README.md", "benchmarks/README.md")
 REPORT = Path("benchmarks/results/report") / RESULTS
@@ -108,7 +108,7 @@ def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:
     try:
         quotes = Quotes.of(root)
     except (ValueError, NotAReportError) as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     wrong = 0
     for name in TEXTS:
@@ -116,7 +116,7 @@ def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:
         try:
             fresh = quotes.refreshed(text)
         except UnknownFigureError as error:
-            output.say(f"error: {name}: {error}", to_stderr=True)
+            streams.say(f"error: {name}: {error}", to_stderr=True)
             return 1
         if fresh == text:
             continue
@@ -130,4 +130,4 @@ def main(words: list[str] | None = None, *, root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.errors import ConfigError, McrError
-from mcr_infer.finding_labels import finding_labels_match, split_findings
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_labels_match, split_findings
 from mcr_infer.phantom.findings import KINDS, Finding, draw_finding, finding_set
 from mcr_infer.phantom.language import describe
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import Bundle
 from mcr_infer.index import Index, Row
+from mcr_infer.inference.bundle import Bundle
 
 WORDS = 30_522
 ROWS = 10_000

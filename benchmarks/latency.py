@@ -27,9 +27,9 @@ from benchmarks.large import make_bundle, make_index, make_vit
 from benchmarks.part import Column, Figure, Measure, Options, Part, Plot, Series, Table
 from benchmarks.part_command import run_alone
 from benchmarks.towers import items
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.index import Index, search
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 
 SENTENCES = (
     "left pleural effusion", "no pneumothorax", "cardiomegaly with pulmonary edema", "right lower lobe consolidation",

@@ -22,10 +22,10 @@ from benchmarks.part_command import run_alone
 from benchmarks.retrieval import percent
 from export.retrieval import FIRST_SEED, embed_images, held_out
 from mcr_infer import Bundle, TextEncoder, phantom
-from mcr_infer.backends import open_tower
 from mcr_infer.errors import ReportError
-from mcr_infer.evaluate import evaluate_pairs
-from mcr_infer.long_text import DEFAULT, STRATEGIES
+from mcr_infer.evaluation.protocols import evaluate_pairs
+from mcr_infer.inference.long_text import DEFAULT, STRATEGIES
+from mcr_infer.inference.open_tower import open_tower
 from mcr_infer.reports import SelectedText, select_text
 from train.config import Radiographs
 from train.data.open_i import open_open_i

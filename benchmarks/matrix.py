@@ -32,8 +32,8 @@ from benchmarks.part import Cell, Column, Figure, Measure, Options, Part, Plot, 
 from benchmarks.part_command import run_alone
 from benchmarks.roofline import Architecture, products, rate
 from benchmarks.ways import Inputs, Way, ways
-from mcr_infer.backends import Side
-from mcr_infer.bundle import FULL, Bundle
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.tower import Side
 
 _TARGET_SECONDS = 0.15
 """A timed call repeats the tower until it takes about as long."""

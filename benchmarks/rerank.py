@@ -1,12 +1,12 @@
 """Does a second look help? Words against patches over the first hits, beside the cosine alone, on phantoms never seen.
 
     python -m benchmarks.rerank [--bundle BUNDLE] [--phantoms 1000] [--out FILE.json]
-    python -m benchmarks.rerank --choose        how TAU and LATE_WEIGHT of mcr_infer/rerank.py were chosen, on other phantoms
+    python -m benchmarks.rerank --choose  how TAU and LATE_WEIGHT of retrieval.late_interaction were chosen, on others
 
 Asked of the gallery are the reports of its phantoms, short sentences of the generator (both macro over finding sets, as in
-`mcr_infer.evaluate`) and the hand-written sentences of `benchmarks/paraphrases.csv`; and, the other way round, which report
-belongs to a radiograph, which `mcr-infer query` does not offer. Only the first `DEPTH` of the cosine
-are looked at again; the others stay behind them in their order.
+`evaluation.protocols`) and the hand-written sentences of `benchmarks/paraphrases.csv`; and, the other way round, which
+report belongs to a radiograph, which `mcr-infer query` does not offer. Only the first `DEPTH` of the cosine are looked at
+again; the others stay behind them in their order.
 
     hard pairs     one phantom twice, in the same body under the same exposure, with one thing changed: whether the finding
                    is there, what side it is on, how large it is. A sentence that fits one of the two must score it higher;
@@ -31,13 +31,14 @@ from numpy.typing import NDArray
 from benchmarks.hard_pairs import HardPair, hard_pairs
 from benchmarks.language import FIRST_SEED, TOP, capped_precision, read_paraphrases
 from benchmarks.machine import machine_card
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
 from mcr_infer.errors import McrError
-from mcr_infer.finding_labels import finding_set_key
-from mcr_infer.local import Local
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_set_key
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.phantom.language import describe
-from mcr_infer.rerank import DEPTH, LATE_WEIGHT, TAU, late_interaction
+from mcr_infer.retrieval.late_interaction import DEPTH, LATE_WEIGHT, TAU, late_interaction
 
 CHOICE_SEED, HARD_SEED, HARD_CHOICE_SEED = 200_000, 400_000, 300_000
 """First seeds: of the gallery that TAU and LATE_WEIGHT were chosen on, of hard pairs, of hard pairs for the choice."""
@@ -51,7 +52,7 @@ BY_SET = ("reports", "short sentences", "radiographs, for reports")
 """Kinds of questions that are averaged over finding sets."""
 
 Vectors = NDArray[np.float32]
-Late = Callable[[Local, Sequence[Local]], metrics.Floats]
+Late = Callable[[TokenEmbeddings, Sequence[TokenEmbeddings]], metrics.Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Texts:
     """Sentences with their vectors [Q, D] and mapped words."""
 
     vectors: Vectors
-    words: list[Local]
+    words: list[TokenEmbeddings]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Pictures:
 
     phantoms: list[phantom.Phantom]
     vectors: Vectors
-    patches: list[Local]
+    patches: list[TokenEmbeddings]
 
 
 def see(encoder: ImageEncoder, phantoms: list[phantom.Phantom]) -> Pictures:
@@ -173,7 +174,7 @@ def pair_figures(right: metrics.Floats, pairs: Sequence[HardPair]) -> dict[str, 
     return figures
 
 
-def best_patch(words: Local, pictures: Sequence[Local]) -> metrics.Floats:
+def best_patch(words: TokenEmbeddings, pictures: Sequence[TokenEmbeddings]) -> metrics.Floats:
     """Score as ColBERT does: each word by its best patch alone, words by their weights."""
     unit = [one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True) for one in (words, *pictures)]
     best = np.stack([(unit[0] @ patches.T).max(axis=1) for patches in unit[1:]])
@@ -185,8 +186,8 @@ def seconds_of_a_look(*, words: int, patches: int, dim: int, repeats: int = 15) 
     """Median time of a second look over `DEPTH` pictures with the unpacking of their patches, of random values."""
     rng = np.random.default_rng(0)
 
-    def drawn(count: int) -> Local:
-        return Local(
+    def drawn(count: int) -> TokenEmbeddings:
+        return TokenEmbeddings(
             vectors=rng.standard_normal((count, dim), dtype=np.float32),
             weights=np.full(count, 1.0 / count, dtype=np.float32),
         )
@@ -195,16 +196,16 @@ def seconds_of_a_look(*, words: int, patches: int, dim: int, repeats: int = 15) 
     times = []
     for _ in range(repeats):
         begun = time.perf_counter()
-        late_interaction(sentence, [Local.from_bytes(each) for each in packed])
+        late_interaction(sentence, [TokenEmbeddings.from_bytes(each) for each in packed])
         times.append(time.perf_counter() - begun)
     return float(np.median(times))
 
 
 def ways(pictures: Pictures) -> dict[str, tuple[Pictures, dict[str, Any]]]:
     """Name the ways of scoring: the pictures as each sees them, and the arguments of `looked_again` and `judge_pairs`."""
-    packed = [Local.from_bytes(one.to_bytes()) for one in pictures.patches]
+    packed = [TokenEmbeddings.from_bytes(one.to_bytes()) for one in pictures.patches]
     half = [
-        Local(vectors=one.vectors.astype(np.float16).astype(np.float32), weights=one.weights)
+        TokenEmbeddings(vectors=one.vectors.astype(np.float16).astype(np.float32), weights=one.weights)
         for one in pictures.patches
     ]
     return {
@@ -289,7 +290,7 @@ def choose(images: ImageEncoder, encoder: TextEncoder, *, count: int, bodies: in
         *((tau, weight) for tau in (0.05, 0.07, 0.1, 0.14, 0.2) for weight in (0.5, 1.0, 2.0, 4.0)),
     ]:
 
-        def late(words: Local, seen: Sequence[Local], tau: float = tau) -> metrics.Floats:
+        def late(words: TokenEmbeddings, seen: Sequence[TokenEmbeddings], tau: float = tau) -> metrics.Floats:
             return late_interaction(words, seen, tau=tau)
 
         row: dict[str, Any] = {"tau": tau, "late_weight": weight}

@@ -13,9 +13,10 @@ from benchmarks.part import Cell, Column, Figure, Measure, Options, Part, Plot, 
 from benchmarks.part_command import run_alone
 from export.budget import within
 from export.retrieval import FIRST_SEED, KS, HeldOut, Towers, Vectors, agreement, embed, held_out
-from mcr_infer.backends import Purpose, open_tower
-from mcr_infer.bundle import FULL, Bundle
-from mcr_infer.evaluate import Direction, evaluate_pairs
+from mcr_infer.evaluation.protocols import Direction, evaluate_pairs
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.tower import Purpose
 
 BUDGETS = (1.0, 0.75, 0.5, 0.35)
 

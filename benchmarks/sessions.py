@@ -2,7 +2,7 @@
 
     python -m benchmarks.sessions [--bundle BUNDLE] [--rounds 5] [--calls 30]
 
-`defaults` is a session as the runtime makes it; the others are the purposes of `mcr_infer.backends`. For each:
+`defaults` is a session as the runtime makes it; the others are the purposes of `mcr_infer.inference.tower`. For each:
 
     first      the text tower is opened and answers one sentence: what a query in a new process waits for
     alone      one sentence, again and again
@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mcr_infer.backends import Purpose, Side
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tokenizer import ReportTokenizer
+from mcr_infer.inference.tower import Purpose, Side
 
 RECIPES = ("defaults", "one_shot", "bulk", "server")
 QUESTION = "small left pleural effusion with adjacent atelectasis"

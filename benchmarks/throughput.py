@@ -34,8 +34,8 @@ from benchmarks.large import make_vit
 from benchmarks.machine import load, machine_card
 from export.retrieval import FIRST_SEED, Vectors, agreement, held_out, recalls
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 
 
 class Way(NamedTuple):

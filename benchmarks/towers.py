@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.large import make_vit
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, Patches
-from mcr_infer.tower_plan import cpu_model, runtime_version, throughput
+from mcr_infer.inference.autotune import cpu_model, runtime_version, throughput
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, Patches
 
 BUDGETS = (1.0, 0.5, 0.35)
 BATCHES = (1, 4, 8, 16)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Clock, cuda_clock
-from mcr_infer.backends import Side, open_tower
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError, McrError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.tower import Side
 
 Inputs = Mapping[str, NDArray[Any]]
 Call = Callable[[Inputs], NDArray[np.float32]]

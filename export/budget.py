@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from export.folder import changed_bundle, write_patch_budget
 from export.retrieval import FIRST_SEED, HeldOut, Vectors, agreement, embed_images, embed_reports, held_out, recalls
-from mcr_infer import metrics, output
-from mcr_infer.backends import Tower, open_tower
-from mcr_infer.budget import chosen_positions, count_of
-from mcr_infer.bundle import FULL, Bundle
-from mcr_infer.encoder import TextEncoder
+from mcr_infer.cli import streams
 from mcr_infer.errors import ConfigError, McrError
-from mcr_infer.finding_labels import finding_labels_match
-from mcr_infer.labels import EncodeText
+from mcr_infer.evaluation import metrics
+from mcr_infer.evaluation.finding_labels import finding_labels_match
+from mcr_infer.evaluation.zero_shot import EncodeText
+from mcr_infer.inference.bundle import FULL, Bundle
+from mcr_infer.inference.encoder import TextEncoder
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.patch_budget import chosen_positions, count_of
+from mcr_infer.inference.tower import Tower
 from mcr_infer.phantom import FIRST_TRAINING_SEED
 from mcr_infer.phantom.findings import KINDS
 
@@ -195,10 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = add_budget(options.bundle, phantoms=options.phantoms)
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     table: Any = bundle.manifest["patch_budget"]
-    output.say(f"{bundle.path}: {bundle.name} recommends {bundle.recommended_budget}, fingerprint {bundle.fingerprint}")
+    streams.say(
+        f"{bundle.path}: {bundle.name} recommends {bundle.recommended_budget}, fingerprint {bundle.fingerprint}"
+    )
     print("\n".join(table_lines(table["table"])))
     for row in table["table"]:
         if row["broken_limits"]:
@@ -207,4 +211,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

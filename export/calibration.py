@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from export.to_onnx import write_graph
 from mcr_infer import phantom
-from mcr_infer.backends import Side
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tower import Side
 from mcr_infer.phantom import FIRST_TRAINING_SEED
 from mcr_infer.reports import embed_text
 

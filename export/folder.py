@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, WORDS, Bundle, fingerprint_of
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
-from mcr_infer.vocabulary import words_file
+from mcr_infer.inference.bundle import CHECKSUMS, FORMAT_VERSION, GOLDEN, MANIFEST, WORDS, Bundle, fingerprint_of
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
+from mcr_infer.inference.vocabulary import words_file
 
 IMAGE, TEXT, TOKENIZER = "image.onnx", "text.onnx", "tokenizer.json"
 ENGINES = "engines"

@@ -23,12 +23,12 @@ from export.parity import Origin
 from export.patch_towers import PatchTower, PixelTower
 from export.text_towers import TextTower
 from export.to_onnx import export_bundle, report, today
-from mcr_infer import output
-from mcr_infer.bundle import Bundle
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError, McrError
 from mcr_infer.images.presets import PRESETS
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
 
 CONFIG_REMARKS = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of a configuration of transformers that say nothing about the vectors."""
@@ -44,7 +44,7 @@ class Towers(nn.Module):
         self.eval()
 
     def encode_image(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed patches and positions, or pixels, as `mcr_infer.bundle` describes."""
+        """Embed patches and positions, or pixels, as `mcr_infer.inference.bundle` describes."""
         embedding, local, weights = self.image(*inputs)
         return embedding, local, weights
 
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace, load: Callable[[argparse.Namespace], Foreig
             foreign = load(options)
         bundle = export_foreign(foreign, options)
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     report(bundle)
     for side, found in dict(bundle.manifest["origin_parity"]).items():  # type: ignore[call-overload]

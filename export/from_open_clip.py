@@ -29,10 +29,10 @@ from export.foreign_tokenizer import from_open_clip as fast_tokenizer
 from export.parity import Origin
 from export.patch_towers import AttentionHead, PatchProjection, PatchTower, PixelTower, PooledHead
 from export.text_towers import BertEncoder, Pooling, TextTower, TokenEncoder
-from mcr_infer import output
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
 
 _FITS = {"shortest": "crop", "longest": "pad", "squash": "stretch"}
 _POOLINGS: dict[str, Pooling] = {"argmax": "end", "eos": "end", "first": "first", "last": "last"}
@@ -299,4 +299,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

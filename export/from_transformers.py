@@ -32,10 +32,10 @@ from export.foreign_tokenizer import from_transformers as fast_tokenizer
 from export.parity import Origin
 from export.patch_towers import AttentionHead, PatchProjection, PatchTower, PooledHead
 from export.text_towers import BertEncoder, TextTower, TokenEncoder
-from mcr_infer import output
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding
 
 _CLASSES = {"clip": CLIPModel, "siglip": SiglipModel, "vision-text-dual-encoder": VisionTextDualEncoderModel}
 _FILTERS = {
@@ -258,4 +258,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcr_infer import phantom
-from mcr_infer.backends import Side, Tower
-from mcr_infer.bundle import TEXT_INPUTS, TOWER_OUTPUTS
 from mcr_infer.errors import BundleError
-from mcr_infer.preprocess import INPUT_NAMES, Preprocess
-from mcr_infer.tokenizer import ReportTokenizer
-from mcr_infer.verify import EXACT, MIN_COSINE_ROWS, Parity, compare, invariance, parity
+from mcr_infer.inference.bundle import TEXT_INPUTS, TOWER_OUTPUTS
+from mcr_infer.inference.preprocess import INPUT_NAMES, Preprocess
+from mcr_infer.inference.tokenizer import ReportTokenizer
+from mcr_infer.inference.tower import Side, Tower
+from mcr_infer.inference.verify import EXACT, MIN_COSINE_ROWS, Parity, compare, invariance, parity
 
 BATCHES = (1, 2, 5)
 SHORT_TEXTS = (3, 17)

@@ -22,14 +22,14 @@ from export.half import to_fp16
 from export.int8 import to_int8
 from export.retrieval import HeldOut, Towers, cost, embed, held_out
 from export.to_onnx import write_graph
-from mcr_infer import output
-from mcr_infer.backends import Side, Tower
-from mcr_infer.backends.one_item import OneItemTower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import TOWER_OUTPUTS, Bundle
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError, ConfigError, McrError
+from mcr_infer.inference.bundle import TOWER_OUTPUTS, Bundle
+from mcr_infer.inference.checked_tower import OneItemTower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tower import Side, Tower
+from mcr_infer.inference.verify import compare, golden_inputs, invariance, parity
 from mcr_infer.phantom import FIRST_TRAINING_SEED
-from mcr_infer.verify import compare, golden_inputs, invariance, parity
 
 SIDES: tuple[Side, ...] = ("image", "text")
 BATCHES = (1, 2, 5)
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             calibration_phantoms=options.calibration_phantoms, accept_loss=options.accept_loss,
         )  # fmt: skip
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     _report(bundle, options.precision)
     return 0
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(bundle: Bundle, precision: str) -> None:
     record = cast(Mapping[str, Any], bundle.manifest["precisions"])[precision]
-    output.say(f"{bundle.path}: {bundle.name} has {precision} now, fingerprint {bundle.fingerprint}")
+    streams.say(f"{bundle.path}: {bundle.name} has {precision} now, fingerprint {bundle.fingerprint}")
     for side in SIDES:
         rows = [row for row in record["parity"] if row["tower"] == side]
         sizes = [
@@ -303,4 +303,4 @@ def _report(bundle: Bundle, precision: str) -> None:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

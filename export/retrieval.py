@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer import phantom
-from mcr_infer.backends import Side, Tower
-from mcr_infer.bundle import Bundle
-from mcr_infer.evaluate import evaluate_pairs
-from mcr_infer.pairs import Pair
+from mcr_infer.evaluation.pairs import Pair
+from mcr_infer.evaluation.protocols import evaluate_pairs
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tower import Side, Tower
 from mcr_infer.phantom.findings import finding_set
-from mcr_infer.preprocess import Preprocess
 from mcr_infer.reports import embed_text
 
 FIRST_SEED = 100_000
@@ -100,7 +100,7 @@ def embed_reports(tower: Tower, items: HeldOut) -> Vectors:
 def cost(items: HeldOut, full: tuple[Vectors, Vectors], lower: tuple[Vectors, Vectors]) -> dict[str, object]:
     """Compare retrieval with `lower` to retrieval with `full`, each images and reports [N, D].
 
-    Recall is that of finding sets, macro, of `mcr_infer.evaluate`, and its loss what the precision takes from it.
+    Recall is that of finding sets, macro, of `evaluation.protocols`, and its loss what the precision takes from it.
     `top10_agreement` is the mean share of the first ten that stay among the first ten.
     """
     found = {name: recalls(items, pair) for name, pair in (("fp32", full), ("lower", lower))}

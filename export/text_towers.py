@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcr_infer.tokenizer import Padding
+from mcr_infer.inference.tokenizer import Padding
 
 Pooling = Literal["first", "end", "last", "mean"]
 

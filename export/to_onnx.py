@@ -28,13 +28,14 @@ from torch.export import Dim
 
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
 from export.parity import DualEncoder, Origin, gate, gate_origin, reference
-from mcr_infer import output, phantom
-from mcr_infer.backends import Side
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, WORDS, Bundle
+from mcr_infer import phantom
+from mcr_infer.cli import streams
 from mcr_infer.errors import BundleError, McrError
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import Padding, ReportTokenizer
+from mcr_infer.inference.bundle import GOLDEN, TEXT_INPUTS, TOWER_OUTPUTS, WEIGHTS_SUFFIX, WORDS, Bundle
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import Padding, ReportTokenizer
+from mcr_infer.inference.tower import Side
 from train import checkpoint
 
 OPSET = 20
@@ -263,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         bundle = _export_run(options)
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     report(bundle)
     return 0
@@ -281,7 +282,7 @@ def today() -> str:
 def report(bundle: Bundle) -> None:
     """Print what was written and how equal it is to the model."""
     size = sum(record.bytes for record in bundle.files.values())
-    output.say(f"{bundle.path}: {bundle.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
+    streams.say(f"{bundle.path}: {bundle.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
     for side in ("image", "text"):
         rows = [row for row in bundle.manifest["parity"] if row["tower"] == side]
         worst, cosine = max(row["max_abs"] for row in rows), min(row["min_cosine"] for row in rows)
@@ -332,4 +333,4 @@ def _export_run(options: argparse.Namespace) -> Bundle:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

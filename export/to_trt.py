@@ -6,8 +6,8 @@ front for those who work in a checkout.
 
 import typer
 
-from mcr_infer import output
-from mcr_infer.engine_command import build_engine
+from mcr_infer.cli import streams
+from mcr_infer.cli.bundle import build_engine
 from mcr_infer.errors import McrError
 
 
@@ -16,10 +16,10 @@ def main() -> int:
     try:
         typer.run(build_engine)
     except McrError as error:
-        output.say(f"error: {error}", to_stderr=True)
+        streams.say(f"error: {error}", to_stderr=True)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from export.folder import changed_bundle, write_words
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, McrError, ReportError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.vocabulary import training_words
 from mcr_infer.reports import ReportFailure, embed_text, read_reports
-from mcr_infer.vocabulary import training_words
 from train.config import read_config
 from train.data.opening import WORD_REPORTS
 from train.data.phantoms import Undrawn, phantom_texts

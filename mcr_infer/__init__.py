@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING
 from mcr_infer.telemetry import switch_off
 
 if TYPE_CHECKING:
-    from mcr_infer.bundle import Bundle
     from mcr_infer.embeddings import Embeddings
-    from mcr_infer.encoder import ImageEncoder, TextEncoder
     from mcr_infer.errors import McrError
     from mcr_infer.images import read_image
     from mcr_infer.images.radiograph import Radiograph
     from mcr_infer.index import Hit, Index, search
+    from mcr_infer.inference.bundle import Bundle
+    from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Bundle": "mcr_infer.bundle",
+    "Bundle": "mcr_infer.inference.bundle",
     "Embeddings": "mcr_infer.embeddings",
-    "ImageEncoder": "mcr_infer.encoder",
-    "TextEncoder": "mcr_infer.encoder",
+    "ImageEncoder": "mcr_infer.inference.encoder",
+    "TextEncoder": "mcr_infer.inference.encoder",
     "McrError": "mcr_infer.errors",
     "read_image": "mcr_infer.images",
     "Radiograph": "mcr_infer.images.radiograph",

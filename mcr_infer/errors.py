@@ -22,8 +22,11 @@
 A message says what happened, where, what was found, what was expected and what to do about it. It never carries patient
 data: no name, id, birth date, accession number, physician or institution. Foreign exceptions are mapped where the foreign
 library is called (`raise ... from exc`).
+
+What a verification of a bundle or of an index says: failures are values, so that one does not hide the next.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -123,3 +126,12 @@ class QueryError(McrError):
 
 class UsageError(McrError, TypeError):
     """A function of the Python interface was called with something that it does not take, or in the wrong thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str

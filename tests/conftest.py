@@ -12,9 +12,9 @@ from click.testing import Result
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
-from mcr_infer.bundle import Bundle
-from mcr_infer.cli import app
+from mcr_infer.cli.app import app
 from mcr_infer.errors import McrError
+from mcr_infer.inference.bundle import Bundle
 from mcr_infer.phantom.demo import write_demo
 
 # How long an example takes depends on what else the machine does.
@@ -112,7 +112,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     import torch
 
     from export.to_onnx import export_bundle
-    from mcr_infer.tokenizer import train_tokenizer
+    from mcr_infer.inference.tokenizer import train_tokenizer
     from tiny import SENTENCES
     from train.config import Config
     from train.model import MCR

@@ -16,8 +16,8 @@ import numpy as np
 import tensorrt_rtx
 from cuda.bindings import runtime
 
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.backends.profile import Profile
+from mcr_infer.inference.engine_profile import Profile
+from mcr_infer.inference.ort_tower import OnnxTower
 
 REAL = {
     "runtime": runtime,

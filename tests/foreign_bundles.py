@@ -9,7 +9,7 @@ import pytest
 import foreigners
 from export import from_open_clip, from_transformers
 from export.foreign import Foreign
-from mcr_infer.bundle import Bundle
+from mcr_infer.inference.bundle import Bundle
 
 KINDS = {
     "clip": (foreigners.clip, from_transformers),

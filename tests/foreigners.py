@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from mcr_infer import phantom
-from mcr_infer.tokenizer import train_tokenizer
+from mcr_infer.inference.tokenizer import train_tokenizer
 
 VISION = {
     "image_size": 32, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,

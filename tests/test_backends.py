@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcr_infer.backends import TensorSpec, installed_runtime, open_tower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError, BundleError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tower import TensorSpec, installed_runtime
 from tiny import DIM, IMAGE_GRAPH, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
@@ -136,7 +137,7 @@ def tiny_bundle_with_graph(out: Path, text: str) -> Bundle:
     import dataclasses
     import hashlib
 
-    from mcr_infer.bundle import FileRecord
+    from mcr_infer.inference.bundle import FileRecord
 
     bundle = tiny_bundle(out)
     content = graph(text, tiny_weights())

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from conftest import json_lines, run_cli
 from mcr_infer import ImageEncoder, Index, phantom
-from mcr_infer.budget import chosen_positions, count_of, emptiness, parse_budget, spread
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.patch_budget import chosen_positions, count_of, emptiness, parse_budget, spread
+from mcr_infer.inference.preprocess import Preprocess
 from tiny import PREPROCESS, tiny_bundle
 
 PHANTOM = Preprocess(image_size=160, patch_size=16)

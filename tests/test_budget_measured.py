@@ -16,9 +16,9 @@ from export import budget
 from export.budget import BUDGETS, add_budget, broken_limits, finding_recalls, recommended, within
 from export.retrieval import HeldOut, held_out
 from mcr_infer import Bundle, Index
-from mcr_infer.budget import count_of
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.verify import verify
+from mcr_infer.inference.patch_budget import count_of
+from mcr_infer.inference.verify import verify
 from tiny import DIM, tiny_bundle
 
 PHANTOMS = 20

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from export.folder import new_bundle
-from mcr_infer.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
-from mcr_infer.cli import app
+from mcr_infer.cli.app import app
 from mcr_infer.errors import BundleError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import CHECKSUMS, GOLDEN, MANIFEST, Bundle
+from mcr_infer.inference.verify import verify
 from tiny import DIM, MAX_TOKENS, PREPROCESS, tiny_bundle
 
 FILES = ("golden.npz", "image.onnx", "text.onnx", "tokenizer.json")
@@ -126,7 +126,7 @@ def test_without_checksums_nothing_vouches_for_the_manifest(bundle: Bundle):
     (bundle.path / CHECKSUMS).unlink()
     failed = [check for check in verify(bundle) if not check.ok]
     assert [check.name for check in failed] == [CHECKSUMS]
-    assert "cannot be read (No such file or directory): nothing vouches for manifest.json" in failed[0].detail
+    assert "cannot be read (No such file or directory): nothing confirms manifest.json" in failed[0].detail
 
 
 def test_a_flipped_bit_anywhere_in_the_folder_ends_verify_with_1_and_the_name_of_the_file(bundle: Bundle):

@@ -13,7 +13,7 @@ from PIL import Image
 import dicoms
 from conftest import invoke, json_lines, run_cli, words
 from mcr_infer import phantom
-from mcr_infer.cli import app
+from mcr_infer.cli.app import app
 from mcr_infer.phantom.dicom import write_dicom
 from tiny import tiny_bundle
 

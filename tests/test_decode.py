@@ -9,9 +9,9 @@ from PIL import Image
 from pydicom.pixels.encoders import RLELosslessEncoder
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
-from mcr_infer.images.codestream import Codestream
 from mcr_infer.images.decode import TRANSFER_SYNTAXES, TransferSyntax, decode
-from mcr_infer.images.layout import PixelFormat
+from mcr_infer.images.pixel_format import PixelFormat
+from mcr_infer.images.reduced_decode import Codestream
 
 JPEG = "1.2.840.10008.1.2.4."
 

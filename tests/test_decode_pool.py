@@ -15,11 +15,11 @@ import pytest
 
 import codecs_that_fail as codecs
 import dicoms
-from mcr_infer.decoding import DecodePool, Limits
-from mcr_infer.decoding.job import Decoded, failure_from_message, from_bytes
 from mcr_infer.errors import BrokenImageError, DecodingError, ImageError
 from mcr_infer.images import read_image
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import DecodePool, Limits
+from mcr_infer.pipeline.decoding.messages import Decoded, failure_from_message, from_bytes
 from mcr_infer.sources import PlainFile
 
 PREPROCESS = Preprocess(image_size=32, patch_size=8)
@@ -128,7 +128,7 @@ def test_a_decoder_that_hangs_is_ended(folder: Path):
     with pool(limits=FAST) as decoder:
         futures = [decoder.submit(source(path)) for path in (bad, good)]
         assert futures[1].result(timeout=60).id
-        with pytest.raises(BrokenImageError, match="nothing came of it in 3 seconds, twice") as caught:
+        with pytest.raises(BrokenImageError, match="no result within 3 seconds, twice") as caught:
             futures[0].result(timeout=60)
         assert caught.value.reason == "decoder_hung"
 
@@ -260,8 +260,8 @@ def test_workers_that_cannot_begin_are_an_error_and_no_endless_loop(tmp_path: Pa
 
 PARENT = """
 import sys, time
-from mcr_infer.decoding import DecodePool
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import DecodePool
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.sources import PlainFile
 
 pool = DecodePool(Preprocess(image_size=32, patch_size=8), workers=2, slots=4)
@@ -293,7 +293,7 @@ def test_no_worker_outlives_the_process_that_started_it(folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("packet", [b"\x80\x04K\x01.", b"[1]", b"{", b"null"])
 def test_what_is_no_message_is_not_believed(packet: bytes):
-    with pytest.raises(DecodingError, match="something else than a message"):
+    with pytest.raises(DecodingError, match="something other than a message"):
         from_bytes(packet)
 
 

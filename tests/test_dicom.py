@@ -62,7 +62,7 @@ def test_what_is_no_code_or_uid_is_not_kept(file):
     )
     assert (radiograph.view_position, radiograph.body_part, radiograph.study_year) == (None, None, None)
     assert radiograph.study_instance_uid is None
-    assert radiograph.notes == ("BodyPartExamined is no code: ignored",)
+    assert radiograph.notes == ("BodyPartExamined is not a code: ignored",)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -160,14 +160,14 @@ def test_modality_lut_and_rescale_come_before_the_window(file):
     [
         ({"WindowCenter": ["2048", "9"], "WindowWidth": ["4096", "9"]}, "window", "first of 2 windows used"),
         ({"WindowCenter": "2048", "WindowWidth": "0"}, "percentiles", "window width 0 ignored"),
-        ({"WindowCenter": "2048", "WindowWidth": "inf"}, "percentiles", "WindowWidth is no number: ignored"),
+        ({"WindowCenter": "2048", "WindowWidth": "inf"}, "percentiles", "WindowWidth is not a number: ignored"),
         ({"WindowCenter": "50000", "WindowWidth": "9"}, "percentiles", "window ignored: it makes"),
         ({**IN_12_BITS, "VOILUTFunction": "GAMMA"}, "window", "unknown VOILUTFunction taken for LINEAR"),
         ({**IN_12_BITS, "RescaleSlope": "0"}, "window", "RescaleSlope 0 ignored"),
         ({**IN_12_BITS, "PixelPaddingValue": 65535}, "window", "PixelPaddingValue outside of Bits Stored ignored"),
         ({**IN_12_BITS, "VOILUTSequence": table(0, [5] * 9)}, "window", "VOI LUT ignored: it has equal entries only"),
         ({**IN_12_BITS, "VOILUTSequence": table(60000, [1, 2])}, "window", "VOI LUT ignored: it makes"),
-        ({**IN_12_BITS, "PixelSpacing": ["0", "0"]}, "window", "PixelSpacing makes no sense: ignored"),
+        ({**IN_12_BITS, "PixelSpacing": ["0", "0"]}, "window", "PixelSpacing is inconsistent: ignored"),
         ({**IN_12_BITS, "PresentationIntentType": "FOR PROCESSING"}, "window", "stored FOR PROCESSING"),
     ],
 )
@@ -254,7 +254,7 @@ def test_spacing_and_aspect(file, attributes, spacing, aspect):
         ({"Rows": None}, BrokenImageError, "missing_attribute", "Rows"),
         ({"BitsStored": None}, BrokenImageError, "missing_attribute", "BitsStored"),
         ({"BitsAllocated": 32}, UnsupportedImageError, "bit_depth", "32 bits allocated"),
-        ({"BitsStored": 20}, BrokenImageError, "corrupt", "do not fit into each other"),
+        ({"BitsStored": 20}, BrokenImageError, "corrupt", "contradict each other"),
         ({"PixelRepresentation": 2}, BrokenImageError, "corrupt", "expected 0 or 1"),
         ({"PixelData": None}, BrokenImageError, "no_pixel_data", "no pixel data"),
         ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, BrokenImageError, "no_contrast", "padding"),

@@ -215,7 +215,7 @@ def test_a_misplaced_identifier_is_no_transfer_syntax(file):
 def test_a_rescale_that_overflows_is_refused(file, rescale, rendering):
     """Pixels that are no numbers would end the whole run at the tower."""
     write(file, picture(), **{"RescaleIntercept": "0", "RescaleSlope": "1", **rescale}, **IN_12_BITS)
-    with pytest.raises(BrokenImageError, match="beyond all numbers") as caught:
+    with pytest.raises(BrokenImageError, match="that overflow") as caught:
         read_dicom(file, rendering=rendering)
     assert caught.value.reason == "corrupt"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import json_lines, run_cli
-from mcr_infer import digests
-from mcr_infer.backends import open_tower
-from mcr_infer.bundle import Bundle
-from mcr_infer.digests import TRUSTED_SECONDS, remembered_sha256, sha256_of
+from mcr_infer import files
 from mcr_infer.errors import BundleError
-from mcr_infer.memory import memory_folder
-from mcr_infer.verify import verify
+from mcr_infer.files import TRUSTED_SECONDS, cache_folder, remembered_sha256, sha256_of
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.verify import verify
 from tiny import tiny_bundle
 
 CONTENT = bytes(range(256)) * 64
@@ -26,8 +25,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own, in which every file counts as large and settled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "REMEMBERED_BYTES", 1)
-    monkeypatch.setattr(digests, "_SETTLED_NS", 0)
+    monkeypatch.setattr(files, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
     return tmp_path / "cache" / "mcr-infer" / "digests"
 
 
@@ -35,7 +34,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose bytes are read, in order."""
     names: list[str] = []
-    monkeypatch.setattr(digests, "sha256_of", lambda path: (names.append(path.name), sha256_of(path))[1])
+    monkeypatch.setattr(files, "sha256_of", lambda path: (names.append(path.name), sha256_of(path))[1])
     return names
 
 
@@ -54,7 +53,7 @@ def only(folder: Path) -> Path:
 def test_a_file_is_hashed_once_and_its_record_is_private(path: Path, memory: Path, hashed: list[str]):
     assert [remembered_sha256(path) for _ in range(3)] == [SHA256] * 3
     assert hashed == ["weights"]
-    assert memory_folder("digests") == memory
+    assert cache_folder("digests") == memory
     assert (only(memory).stat().st_mode & 0o777, memory.stat().st_mode & 0o777) == (0o600, 0o700)
     assert json.loads(only(memory).read_text())["path"] == str(path.resolve())
 
@@ -114,19 +113,19 @@ def change(record: Path, **values: object) -> None:
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(digests, "_SETTLED_NS", 60_000_000_000)
+    monkeypatch.setattr(files, "_SETTLED_NS", 60_000_000_000)
     assert remembered_sha256(path) == SHA256
     assert not memory.exists()
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(path: Path, memory: Path, monkeypatch):
-    monkeypatch.setattr(digests, "sha256_of", lambda path: (sha256_of(path), rewrite(path))[0])
+    monkeypatch.setattr(files, "sha256_of", lambda path: (sha256_of(path), rewrite(path))[0])
     assert remembered_sha256(path) == SHA256
     assert not memory.exists()
 
 
 def test_small_files_are_always_hashed(path: Path, memory: Path, hashed: list[str], monkeypatch):
-    monkeypatch.setattr(digests, "REMEMBERED_BYTES", len(CONTENT) + 1)
+    monkeypatch.setattr(files, "REMEMBERED_BYTES", len(CONTENT) + 1)
     assert [remembered_sha256(path) for _ in range(2)] == [SHA256] * 2
     assert (hashed, memory.exists()) == (["weights"] * 2, False)
 
@@ -137,7 +136,7 @@ def test_without_a_place_for_records_every_file_is_hashed(path: Path, tmp_path: 
     assert len(hashed) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert memory_folder("digests") == tmp_path / "home" / ".cache" / "mcr-infer" / "digests"
+    assert cache_folder("digests") == tmp_path / "home" / ".cache" / "mcr-infer" / "digests"
 
 
 def test_only_single_calls_remember_and_verify_never_does(tmp_path: Path, memory: Path, hashed: list[str]):

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mcr_infer.bundle import WORDS
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.bundle import WORDS
 from runs import CLOCKED
 from train import checkpoint
 from train.config import load_config

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mcr_infer import durable
-from mcr_infer.durable import replace_file
+from mcr_infer import files
+from mcr_infer.files import atomic_write
 
 
 def mode(path: Path) -> int:
@@ -16,20 +16,20 @@ def mode(path: Path) -> int:
 
 def test_content_appears_whole_and_nothing_is_left_beside_it(tmp_path: Path):
     path = tmp_path / "state"
-    replace_file(path, b"one")
-    replace_file(path, memoryview(b"two"))
+    atomic_write(path, b"one")
+    atomic_write(path, memoryview(b"two"))
     assert path.read_bytes() == b"two"
     assert [one.name for one in tmp_path.iterdir()] == ["state"]
 
 
 def test_private_files_are_their_owners_alone_from_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
-    publish = durable.publish
-    monkeypatch.setattr(durable, "publish", lambda part, path: (seen.append(mode(part)), publish(part, path)))
+    publish = files.publish
+    monkeypatch.setattr(files, "publish", lambda part, path: (seen.append(mode(part)), publish(part, path)))
     previous = os.umask(0o022)
     try:
-        replace_file(tmp_path / "secret", b"x", private=True)
-        replace_file(tmp_path / "shared", b"x")
+        atomic_write(tmp_path / "secret", b"x", private=True)
+        atomic_write(tmp_path / "shared", b"x")
     finally:
         os.umask(previous)
     assert seen == [0o600, 0o644]
@@ -44,42 +44,42 @@ def test_bytes_then_name_then_folder_reach_the_disk_in_this_order(tmp_path: Path
         order.append((kind, (tmp_path / "state").exists()))
 
     monkeypatch.setattr(os, "fsync", sync)
-    replace_file(tmp_path / "state", b"x")
+    atomic_write(tmp_path / "state", b"x")
     assert order == [("file", False), ("folder", True)]
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "state"
-    replace_file(path, b"old")
+    atomic_write(path, b"old")
 
     def fail(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
-        replace_file(path, b"new")
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert [one.name for one in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_kill_leaves_the_old_file_and_a_part_that_is_known_by_its_name(tmp_path: Path):
     path = tmp_path / "state"
-    replace_file(path, b"old")
+    atomic_write(path, b"old")
     code = (
-        "import os, signal, sys, pathlib; from mcr_infer import durable\n"
-        "durable.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "durable.replace_file(pathlib.Path(sys.argv[1]), b'new')"
+        "import os, signal, sys, pathlib; from mcr_infer import files\n"
+        "files.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.atomic_write(pathlib.Path(sys.argv[1]), b'new')"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
     assert path.read_bytes() == b"old"
-    (part,) = tmp_path.glob(durable.PARTIAL)
+    (part,) = tmp_path.glob(files.PARTIAL)
     assert part.read_bytes() == b"new"
 
 
 def test_processes_that_write_one_file_do_not_disturb_each_other(tmp_path: Path):
     code = (
-        "import sys, pathlib; from mcr_infer.durable import replace_file\n"
-        "for _ in range(40): replace_file(pathlib.Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
+        "import sys, pathlib; from mcr_infer.files import atomic_write\n"
+        "for _ in range(40): atomic_write(pathlib.Path(sys.argv[1]), sys.argv[2].encode() * 50_000)"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "state"), name]) for name in "ab"]
     assert [writer.wait(timeout=600) for writer in writers] == [0, 0]

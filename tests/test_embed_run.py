@@ -59,7 +59,7 @@ def assert_equal_rows(one: Path, other: Path) -> None:
 
 HELD = """
 import pathlib, sys, time
-from mcr_infer.cli import main
+from mcr_infer.cli.app import main
 from mcr_infer.index import Index
 
 rows, hold = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
@@ -123,7 +123,7 @@ def test_a_signal_ends_the_run_at_a_commit(number: signal.Signals, archive: Path
         (hold / "go").touch()
         out, err = process.communicate()
     assert process.returncode == 128 + number
-    assert "run the same command again to go on" in err
+    assert "run the same command again to continue" in err
     assert "Traceback" not in err
     assert_gone(workers)
     (summary,) = json_lines(out)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcr_infer.bundle import Bundle, FileRecord
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError, UsageError
 from mcr_infer.images.radiograph import Radiograph
+from mcr_infer.inference.bundle import Bundle, FileRecord
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from tiny import DIM, PREPROCESS, SENTENCES, TEXT_GRAPH, graph, tiny_bundle, tiny_weights
 
 
@@ -112,7 +112,7 @@ def test_more_texts_than_one_window(bundle: Bundle, monkeypatch: pytest.MonkeyPa
     encoder = TextEncoder(bundle)
     texts = [SENTENCES[row % 4] for row in range(23)]
     whole = encoder.encode(texts)
-    monkeypatch.setattr("mcr_infer.encoder._TEXT_WINDOW", 5)
+    monkeypatch.setattr("mcr_infer.inference.encoder._TEXT_WINDOW", 5)
     # The last bit may depend on where a batch lies in memory.
     assert np.allclose(whole, encoder.encode(texts), rtol=0, atol=1e-6)
 
@@ -152,9 +152,8 @@ def with_text_tower(bundle: Bundle, content: bytes) -> Bundle:
 
 
 def test_modules_load_no_runtime_before_a_tower_is_opened():
-    modules = (
-        "mcr_infer.bundle, mcr_infer.encoder, mcr_infer.backends.onnxruntime, mcr_infer.evaluate, mcr_infer.verify"
-    )
+    names = ("inference.bundle", "inference.encoder", "inference.ort_tower", "evaluation.protocols", "inference.verify")
+    modules = ", ".join(f"mcr_infer.{name}" for name in names)
     code = f"import sys, {modules}; print(*{{name.split('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"onnxruntime", "torch", "timm", "transformers", "onnx", "pydicom", "safetensors"}

@@ -14,10 +14,10 @@ from export.calibration import samples
 from export.folder import changed_bundle, write_precision
 from export.quantize import RECIPES
 from export.to_onnx import write_graph
-from mcr_infer.backends.engine_build import RTX_ARCHITECTURES, architectures_with, build_engine
-from mcr_infer.backends.engines import EngineManifest, find_engine, find_record
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError, BundleError
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.engine_build import RTX_ARCHITECTURES, architectures_with, build_engine
+from mcr_infer.inference.engines import EngineManifest, find_engine, find_record
 
 SIDES = ("image", "text")
 VERSION = tensorrt_rtx.__version__

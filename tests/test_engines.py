@@ -13,15 +13,15 @@ import pytest
 import tensorrt_rtx
 
 from conftest import json_lines
-from mcr_infer.backends import cuda
-from mcr_infer.backends.engine_build import RTX_ARCHITECTURES, build_engine
-from mcr_infer.backends.engines import EngineManifest, EngineRecord, admit, discard, find_engine, source_digest
-from mcr_infer.backends.flavor import import_flavor
-from mcr_infer.backends.profile import Profile, Span
-from mcr_infer.backends.tensorrt import TensorRTTower, open_engine
-from mcr_infer.bundle import Bundle
-from mcr_infer.engine_gate import verify_engines
 from mcr_infer.errors import BackendError, BundleError, ConfigError
+from mcr_infer.inference import tensorrt_api
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.engine_build import RTX_ARCHITECTURES, build_engine
+from mcr_infer.inference.engine_profile import Profile, Span
+from mcr_infer.inference.engines import EngineManifest, EngineRecord, admit, discard, find_engine, source_digest
+from mcr_infer.inference.tensorrt_api import import_flavor
+from mcr_infer.inference.tensorrt_tower import TensorRTTower, open_engine
+from mcr_infer.inference.verify import verify_engines
 from tiny import TEXT_GRAPH, tiny_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -264,10 +264,10 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(built: Bund
         import_flavor("rtx")
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(BackendError, match=re.escape("pip install 'mcr-infer[tensorrt]'")):
-        cuda.import_runtime()
+        tensorrt_api.import_cuda()
 
 
-@pytest.mark.skipif(cuda.find_gpu() is not None, reason="says what happens without a GPU")
+@pytest.mark.skipif(tensorrt_api.find_gpu() is not None, reason="says what happens without a GPU")
 def test_without_a_gpu_nothing_runs_and_nothing_is_admitted(bundle: Bundle):
     with pytest.raises(BackendError, match="this machine has none or no driver"):
         open_engine(bundle, "image", flavor="rtx", unverified=True)
@@ -280,13 +280,13 @@ def test_without_a_gpu_nothing_runs_and_nothing_is_admitted(bundle: Bundle):
     assert not any(record.parity for record in EngineManifest.read(bundle).engines)
 
 
-@pytest.mark.skipif(cuda.find_gpu() is not None, reason="says what happens without a GPU")
+@pytest.mark.skipif(tensorrt_api.find_gpu() is not None, reason="says what happens without a GPU")
 def test_tensorrt_builds_only_on_the_gpu_that_serves(built: Bundle, monkeypatch: pytest.MonkeyPatch):
     """The refusal comes before anything of TensorRT is called but its import, so its sister may stand in."""
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx)
     with pytest.raises(BackendError, match=r"builds on the GPU that serves.*or ahead of time with --flavor rtx"):
         build_engine(built, "image")
-    monkeypatch.setattr(cuda, "find_gpu", lambda: cuda.Gpu(sm="sm90", name="Imaginary GPU"))
+    monkeypatch.setattr(tensorrt_api, "find_gpu", lambda: tensorrt_api.Gpu(sm="sm90", name="Imaginary GPU"))
     with pytest.raises(
         BackendError, match=r"GPU of this machine, sm90 \(Imaginary GPU\), not for sm86: leave out --arch"
     ):
@@ -301,7 +301,7 @@ def test_verify_names_the_engine_that_changed(bundle: Bundle):
     assert "is damaged or was changed" in failed[0].detail
 
 
-@pytest.mark.skipif(cuda.find_gpu() is not None, reason="there the engines are verified at once")
+@pytest.mark.skipif(tensorrt_api.find_gpu() is not None, reason="there the engines are verified at once")
 @pytest.mark.parametrize("front", [[str(ROOT / "export" / "to_trt.py")], ["-m", "export.to_trt"]])
 def test_the_script_builds_from_any_folder_without_torch(bundle: Bundle, tmp_path: Path, front: list[str]):
     shutil.rmtree(bundle.path / "engines")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.evaluate import evaluate_pairs
-from mcr_infer.pairs import Pair
+from mcr_infer.evaluation.pairs import Pair
+from mcr_infer.evaluation.protocols import evaluate_pairs
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, QueryError
 from mcr_infer.index import Row, parse_filter
-from mcr_infer.index.facts import KEYS, Facts, key_of, load_facts, read_facts, save_facts
+from mcr_infer.index.columns import KEYS, MetadataColumns, key_of, load_facts, read_facts, save_facts
 from mcr_infer.index.manifest import ColumnFile
 from mcr_infer.index.rows import to_columns
 
@@ -38,7 +38,7 @@ some_rows = st.lists(
 )  # fmt: skip
 
 
-def read(rows: list[dict], labels: list[int] | None = None, *, generation: int = 3) -> Facts:
+def read(rows: list[dict], labels: list[int] | None = None, *, generation: int = 3) -> MetadataColumns:
     labels = list(range(1, len(rows) + 1)) if labels is None else labels
     columns = [
         to_columns(Row(id=f"{label}", kind="image", path=None, vector=VECTOR, **row))
@@ -47,7 +47,7 @@ def read(rows: list[dict], labels: list[int] | None = None, *, generation: int =
     return read_facts(np.array(labels, dtype=np.int64), enumerate(columns), generation=generation)
 
 
-def told(facts: Facts) -> dict[int, dict[str, object]]:
+def told(facts: MetadataColumns) -> dict[int, dict[str, object]]:
     """Return what facts say of each label, in plain words."""
     said: dict[int, dict[str, object]] = {}
     for place, label in enumerate(facts.labels.tolist()):
@@ -125,7 +125,7 @@ ROWS = [
 ]
 
 
-def published(content: bytes, *, rows: int = 3) -> str | Facts:
+def published(content: bytes, *, rows: int = 3) -> str | MetadataColumns:
     """Put a file where the manifest names it, with a digest that matches; return what is made of it."""
     with tempfile.TemporaryDirectory() as place:
         known = ColumnFile(sha256=hashlib.sha256(content).hexdigest(), rows=rows, generation=3)
@@ -172,7 +172,7 @@ HEADER, ARRAYS = saved(ROWS)
     ],
 )
 def test_a_header_that_says_nonsense_is_one_clear_error(header: object):
-    assert isinstance(published(packed(HEADER, ARRAYS)), Facts)
+    assert isinstance(published(packed(HEADER, ARRAYS)), MetadataColumns)
     said = published(packed(header, ARRAYS))
     assert isinstance(said, str)
     assert said.endswith(".bin is no file of facts")

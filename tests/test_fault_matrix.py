@@ -18,7 +18,7 @@ FAULTS = ["truncated", "bit flipped", "deleted", "swapped, same bundle", "swappe
 def run(*arguments: str, place: Path) -> dict[tuple[str, str], dict]:
     """Run a part of the matrix; its outcomes by fault and target. It must find nothing."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", *arguments, "--out", str(place / "faults.json")],
+        [sys.executable, "-m", "tests.faults", *arguments, "--out", str(place / "faults.json")],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -74,7 +74,7 @@ def test_what_does_not_belong_in_two_writers_and_readers_meanwhile(tmp_path: Pat
 
 def test_a_part_that_is_not_there_is_wrong_usage():
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", "floods"], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "tests.faults", "floods"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 2
     assert "no part 'floods'; there are kills, disk, read-only, damage, hostile, company" in done.stderr

@@ -10,10 +10,10 @@ import pytest
 
 from conftest import invoke, json_lines
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
 from mcr_infer.index import Index, Row
-from mcr_infer.index.gone import presence
+from mcr_infer.inference.bundle import Bundle
 from mcr_infer.phantom.dicom import write_dicom
+from mcr_infer.pipeline.missing_files import presence
 
 COUNT = 3
 

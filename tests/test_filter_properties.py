@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcr_infer.errors import QueryError
 from mcr_infer.index import Row, parse_filter
-from mcr_infer.index.facts import Facts, read_facts
+from mcr_infer.index.columns import MetadataColumns, read_facts
 from mcr_infer.index.rows import to_columns
 
 VECTOR = np.eye(8, dtype=np.float32)[0]
@@ -147,7 +147,7 @@ def as_number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def facts_of(rows: list[tuple[dict, str | None]]) -> Facts:
+def facts_of(rows: list[tuple[dict, str | None]]) -> MetadataColumns:
     columns = [
         to_columns(Row(id=f"{place}", kind="image", path=None, study_uid=uid, metadata=facts, vector=VECTOR))
         for place, (facts, uid) in enumerate(rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import KEYS, Column, Facts, key_of
+from mcr_infer.index.columns import KEYS, Column, MetadataColumns, key_of
 from mcr_infer.index.filters import describe_values, parse_filter
 
 ROWS = (
@@ -17,7 +17,7 @@ ROWS = (
 
 
 @pytest.fixture(scope="module")
-def facts() -> Facts:
+def facts() -> MetadataColumns:
     """Five rows of mixed facts."""
     names = dict.fromkeys(name for row in ROWS for name in row if name not in KEYS)
     columns = {}
@@ -31,7 +31,7 @@ def facts() -> Facts:
             words=words,
         )
     keys = {name: np.array([key_of(row[name]) if name in row else 0 for row in ROWS], np.uint64) for name in KEYS}
-    return Facts(generation=1, labels=np.arange(1, 6), keys=keys, columns=columns)
+    return MetadataColumns(generation=1, labels=np.arange(1, 6), keys=keys, columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def facts() -> Facts:
         ("not not view=PA", [0, 4]),
     ],
 )
-def test_a_filter_matches_the_rows_that_it_says(facts: Facts, text: str, rows: list[int]):
+def test_a_filter_matches_the_rows_that_it_says(facts: MetadataColumns, text: str, rows: list[int]):
     assert np.flatnonzero(parse_filter(text).mask(facts)).tolist() == rows
 
 
@@ -109,12 +109,12 @@ def test_what_cannot_be_read_is_said_with_its_place(text: str, words: str):
         ("study_uid>7", "study_uid is compared with = and !=, got >"),
     ],
 )
-def test_what_cannot_be_answered_is_said(facts: Facts, text: str, words: str):
+def test_what_cannot_be_answered_is_said(facts: MetadataColumns, text: str, words: str):
     with pytest.raises(QueryError, match=words):
         parse_filter(text).mask(facts)
 
 
-def test_values_are_told_to_somebody_who_found_nothing(facts: Facts):
+def test_values_are_told_to_somebody_who_found_nothing(facts: MetadataColumns):
     assert describe_values(facts, "view") == "view holds AP, LATERAL, PA"
     assert describe_values(facts, "study_year") == "study_year holds numbers from 2018 to 2021.5"
     assert describe_values(facts, "id") == "id is compared as a whole"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.finding_labels import (
+from mcr_infer.evaluation.finding_labels import (
     KINDS,
     finding_labels_match,
     finding_set_key,

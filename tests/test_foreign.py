@@ -19,12 +19,12 @@ from export import from_open_clip, from_transformers
 from export.patch_towers import PatchProjection
 from export.quantize import add_precision
 from foreign_bundles import EACH, Made
-from mcr_infer.backends import open_tower
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.verify import verify
 
 SENTENCES = ["No acute disease.", "there is a large left pneumothorax, and the heart is enlarged " * 4, "Effusion"]
 

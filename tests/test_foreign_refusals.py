@@ -15,10 +15,10 @@ from export import from_open_clip, from_transformers
 from export.foreign import Foreign, export_foreign
 from export.parity import gate_origin
 from foreign_bundles import Made, load
-from mcr_infer.backends import open_tower
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BundleError
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.tokenizer import ReportTokenizer
 
 # ---- The gate against the original refuses -----------------------------------------------------------------------------
 

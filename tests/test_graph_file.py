@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.graph import Graph
-from mcr_infer.index.graph_file import verified_nodes
+from mcr_infer.index.graph import Graph, verified_nodes
 from mcr_infer.index.manifest import Snapshot
 
 DIM, COUNT, M = 8, 400, 8
@@ -113,8 +112,8 @@ def with_more_at_the_end(content: bytearray) -> None:
         (at(52, "<I", COUNT), "is not a graph of 400 vectors"),
         (at(56, "<Q", 2**20), "is not a graph of 400 vectors"),
         (at(88, "<Q", 2**62), "is not a graph of 400 vectors"),
-        (at(80, "<d", float("nan")), "has levels or links that no graph of ours has"),
-        (at(80, "<d", 1e300), "has levels or links that no graph of ours has"),
+        (at(80, "<d", float("nan")), "has levels or links that mcr-infer never writes"),
+        (at(80, "<d", 1e300), "has levels or links that mcr-infer never writes"),
         (at(48, "<i", 1000), "begins its searches at a level that it does not have"),
         (at(48, "<i", -1), "begins its searches at a level that it does not have"),
         (entry_that_is_too_low, "begins its searches at a level that it does not have"),

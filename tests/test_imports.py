@@ -29,14 +29,14 @@ def test_every_public_name_can_be_imported_without_torch():
 
 def test_help_loads_no_runtime():
     loaded = modules_after(
-        "from mcr_infer.cli import app\ntry: app(['--help'])\nexcept SystemExit as end: assert not end.code"
+        "from mcr_infer.cli.app import app\ntry: app(['--help'])\nexcept SystemExit as end: assert not end.code"
     )
     assert not loaded & (HEAVY | {"numpy", "onnxruntime", "tokenizers", "pydicom", "hnswlib"})
 
 
 def test_a_text_query_reads_no_dicom_and_needs_no_graph(phantom_index):
     loaded = modules_after(
-        "from mcr_infer.cli import app\n"
+        "from mcr_infer.cli.app import app\n"
         f"try: app(['query', 'left pneumothorax', '--json', '--index', {str(phantom_index)!r}])\n"
         "except SystemExit as end: assert not end.code"
     )

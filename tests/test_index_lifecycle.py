@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 from test_index_store import DIM, FINGERPRINT, opened, row, stamp, unit
 
 from conftest import invoke, json_lines, words
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import EmbeddingIndexError, QueryError
 from mcr_infer.index import Index, parse_filter, search
-from mcr_infer.index import facts as facts_module
-from mcr_infer.index.deletion import compact, doomed, unreachable
-from mcr_infer.index.folder import create
+from mcr_infer.index import columns as facts_module
+from mcr_infer.index.index import create
 from mcr_infer.index.manifest import Identity
-from mcr_infer.index.selection import Among
+from mcr_infer.index.row_selection import Among, compact, plan_deletion, unreachable
 from mcr_infer.index.tuning import BREADTHS, queries_of_other_kind, tune
+from mcr_infer.inference.bundle import Bundle
 from mcr_infer.pseudonyms import SiteSecret
-from mcr_infer.tuning_queries import tuning_queries
+from mcr_infer.retrieval.tuning_queries import tuning_queries
 
 COUNT = 1_200
 
@@ -118,7 +117,7 @@ def test_what_is_deleted_is_gone_from_the_disk(tmp_path: Path) -> None:
 def test_a_graph_keeps_unreachable_vectors_until_it_is_purged(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     with filled(folder, 300, exact_limit=100) as index:
-        index.delete_rows(doomed(index, parse_filter("id in (1.2.3, 1.2.4)"), ["image"]).labels)
+        index.delete_rows(plan_deletion(index, parse_filter("id in (1.2.3, 1.2.4)"), ["image"]).labels)
         index.save_snapshots()
         assert unreachable(index, "image") == 2
         graph = next(folder.glob("graph-image-*"))
@@ -215,13 +214,15 @@ def test_a_patient_and_uids_by_the_site_secret(tmp_path: Path, pseudonymous: boo
 def test_two_values_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if 64 bits of two studies were the same.
     monkeypatch.setattr(facts_module, "key_of", lambda value: 7 if value.startswith("1.9.") else 8)
-    monkeypatch.setattr("mcr_infer.index.selection.key_of", lambda value: 7)
+    monkeypatch.setattr("mcr_infer.index.row_selection.key_of", lambda value: 7)
     monkeypatch.setattr("mcr_infer.index.filters.key_of", lambda value: 7)
     with filled(tmp_path / "index", 12) as index:
-        assert doomed(index, Among("study_uid", frozenset({"1.9.1"})), ["image", "report"]).counts == {
+        assert plan_deletion(index, Among("study_uid", frozenset({"1.9.1"})), ["image", "report"]).counts == {
             "image": 2, "report": 1,
         }  # fmt: skip
-        found = doomed(index, parse_filter("study_uid in (1.9.1, 1.9.3) and not series_uid=7 and view=PA"), ["image"])
+        found = plan_deletion(
+            index, parse_filter("study_uid in (1.9.1, 1.9.3) and not series_uid=7 and view=PA"), ["image"]
+        )
         assert found.shown == {"image": ["1.2.2", "1.2.7"]}
         assert len(index.select("image", parse_filter("study_uid=1.9.1"))) == 12  # what the facts alone would say
 
@@ -229,7 +230,7 @@ def test_two_values_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pyte
 def test_compact_gives_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "index"
     with filled(folder, 1_200, exact_limit=500) as index:
-        index.delete_rows(doomed(index, parse_filter("study_year<2012"), ["image"]).labels)
+        index.delete_rows(plan_deletion(index, parse_filter("study_year<2012"), ["image"]).labels)
         index.save_snapshots()
         assert unreachable(index, "image") == 240
     graph = next(folder.glob("graph-image-*"))

@@ -14,7 +14,7 @@ from test_index_store import DIM, ROOT, facts_of, opened, row, stamp, unit
 from conftest import invoke, json_lines
 from mcr_infer.index import KINDS, FileStamp, Index
 from mcr_infer.index.audit import audit
-from mcr_infer.index.folder import create
+from mcr_infer.index.index import create
 from mcr_infer.index.manifest import Identity
 
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mcr_infer.errors import QueryError
 from mcr_infer.index import FileStamp, Index, Row, parse_filter, search
-from mcr_infer.index.facts import KEYS, PLAIN
+from mcr_infer.index.columns import KEYS, PLAIN
 from mcr_infer.index.filters import names_in
 
 DIM = 16

@@ -17,7 +17,7 @@ from mcr_infer.errors import (
     QueryError,
 )
 from mcr_infer.index import FileStamp, Index, Row
-from mcr_infer.index.lock import refuse_network_filesystem
+from mcr_infer.index.storage import refuse_network_filesystem
 
 DIM = 32
 FINGERPRINT = "ab12" * 16

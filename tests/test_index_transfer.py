@@ -17,11 +17,12 @@ import pytest
 from test_index_store import DIM, FINGERPRINT, facts_of, opened, row, unit
 
 from conftest import invoke, json_lines, words
-from mcr_infer import workspace
+from mcr_infer.cli import session
 from mcr_infer.errors import BundleError, EmbeddingIndexError, QueryError
 from mcr_infer.index import KINDS, Index, Row, parse_filter, search
-from mcr_infer.transfer.exporting import export
-from mcr_infer.transfer.source import Columns, open_source
+from mcr_infer.pipeline.transfer.exporting import export
+from mcr_infer.pipeline.transfer.formats import Columns
+from mcr_infer.pipeline.transfer.importing import open_source
 from tiny import tiny_bundle
 
 LATIN_1 = b"archive/M\xfcller.dcm".decode("utf-8", "surrogateescape")
@@ -305,8 +306,8 @@ def test_an_index_of_a_model_without_a_bundle(tmp_path: Path) -> None:
         assert (index.bundle, index.embedding_dim, index.count("report")) == ("my-clip", DIM, 5)
         hits = search(index, unit(4), kind="report", k=2, where="view=PA", fingerprint=index.fingerprint)[0]
         assert (hits[0].id, hits[0].study_uid, dict(hits[0].metadata)) == ("4", "1.9.1", {"view": "PA"})
-        with pytest.raises(BundleError, match=r"the model 'my-clip', which is no bundle: there is no text tower"):
-            workspace.bundle_of(index, None)
+        with pytest.raises(BundleError, match=r"the model 'my-clip', which is not a bundle: there is no text tower"):
+            session.bundle_of(index, None)
     assert b"DOE" not in b"".join(path.read_bytes() for path in folder.iterdir())
     assert "there is no text tower" in invoke("query", "effusion", "--index", folder, code=1).stderr
     invoke("import", file, "--index", folder, *FOREIGN)  # as images, too

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcr_infer import digests
+from mcr_infer import files
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index import Index, Row, column_file, search
+from mcr_infer.index import Index, Row, columns, search
+from mcr_infer.index.columns import SAVED_FROM
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import SAVED_FROM
 
 DIM = 16
 COUNT = SAVED_FROM + 200
@@ -187,11 +187,11 @@ def test_the_digest_is_remembered_by_searches_and_never_by_a_writer(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "REMEMBERED_BYTES", 1)
-    monkeypatch.setattr(digests, "_SETTLED_NS", 0)
+    monkeypatch.setattr(files, "REMEMBERED_BYTES", 1)
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
     hashed: list[str] = []
-    real = digests.sha256_of
-    for module in (digests, column_file):
+    real = files.sha256_of
+    for module in (files, columns):
         monkeypatch.setattr(module, "sha256_of", lambda path: (hashed.append(path.name), real(path))[1])
     for _ in range(3):
         with read(folder) as index:

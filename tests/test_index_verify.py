@@ -17,11 +17,10 @@ from test_index_store import DIM, opened, row, unit
 from conftest import invoke, json_lines
 from mcr_infer.index import Index, audit_rows
 from mcr_infer.index.audit import audit
-from mcr_infer.index.facts import save_facts
-from mcr_infer.index.graph_file import verified_nodes
+from mcr_infer.index.columns import Vectors, save_facts, save_vectors
+from mcr_infer.index.graph import verified_nodes
 from mcr_infer.index.manifest import Manifest
 from mcr_infer.index.rows import COLUMNS, to_columns
-from mcr_infer.index.vectors import Vectors, save_vectors
 
 LIMIT = 300
 NAMES = [

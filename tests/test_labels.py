@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mcr_infer.labels import class_lines, evaluate_classes, evaluate_labels, exclusive_rows, label_lines
+from mcr_infer.evaluation.zero_shot import class_lines, evaluate_classes, evaluate_labels, exclusive_rows, label_lines
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.phantom.findings import (
     ATELECTASIS,
     CARDIOMEGALY,
@@ -28,7 +29,6 @@ from mcr_infer.phantom.findings import (
 )  # fmt: skip
 from mcr_infer.phantom.language import Report, describe, write_report
 from mcr_infer.reports import embed_text
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 
 COUNT = 5000
 

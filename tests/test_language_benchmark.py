@@ -21,7 +21,7 @@ from benchmarks.language import (
     read_paraphrases,
 )
 from mcr_infer.errors import ConfigError
-from mcr_infer.finding_labels import finding_labels_match
+from mcr_infer.evaluation.finding_labels import finding_labels_match
 from mcr_infer.phantom.findings import KINDS
 from tiny import tiny_bundle
 

@@ -18,12 +18,12 @@ from conftest import run_cli
 from export import quantize
 from export.to_onnx import export_bundle
 from mcr_infer import phantom
-from mcr_infer.backends.engine_build import RTX_ARCHITECTURES, architectures_with, build_engine
-from mcr_infer.backends.engines import discard
-from mcr_infer.bundle import Bundle
+from mcr_infer.inference.autotune import autotune
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.engine_build import RTX_ARCHITECTURES, architectures_with, build_engine
+from mcr_infer.inference.engines import discard
+from mcr_infer.inference.tokenizer import train_tokenizer
 from mcr_infer.reports import embed_text
-from mcr_infer.tokenizer import train_tokenizer
-from mcr_infer.tower_plan import calibrate
 from train.config import load_config
 from train.model import MCR
 
@@ -80,7 +80,7 @@ def test_the_calibration_takes_seconds_even_here(large: Path, tmp_path: Path, mo
     bundle = Bundle.open(large)
     for budget in (1.0, 0.35):
         start = time.perf_counter()
-        plan = calibrate(bundle, device="cpu", budget=budget, cores=len(os.sched_getaffinity(0)))
+        plan = autotune(bundle, device="cpu", budget=budget, cores=len(os.sched_getaffinity(0)))
         print(f"\n{budget:.0%} of the patches: {time.perf_counter() - start:.1f} s, {plan}")
         assert plan.images_per_second > 0.1
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from conftest import invoke, json_lines
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import TextEncoder
 from mcr_infer.index import Index, parse_filter
-from mcr_infer.long_text import DEFAULT, OVERLAP, STRATEGIES, LongText, fit, strategy_like, windows
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import TextEncoder
+from mcr_infer.inference.long_text import DEFAULT, OVERLAP, STRATEGIES, LongText, fit, strategy_like, windows
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import select_text
-from mcr_infer.tokenizer import ReportTokenizer
 from tiny import MAX_TOKENS, tiny_bundle
 
 NORMAL = "The heart is normal in size. The lungs are clear. No pleural effusion is seen. "

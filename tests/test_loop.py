@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from mcr_infer.bundle import WORDS
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.bundle import WORDS
 from runs import Killed, copied, read_metrics, same_state, tiny, untimed
 from train import checkpoint
 from train import config as cfg
@@ -97,7 +97,7 @@ def test_a_finished_run_does_nothing_more(cache, finished, console):
 
 
 def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished, tmp_path, console, monkeypatch):
-    run, real = tmp_path / "run", checkpoint.replace_file
+    run, real = tmp_path / "run", checkpoint.atomic_write
 
     def write_and_die(path, content):
         real(path, content)
@@ -105,7 +105,7 @@ def test_a_kill_between_the_files_of_a_checkpoint_loses_no_model(cache, finished
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "replace_file", write_and_die)
+        patch.setattr(checkpoint, "atomic_write", write_and_die)
         with pytest.raises(Killed):
             train(tiny(cache), run, console=console)
     assert (run / checkpoint.MODEL).exists()

@@ -8,7 +8,7 @@ from benchmarks.harness import Gauge
 from benchmarks.part import Measure, Options
 from benchmarks.roofline import Architecture, threads_to_try
 from benchmarks.ways import Way, ways
-from mcr_infer.bundle import Bundle
+from mcr_infer.inference.bundle import Bundle
 
 SIZES = {
     "image": {"image_size": 32, "patch_size": 8, "width": 16, "depth": 2, "heads": 2},

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcr_infer import metrics
 from mcr_infer.errors import ConfigError
+from mcr_infer.evaluation import metrics
 
 
 def test_ranks_by_hand_with_ties_and_several_answers():

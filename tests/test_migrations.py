@@ -19,7 +19,7 @@ from conftest import invoke, json_lines
 from mcr_infer.index import FileStamp, Index, parse_filter, search
 from mcr_infer.index.audit import audit
 from mcr_infer.index.manifest import FORMAT_VERSION
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 
 GOLDEN = Path(__file__).parent / "golden"
 KEPT = sorted(path.name for path in GOLDEN.glob("index-v*") if path.is_dir())
@@ -147,7 +147,7 @@ def test_what_version_3_brought(tmp_path: Path) -> None:
         strategies = [row and row.text_strategy for row in (index.get("report", f"report-{n}") for n in (0, 1, 7, 8))]
         assert strategies == ["impression-first", None, "impression-first", None]
         kept = index.locals("image", index.labels("image").tolist())
-        locals = [Local.from_bytes(content) for content in kept.values()]
+        locals = [TokenEmbeddings.from_bytes(content) for content in kept.values()]
         assert sorted(local.vectors.max() for local in locals) == [2.0**n for n in range(10)]
         assert sorted(local.positions.tolist() for local in locals if local.positions is not None) == [
             [n, n + 1, n + 2] for n in range(10)

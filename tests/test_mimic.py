@@ -8,10 +8,10 @@ from rich.console import Console
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import read_image
-from mcr_infer.long_text import DEFAULT, fit
+from mcr_infer.inference.long_text import DEFAULT, fit
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.phantom import make
 from mcr_infer.reports import SelectedText, select_text
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.data import Draw, collate
 from train.data.mimic import open_mimic

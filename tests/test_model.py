@@ -6,9 +6,9 @@ import torch
 
 from batches import ALONE, PATCHES, make_batch, tiny_config, tiny_model
 from mcr_infer.errors import ConfigError
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.phantom import make as make_phantom
 from mcr_infer.phantom import render_stored
-from mcr_infer.preprocess import Preprocess
 from train import config as cfg
 from train.checkpoint import tower_state
 from train.loop import make_learner

@@ -12,11 +12,11 @@ import pytest
 
 from conftest import invoke, json_lines
 from mcr_infer import Bundle, Index
-from mcr_infer.bundle import BundleError
 from mcr_infer.errors import EmbeddingIndexError
 from mcr_infer.index.audit import audit
 from mcr_infer.index.root import shown
 from mcr_infer.index.rows import loaded_path, stored_path
+from mcr_infer.inference.bundle import BundleError
 from mcr_infer.phantom.demo import write_demo
 
 ROOT = Path(__file__).parents[1]

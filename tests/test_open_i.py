@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import read_image
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.reports import embed_text, split_report
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.data.open_i import mesh_labels, open_open_i
 from train.data.radiographs import open_records

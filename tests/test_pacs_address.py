@@ -8,7 +8,7 @@ import pytest
 
 from mcr_infer.errors import ConfigError, ImageError
 from mcr_infer.sources import NameList, PacsAccess, Sources
-from mcr_infer.sources.pacs.address import PacsAddress
+from mcr_infer.sources.dicomweb.address import PacsAddress
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_addresses(address: str, service: str, shown: str):
     [
         ("dicomweb://pacs/dicom-web", "it names no studies"),
         ("dicomweb:///studies", "it names no studies"),
-        ("dicomweb://pacs:port/studies", "its host or port is none"),
+        ("dicomweb://pacs:port/studies", "its host or port is invalid"),
         ("dicomweb://me:secret@pacs/studies", "give a token"),
-        ("dicomweb://pacs/studies?Modalty=DX", "Modalty, which is none of the known keywords; did you mean Modality"),
+        ("dicomweb://pacs/studies?Modalty=DX", "Modalty, which is not a known keyword; did you mean Modality"),
         ("dicomweb://pacs/studies?limit=10", "limit"),
         ("dicomweb://pacs/studies?secret^4711=x", "it searches by something"),
         ("dicomweb://pacs/studies?Modality=", "Modality needs one value"),

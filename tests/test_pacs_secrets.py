@@ -9,7 +9,7 @@ import pytest
 
 from mcr_infer.errors import ConfigError, ImageError
 from mcr_infer.sources import PacsAccess, Sources
-from mcr_infer.sources.pacs.address import PacsAddress
+from mcr_infer.sources.dicomweb.address import PacsAddress
 from pacs_server import Answer, reason, serve, small_pacs, sources
 
 

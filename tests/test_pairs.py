@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mcr_infer.errors import ConfigError, ReportError
-from mcr_infer.pairs import read_pairs
+from mcr_infer.evaluation.pairs import read_pairs
 
 
 def write(folder: Path, text: str, images: tuple[str, ...] = ("a.png", "b.png")) -> Path:

@@ -16,9 +16,9 @@ from PIL import Image
 from mcr_infer.errors import ConfigError
 from mcr_infer.images import Radiograph, read_image
 from mcr_infer.images.presets import PRESETS
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.phantom import make
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.preprocess import Preprocess
 from train.data import picture_cache
 from train.data.picture_cache import open_pictures, rendering_digest, stored_picture
 from train.data.strings import Strings
@@ -284,7 +284,7 @@ def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
     assert [(failure.place, failure.reason) for failure in failures] == [
         (1, "decoder_hung"), (2, "decoder_hung"), (7, "decoder_hung"),
     ]  # fmt: skip
-    assert failures[0].error == "nothing came of it in 3 seconds, and the process that decoded it was killed"
+    assert failures[0].error == "no result within 3 seconds, and the process that decoded it was killed"
     assert progress[-1] == (9, 9)
     for seed in (0, 3, 4, 5, 6, 8):
         assert np.array_equal(pictures[seed], read_image(paths[seed]).pixels)

@@ -14,13 +14,17 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 
-from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
-from mcr_infer.decoding import DecodePool
+from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom
 from mcr_infer.errors import ImageError, ReportError
+from mcr_infer.evaluation.embed_pairs import embed_pairs
+from mcr_infer.evaluation.pairs import Pair
 from mcr_infer.images.selection import Selection
-from mcr_infer.pairs import Pair
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Outcome, Plan
+from mcr_infer.pipeline import report_run
+from mcr_infer.pipeline.decoding import DecodePool
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.pipeline.plan import Plan
 from mcr_infer.reports import ReportFailure, ReportRecord
 from mcr_infer.sources import NameList, PlainFile, Source, Sources
 from tiny import tiny_bundle
@@ -51,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 def embed(index: Index, bundle: Bundle, *paths: Path | str, call_size: int = 2, **changes: object) -> list[Outcome]:
     plan = Plan(**({"workers": 2, "calls": 2, "call_size": call_size} | changes))
     sources = [PlainFile(path=str(path)) for path in paths]
-    return list(pipeline.embed_images(sources, index=index, encoder=ImageEncoder(bundle, threads=1), plan=plan))
+    return list(embed_images(sources, index=index, encoder=ImageEncoder(bundle, threads=1), plan=plan))
 
 
 def count(outcomes: list[Outcome]) -> Counter[str]:
@@ -158,7 +162,7 @@ def test_a_replaced_archive_of_equal_size_and_time_is_seen(
     encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=2, call_size=2)
 
     def run() -> Counter[str]:
-        return count(list(pipeline.embed_images(Sources([str(path)]), index=index, encoder=encoder, plan=plan)))
+        return count(list(embed_images(Sources([str(path)]), index=index, encoder=encoder, plan=plan)))
 
     pack(folder, path)
     assert run() == {"embedded": 3}
@@ -177,7 +181,7 @@ def test_a_replaced_file_of_a_list_of_names_is_seen(index: Index, bundle: Bundle
 
     def run() -> Counter[str]:
         sources = Sources((), names=NameList(path=str(names)))
-        return count(list(pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan)))
+        return count(list(embed_images(sources, index=index, encoder=encoder, plan=plan)))
 
     assert run() == {"embedded": 3}
     stealthily(folder / "2.dcm", paint)
@@ -315,7 +319,7 @@ def test_a_file_that_vanishes_is_one_failure(index: Index, bundle: Bundle, folde
 
 def test_an_interrupted_run_keeps_what_it_said(index: Index, bundle: Bundle, folder: Path):
     files = sorted(folder.iterdir())
-    run = pipeline.embed_images(
+    run = embed_images(
         [PlainFile(path=str(path)) for path in files],
         index=index,
         encoder=ImageEncoder(bundle, threads=1),
@@ -335,7 +339,7 @@ def record(id: str, text: str, row: int) -> ReportRecord:
 
 def embed_reports(index: Index, bundle: Bundle, *records: ReportRecord | ReportFailure, keep_text: bool = False):
     encoder = TextEncoder(bundle)
-    return list(pipeline.embed_reports(records, index=index, encoder=encoder, batch_size=2, keep_text=keep_text))
+    return list(report_run.embed_reports(records, index=index, encoder=encoder, batch_size=2, keep_text=keep_text))
 
 
 def test_two_reports_of_one_id_never_overwrite_each_other(index: Index, bundle: Bundle):
@@ -370,9 +374,9 @@ def test_an_evaluation_names_the_file_that_it_cannot_use(bundle: Bundle, folder:
     (folder / "empty.dcm").touch()
     good = Pair(image=folder / "0.dcm", report="Normal chest.")
     towers = {"images": ImageEncoder(bundle), "texts": TextEncoder(bundle), "batch_size": 2, "workers": 1}
-    images, reports = pipeline.embed_pairs([good, good, good], **towers)
+    images, reports = embed_pairs([good, good, good], **towers)
     assert images.shape == reports.shape == (3, bundle.embedding_dim)
     with pytest.raises(ImageError, match=r"empty\.dcm"):
-        pipeline.embed_pairs([good, Pair(image=folder / "empty.dcm", report="Normal.")], **towers)
+        embed_pairs([good, Pair(image=folder / "empty.dcm", report="Normal.")], **towers)
     with pytest.raises(ReportError, match=r"1\.dcm"):
-        pipeline.embed_pairs([good, Pair(image=folder / "1.dcm", report="FINDINGS:")], **towers)
+        embed_pairs([good, Pair(image=folder / "1.dcm", report="FINDINGS:")], **towers)

@@ -7,8 +7,8 @@ import pytest
 
 OPEN = """
 import threading, numpy as np
-from mcr_infer.bundle import Bundle
-from mcr_infer.backends import open_tower
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
 from mcr_infer.errors import BackendError
 bundle = Bundle.open()
 def opened(side, purpose, threads=2):

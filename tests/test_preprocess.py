@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
 
 
 def test_patches_are_the_image_cut_row_by_row():

@@ -9,11 +9,11 @@ from dicoms import EXPLICIT, IN_12_BITS, picture, table, write
 from mcr_infer import Bundle, ImageEncoder, phantom
 from mcr_infer.errors import BackendError, BrokenImageError, ConfigError
 from mcr_infer.images import read_image
-from mcr_infer.images.equalisation import equalized_levels, mimic_cxr_jpg_levels
+from mcr_infer.images.histogram import equalized_levels, mimic_cxr_jpg_levels
 from mcr_infer.images.presets import PRESETS, require_preset
 from mcr_infer.images.rendering import LookupTable, Rendering, Window, render
+from mcr_infer.inference.preprocess import Preprocess
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.preprocess import Preprocess
 
 
 def counts_of(levels: dict[int, int]) -> np.ndarray:
@@ -164,14 +164,14 @@ def test_rasters_of_16_bits_are_rendered(tmp_path):
 
 
 def test_an_unknown_preset_is_refused_by_name(tmp_path):
-    words = "'vio' is no rendering preset, expected one of voi, minmax, mimic_cxr_jpg"
+    words = "'vio' is not a rendering preset, expected one of voi, minmax, mimic_cxr_jpg"
     Image.fromarray(picture()).save(tmp_path / "16.png")
     for file in (write(tmp_path / "a.dcm", picture()), tmp_path / "16.png"):
         with pytest.raises(ConfigError, match=words):
             read_image(file, rendering="vio")
     with pytest.raises(ConfigError, match=words):
         Preprocess(image_size=32, patch_size=8, rendering="vio")
-    with pytest.raises(ConfigError, match="'voi_2' is no rendering preset"):
+    with pytest.raises(ConfigError, match="'voi_2' is not a rendering preset"):
         Preprocess.from_dict({"image_size": 32, "patch_size": 8, "rendering": "voi_2"})
     assert require_preset("minmax") == "minmax"
 

@@ -12,11 +12,15 @@ import pytest
 from test_pipeline import compress, count, paint, stealthily
 from test_pseudonyms import KEYS, OTHER, SECRET, change
 
-from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom, pipeline
-from mcr_infer.decoding import DecodePool
+from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, phantom
 from mcr_infer.errors import IndexMismatchError
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Naming, Outcome, Plan
+from mcr_infer.pipeline.decoding import DecodePool
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.pipeline.plan import Plan
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.pseudonyms import is_key
 from mcr_infer.reports import read_reports
 from mcr_infer.sources import FileStamp, PlainFile
@@ -44,13 +48,13 @@ def patient_of(path: Path) -> str:
     return str(pydicom.dcmread(path, stop_before_pixels=True).PatientID)
 
 
-def id_of(path: Path, naming: Naming = KEYS) -> str:
+def id_of(path: Path, naming: DeidentificationPolicy = KEYS) -> str:
     uid = str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)
     return naming.secret.image_key(uid) if naming.secret and naming.pseudonymous else uid
 
 
 @contextmanager
-def opened(bundle: Bundle, place: Path, naming: Naming = KEYS) -> Iterator[Index]:
+def opened(bundle: Bundle, place: Path, naming: DeidentificationPolicy = KEYS) -> Iterator[Index]:
     facts = {"embedding_dim": bundle.embedding_dim, "bundle": bundle.name, "bundle_path": "shipped"}
     with Index.open_or_create(
         place,
@@ -62,11 +66,13 @@ def opened(bundle: Bundle, place: Path, naming: Naming = KEYS) -> Iterator[Index
         yield index
 
 
-def embed(index: Index, bundle: Bundle, *paths: Path | str, naming: Naming = KEYS, **changes: object) -> list[Outcome]:
+def embed(
+    index: Index, bundle: Bundle, *paths: Path | str, naming: DeidentificationPolicy = KEYS, **changes: object
+) -> list[Outcome]:
     plan = Plan(**({"workers": 1, "calls": 1, "call_size": 2} | changes))
     sources = [PlainFile(path=str(path)) for path in paths]
     encoder = ImageEncoder(bundle, threads=1)
-    return list(pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan, naming=naming))
+    return list(embed_images(sources, index=index, encoder=encoder, plan=plan, naming=naming))
 
 
 def test_orders_are_no_arguments_of_a_worker(bundle: Bundle, folder: Path):
@@ -113,11 +119,14 @@ def test_rows_of_a_pseudonymous_index_hold_keys(bundle: Bundle, folder: Path, tm
 
 def test_vectors_and_counts_are_those_of_a_plain_index(bundle: Bundle, folder: Path, tmp_path: Path):
     files = sorted(folder.iterdir())
-    with opened(bundle, tmp_path / "keys") as keys, opened(bundle, tmp_path / "plain", Naming()) as plain:
+    with (
+        opened(bundle, tmp_path / "keys") as keys,
+        opened(bundle, tmp_path / "plain", DeidentificationPolicy()) as plain,
+    ):
         embed(keys, bundle, *files)
-        embed(plain, bundle, *files, naming=Naming())
+        embed(plain, bundle, *files, naming=DeidentificationPolicy())
         for path in files:
-            one, other = keys.vector("image", id_of(path)), plain.vector("image", id_of(path, Naming()))
+            one, other = keys.vector("image", id_of(path)), plain.vector("image", id_of(path, DeidentificationPolicy()))
             assert float(one @ other) >= 0.99999
 
 
@@ -212,7 +221,7 @@ def test_a_twin_that_was_decoded_smaller_is_one_as_far_as_that_can_be_seen(bundl
 
 def test_a_corrected_header_corrects_the_row(bundle: Bundle, folder: Path, tmp_path: Path):
     path = folder / "0.dcm"
-    for naming in (KEYS, Naming(secret=SECRET)):
+    for naming in (KEYS, DeidentificationPolicy(secret=SECRET)):
         with opened(bundle, tmp_path / f"index-{naming.pseudonymous}", naming) as index:
             embed(index, bundle, path, naming=naming)
             change(path, ViewPosition="LL", PatientID="PAT-9", StudyInstanceUID="1.2.3.99")
@@ -228,7 +237,7 @@ def test_one_image_of_two_patients_is_a_failure(bundle: Bundle, folder: Path, tm
     one, other = folder / "0.dcm", folder / "copy.dcm"
     other.write_bytes(one.read_bytes())
     change(other, PatientID="PAT-9")
-    naming = Naming(secret=SECRET)
+    naming = DeidentificationPolicy(secret=SECRET)
     with opened(bundle, tmp_path / "index", naming) as index:
         outcomes = embed(index, bundle, one, other, naming=naming)
         assert count(outcomes) == {"embedded": 1, "patient_conflict": 1}
@@ -248,7 +257,7 @@ def test_reports_are_named_by_keys(bundle: Bundle, tmp_path: Path):
     def run(index: Index, *, keep_text: bool = False) -> list[Outcome]:
         records, encoder = read_reports(table, patients=KEYS.patients), TextEncoder(bundle)
         options = {"batch_size": 8, "keep_text": keep_text, "naming": KEYS}
-        return list(pipeline.embed_reports(records, index=index, encoder=encoder, **options))
+        return list(embed_reports(records, index=index, encoder=encoder, **options))
 
     with opened(bundle, tmp_path / "index") as index:
         outcomes = run(index)
@@ -270,7 +279,11 @@ def test_reports_are_named_by_keys(bundle: Bundle, tmp_path: Path):
 def test_a_pseudonymous_index_takes_nothing_but_keys(bundle: Bundle, folder: Path, tmp_path: Path):
     file = folder / "0.dcm"
     with opened(bundle, tmp_path / "index") as index:
-        for naming in (Naming(), Naming(secret=SECRET), Naming(secret=OTHER, pseudonymous=True)):
+        for naming in (
+            DeidentificationPolicy(),
+            DeidentificationPolicy(secret=SECRET),
+            DeidentificationPolicy(secret=OTHER, pseudonymous=True),
+        ):
             with pytest.raises(IndexMismatchError, match=r"site secret|pseudonymise"):
                 embed(index, bundle, file, naming=naming)
         embed(index, bundle, file)
@@ -291,7 +304,7 @@ def test_a_pseudonymous_index_takes_nothing_but_keys(bundle: Bundle, folder: Pat
 
 
 def test_an_index_keeps_its_secret_and_its_way_of_naming(bundle: Bundle, tmp_path: Path):
-    plain, keyed = Naming(), Naming(secret=SECRET)
+    plain, keyed = DeidentificationPolicy(), DeidentificationPolicy(secret=SECRET)
     for name, naming in (("plain", plain), ("keyed", keyed), ("keys", KEYS)):
         with opened(bundle, tmp_path / name, naming) as index:
             assert index.identity.pseudonymous is naming.pseudonymous
@@ -302,11 +315,11 @@ def test_an_index_keeps_its_secret_and_its_way_of_naming(bundle: Bundle, tmp_pat
         ("plain", keyed, "made without a site secret: its rows have no keys"),
         ("plain", KEYS, "made without a site secret"),
         ("keyed", plain, "none was given: name its file with --site-secret"),
-        ("keyed", Naming(secret=OTHER), "made with another site secret"),
+        ("keyed", DeidentificationPolicy(secret=OTHER), "made with another site secret"),
         ("keyed", KEYS, "is pseudonymous from its first row or never. Leave --pseudonymise out"),
         ("keys", plain, "none was given"),
         ("keys", keyed, "is pseudonymous: it keeps no paths and no UIDs. Give --pseudonymise"),
-        ("keys", Naming(secret=OTHER, pseudonymous=True), "made with another site secret"),
+        ("keys", DeidentificationPolicy(secret=OTHER, pseudonymous=True), "made with another site secret"),
     ):
         with pytest.raises(IndexMismatchError, match=message), opened(bundle, tmp_path / name, naming):
             pass

@@ -21,14 +21,14 @@ from mcr_infer import Index, phantom
 from mcr_infer.errors import BrokenImageError, ConfigError
 from mcr_infer.images.dicom import read_dicom
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Naming, Outcome, Summary
-from mcr_infer.pipeline.outcome import FAILURES
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
+from mcr_infer.pipeline.outcome import FAILURES, Outcome, Summary
 from mcr_infer.pseudonyms import SiteSecret, is_key
 from mcr_infer.reports import ReportFailure, read_reports
 
 SECRET = SiteSecret(content=bytes(range(32)))
 OTHER = SiteSecret(content=bytes(range(1, 33)))
-KEYS = Naming(secret=SECRET, pseudonymous=True)
+KEYS = DeidentificationPolicy(secret=SECRET, pseudonymous=True)
 
 
 # ---- Keys -----------------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_a_secret_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="Is a directory"):
         SiteSecret.read(make_private(tmp_path / "folder"))
     with pytest.raises(ConfigError, match="--pseudonymise makes keys under a secret"):
-        Naming(pseudonymous=True)
+        DeidentificationPolicy(pseudonymous=True)
 
 
 def make_private(folder: Path) -> Path:

@@ -17,12 +17,11 @@ from export.calibration import histograms, largest, magnitudes, samples
 from export.int8 import quantisable, with_node_names
 from export.qdq import FP8, INT8, SMALLEST_SCALE, Format, activation_scale, to_qdq
 from export.quantize import RECIPES, add_precision
-from mcr_infer.backends import open_tower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
-from mcr_infer.engine_gate import rows_limit
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.verify import rows_limit, verify
 from tiny import tiny_bundle
 
 PHANTOMS = 20

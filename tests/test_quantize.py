@@ -18,12 +18,12 @@ from export.half import LARGEST, SMALLEST, rounded, to_fp16
 from export.int8 import quantisable
 from export.quantize import RECIPES, add_precision
 from export.retrieval import agreement
-from mcr_infer.backends import open_tower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.verify import verify
 from tiny import SENTENCES, tiny_bundle
 
 PHANTOMS = 20
@@ -301,7 +301,7 @@ def test_the_wheel_serves_int8_without_onnx(bundle: Bundle, phantom_folder: Path
     )
     assert summary["embedded"] == 3
     code = (
-        "import sys\nfrom mcr_infer.cli import app\n"
+        "import sys\nfrom mcr_infer.cli.app import app\n"
         f"try: app(['query', 'no', '--json', '--precision', 'int8', '--index', {str(index)!r}])\n"
         "except SystemExit as end: assert not end.code\n"
         "print(sorted({'torch', 'onnx', 'timm', 'transformers', 'onnxscript'} & {one.split('.')[0] for one in sys.modules}))"

@@ -10,7 +10,8 @@ import pytest
 from conftest import json_lines, run_cli
 from mcr_infer import Bundle, ImageEncoder, Index, TextEncoder, read_image
 from mcr_infer.errors import QueryError
-from mcr_infer.queries import NOT_WEIGHT, Part, Question, read_questions, vectors_of
+from mcr_infer.retrieval.queries import NOT_WEIGHT, Part, Question, read_questions
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 
 def test_parts_have_weights(tmp_path: Path):
@@ -81,15 +82,14 @@ def test_a_vector_is_the_weighted_sum(phantom_index: Path, phantom_folder: Path)
             Question.of(sentences=["cardiomegaly"]),
             Question.of(sentences=["cardiomegaly^2"], unwanted=["pacemaker^0.5"], images=[f"{file}^0.7"], likes=[id]),
         ]
-        vectors = vectors_of(asked, bundle, index, device="cpu")
+        vectorizer = QueryVectorizer(index, bundle, device="cpu")
+        vectors = vectorizer.vectorize(asked).vectors
         expected = 2 * (texts[0] - texts[2]) - 0.5 * (texts[1] - texts[2]) + 0.7 * image + row
         assert np.abs(vectors[0] - texts[0]).max() < 1e-5
         assert np.abs(vectors[1] - expected / np.linalg.norm(expected)).max() < 1e-5
         assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
         with pytest.raises(QueryError, match="cancel each other out"):
-            vectors_of(
-                [Question.of(sentences=["cardiomegaly"], unwanted=["cardiomegaly^1"])], bundle, index, device="cpu"
-            )
+            vectorizer.vectorize([Question.of(sentences=["cardiomegaly"], unwanted=["cardiomegaly^1"])])
 
 
 def test_questions_are_read_line_by_line():

@@ -9,11 +9,10 @@ from dicoms import IN_12_BITS, JPEG_2000, table, write
 from mcr_infer import Bundle, ImageEncoder, phantom
 from mcr_infer.errors import BrokenImageError, ImageError
 from mcr_infer.images import Room, read_image
-from mcr_infer.images.codestream import describe_jpeg, describe_jpeg2000
 from mcr_infer.images.decode import TRANSFER_SYNTAXES, decode
-from mcr_infer.images.layout import PixelFormat
-from mcr_infer.images.reduction import choose_reduction
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.images.pixel_format import PixelFormat
+from mcr_infer.images.reduced_decode import choose_reduction, describe_jpeg, describe_jpeg2000
+from mcr_infer.inference.preprocess import Preprocess
 
 JPEG = "1.2.840.10008.1.2.4."
 

@@ -11,9 +11,10 @@ import pytest
 from test_pipeline import bundle, count, embed, folder, index, stealthily
 from test_pseudonyms import KEYS
 
-from mcr_infer import Bundle, ImageEncoder, Index, phantom, pipeline
+from mcr_infer import Bundle, ImageEncoder, Index, phantom
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.pipeline import Plan, Stop
+from mcr_infer.pipeline.image_run import Stop, embed_images
+from mcr_infer.pipeline.plan import Plan
 from mcr_infer.sources import PlainFile, Sources
 
 __all__ = ["bundle", "folder", "index"]
@@ -93,7 +94,7 @@ def test_a_member_replaced_in_an_archive_is_seen(index: Index, bundle: Bundle, f
             file.write(source, "a.dcm")
         encoder = ImageEncoder(bundle, threads=1)
         plan = Plan(workers=2, calls=1, call_size=2)
-        list(pipeline.embed_images(Sources([str(archive)]), index=index, encoder=encoder, plan=plan))
+        list(embed_images(Sources([str(archive)]), index=index, encoder=encoder, plan=plan))
 
     former, new = uid_of(folder / "0.dcm"), uid_of(folder / "1.dcm")
     run(folder / "0.dcm")
@@ -120,7 +121,7 @@ def test_a_resumed_run_points_replaced_rows_elsewhere(
     stop, seen = Stop(), []
     sources = [PlainFile(path=str(path)) for path in files]
     encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=1, calls=1, call_size=1)
-    for outcome in pipeline.embed_images(sources, index=index, encoder=encoder, plan=plan, stop=stop):
+    for outcome in embed_images(sources, index=index, encoder=encoder, plan=plan, stop=stop):
         seen.append(outcome.path)
         if outcome.path == str(second):
             stop.ask()
@@ -153,7 +154,7 @@ def test_a_pseudonymous_row_forgets_the_replaced_file(keyed: Index, bundle: Bund
     def run() -> None:
         encoder, plan = ImageEncoder(bundle, threads=1), Plan(workers=2, calls=1, call_size=2)
         sources = Sources([str(first)])
-        list(pipeline.embed_images(sources, index=keyed, encoder=encoder, plan=plan, naming=KEYS))
+        list(embed_images(sources, index=keyed, encoder=encoder, plan=plan, naming=KEYS))
 
     run()
     replace(first, folder / "1.dcm")

@@ -13,15 +13,17 @@ from test_pipeline import count
 from test_pseudonymous_runs import opened
 from test_pseudonyms import KEYS, SECRET
 
-from mcr_infer import Bundle, Index, TextEncoder, pipeline
+from mcr_infer import Bundle, Index, TextEncoder
 from mcr_infer.index import Row
 from mcr_infer.index.audit import audit
-from mcr_infer.pipeline import Naming, Outcome
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
+from mcr_infer.pipeline.outcome import Outcome
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.reports import read_reports
 from tiny import tiny_bundle
 
 NORMAL, EFFUSION, EDEMA = "Normal chest.", "Left effusion.", "Pulmonary edema."
-PLAIN = Naming()
+PLAIN = DeidentificationPolicy()
 Run = Callable[..., list[Outcome]]
 
 
@@ -39,11 +41,13 @@ def encoder(bundle: Bundle) -> TextEncoder:
 def run(bundle: Bundle, encoder: TextEncoder, tmp_path: Path) -> Run:
     """Embed a table or folder into one index and return the outcomes."""
 
-    def embed(path: Path, *, naming: Naming = PLAIN, batch_size: int = 2, keep_text: bool = False) -> list[Outcome]:
+    def embed(
+        path: Path, *, naming: DeidentificationPolicy = PLAIN, batch_size: int = 2, keep_text: bool = False
+    ) -> list[Outcome]:
         options = {"batch_size": batch_size, "keep_text": keep_text, "naming": naming}
         with opened(bundle, tmp_path / "index", naming) as index:
             records = read_reports(path, patients=naming.patients)
-            outcomes = list(pipeline.embed_reports(records, index=index, encoder=encoder, **options))
+            outcomes = list(embed_reports(records, index=index, encoder=encoder, **options))
             index.save_snapshots()
         assert all(check.ok for check in audit(tmp_path / "index"))
         return outcomes
@@ -71,7 +75,7 @@ def paths(tmp_path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
-def test_equal_words_of_two_studies_are_two_rows(naming: Naming, run: Run, tmp_path: Path):
+def test_equal_words_of_two_studies_are_two_rows(naming: DeidentificationPolicy, run: Run, tmp_path: Path):
     table = write(tmp_path / "r.csv", "study_uid,report", f"1.2.1,{NORMAL}", f"1.2.2,{NORMAL}", f"1.2.3,{EFFUSION}")
     assert count(run(table, naming=naming)) == {"embedded": 3}
     assert count(run(table, naming=naming)) == {"unchanged": 3}
@@ -80,7 +84,7 @@ def test_equal_words_of_two_studies_are_two_rows(naming: Naming, run: Run, tmp_p
 
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
-def test_one_name_in_two_folders_is_two_rows(naming: Naming, run: Run, tmp_path: Path):
+def test_one_name_in_two_folders_is_two_rows(naming: DeidentificationPolicy, run: Run, tmp_path: Path):
     for site, text in (("a", EFFUSION), ("b", EDEMA), ("c", EFFUSION)):
         (tmp_path / site).mkdir()
         (tmp_path / site / "1.txt").write_text(text)
@@ -114,14 +118,16 @@ def test_spelling_and_working_folder_make_no_second_row(name: str, run: Run, tmp
 @pytest.mark.parametrize("given", ["id,", ""], ids=["with an id", "without"])
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
 @pytest.mark.parametrize("fact", ["study_uid", "patient_id"])
-def test_a_changed_fact_updates_its_row(fact: str, naming: Naming, given: str, run: Run, tmp_path: Path):
+def test_a_changed_fact_updates_its_row(
+    fact: str, naming: DeidentificationPolicy, given: str, run: Run, tmp_path: Path
+):
     def table(value: str) -> Path:
         ids = ("a,", "b,") if given else ("", "")
         header = f"{given}study_uid,patient_id,report"
         other = f"1.2,{value}" if fact == "patient_id" else f"{value},P1"
         return write(tmp_path / "r.csv", header, f"{ids[0]}1.1,P1,{NORMAL}", f"{ids[1]}{other},{EFFUSION}")
 
-    naming = naming if naming.secret or fact == "study_uid" else Naming(secret=SECRET)
+    naming = naming if naming.secret or fact == "study_uid" else DeidentificationPolicy(secret=SECRET)
     assert count(run(table("7"), naming=naming)) == {"embedded": 2}
     vectors = {row.content_digest: row.vector for row in rows_of(tmp_path)}
     assert count(run(table("8"), naming=naming)) == {"updated": 1, "unchanged": 1}
@@ -208,7 +214,9 @@ def repeated_in_a_folder(place: Path) -> Path:
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
 @pytest.mark.parametrize("repeated", [repeated_in_a_table, repeated_in_json_lines, repeated_in_a_folder])
-def test_a_repeated_report_is_a_duplicate(repeated: Callable[[Path], Path], naming: Naming, run: Run, tmp_path: Path):
+def test_a_repeated_report_is_a_duplicate(
+    repeated: Callable[[Path], Path], naming: DeidentificationPolicy, run: Run, tmp_path: Path
+):
     reports = repeated(tmp_path)
     distinct = 4 if repeated is repeated_in_json_lines else 3
     assert count(run(reports, naming=naming)) == {"embedded": distinct, "duplicate": 3}
@@ -224,7 +232,7 @@ def test_a_duplicate_of_an_updated_report_is_counted(run: Run, tmp_path: Path):
 
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
-def test_an_id_of_another_table_is_a_conflict(naming: Naming, run: Run, tmp_path: Path):
+def test_an_id_of_another_table_is_a_conflict(naming: DeidentificationPolicy, run: Run, tmp_path: Path):
     run(
         write(tmp_path / "a.csv", "id,study_uid,report", f"1,1.1,{NORMAL}", f"2,1.2,{EDEMA}", f"3,,{EDEMA}"),
         naming=naming,
@@ -262,7 +270,7 @@ def former_id(text: str, patient: str = "") -> str:
 def earlier(bundle: Bundle, encoder: TextEncoder, tmp_path: Path):
     """Make an index as earlier versions did: ids by words alone or by relative names, no memory of places."""
 
-    def make(*rows: tuple[str, str, str | None, str | None], naming: Naming = PLAIN) -> None:
+    def make(*rows: tuple[str, str, str | None, str | None], naming: DeidentificationPolicy = PLAIN) -> None:
         keys = naming.secret if naming.pseudonymous else None
         with opened(bundle, tmp_path / "index", naming) as index:
             for id, text, path, study in rows:
@@ -282,7 +290,9 @@ def earlier(bundle: Bundle, encoder: TextEncoder, tmp_path: Path):
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
 @pytest.mark.parametrize("moved", [False, True])
-def test_rows_of_earlier_versions_are_not_doubled(moved: bool, naming: Naming, run: Run, earlier, tmp_path: Path):
+def test_rows_of_earlier_versions_are_not_doubled(
+    moved: bool, naming: DeidentificationPolicy, run: Run, earlier, tmp_path: Path
+):
     table = write(tmp_path / "r.csv", "study_uid,report", f"1.1,{NORMAL}", f"1.2,{NORMAL}", f"1.3,{EFFUSION}")
     told = "/gone/r.csv" if moved else table
     earlier(
@@ -296,7 +306,7 @@ def test_rows_of_earlier_versions_are_not_doubled(moved: bool, naming: Naming, r
 
 
 @pytest.mark.parametrize("naming", [PLAIN, KEYS], ids=["plain", "pseudonymous"])
-def test_files_of_earlier_versions_are_not_doubled(naming: Naming, run: Run, earlier, tmp_path: Path):
+def test_files_of_earlier_versions_are_not_doubled(naming: DeidentificationPolicy, run: Run, earlier, tmp_path: Path):
     site = tmp_path / "a"
     (site / "deep").mkdir(parents=True)
     (site / "deep" / "1.txt").write_text(NORMAL)

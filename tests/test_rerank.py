@@ -5,23 +5,23 @@ import numpy as np
 import pytest
 
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.local import Local
-from mcr_infer.rerank import TAU, check_comparable, late_interaction
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
+from mcr_infer.retrieval.late_interaction import TAU, check_comparable, late_interaction
 from tiny import tiny_bundle
 
 
-def local(count: int, dim: int = 6, seed: int = 0) -> Local:
+def local(count: int, dim: int = 6, seed: int = 0) -> TokenEmbeddings:
     rng = np.random.default_rng([seed, count])
-    return Local(
+    return TokenEmbeddings(
         vectors=(5 * rng.standard_normal((count, dim))).astype(np.float32),
         weights=rng.dirichlet(np.ones(count)).astype(np.float32),
     )
 
 
-def by_hand(words: Local, picture: Local, tau: float) -> float:
+def by_hand(words: TokenEmbeddings, picture: TokenEmbeddings, tau: float) -> float:
     """Score as the formula of the module says, one number at a time."""
     total = 0.0
     for word, weight in zip(words.vectors.astype(float), words.weights, strict=True):
@@ -55,12 +55,12 @@ def test_it_lies_between_the_mean_and_the_best_patch():
 
 def test_what_has_no_weight_and_how_long_a_vector_is_play_no_part():
     words, picture = local(3), local(5, seed=2)
-    padded = Local(
+    padded = TokenEmbeddings(
         vectors=np.concatenate([picture.vectors, 40 * words.vectors]),
         weights=np.concatenate([picture.weights, np.zeros(3, dtype=np.float32)]),
     )
     longer = dataclasses.replace(picture, vectors=picture.vectors * np.float32(3.0))
-    zero = Local(vectors=np.zeros((2, 6), dtype=np.float32), weights=np.full(2, 0.5, dtype=np.float32))
+    zero = TokenEmbeddings(vectors=np.zeros((2, 6), dtype=np.float32), weights=np.full(2, 0.5, dtype=np.float32))
     expected = late_interaction(words, [picture])[0]
     assert late_interaction(words, [padded, longer, zero]) == pytest.approx([expected, expected, 0.0], abs=1e-6)
 
@@ -80,7 +80,7 @@ def test_a_second_look_by_the_bundle_that_ships_keeps_left_from_right_in_8_bits(
     made = [phantom.make(seed, findings=shown) for seed in range(4) for shown in findings]
     _, patches = images.encode_with_locals([preprocess.patches(one.radiograph().pixels) for one in made])
     _, (left, right) = texts.encode_with_locals(["left pneumothorax", "right pneumothorax"])
-    packed = [Local.from_bytes(one.to_bytes()) for one in patches]
+    packed = [TokenEmbeddings.from_bytes(one.to_bytes()) for one in patches]
     assert [len(one.to_bytes()) for one in patches] == [13_608] * 8
     by_left, by_right = late_interaction(left, packed), late_interaction(right, packed)
     assert (by_left[0::2] > by_left[1::2] + 0.1).all()

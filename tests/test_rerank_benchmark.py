@@ -8,11 +8,13 @@ import pytest
 
 from benchmarks import combined, rerank
 from benchmarks.hard_pairs import HardPair, hard_pairs
-from mcr_infer import Bundle, ImageEncoder, TextEncoder, metrics, phantom
-from mcr_infer.local import Local
+from mcr_infer import Bundle, ImageEncoder, TextEncoder, phantom
+from mcr_infer.evaluation import metrics
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.findings import KINDS, finding_set
-from mcr_infer.queries import Question, vectors_with_words
-from mcr_infer.rerank import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.queries import Question
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_the_two_pictures_of_a_hard_pair_differ_in_one_thing(hard):
 
 def test_a_judgement_wants_the_right_picture_clearly_above():
     vectors = np.eye(2, dtype=np.float32)
-    part = Local(vectors=np.ones((1, 2), dtype=np.float32), weights=np.ones(1, dtype=np.float32))
+    part = TokenEmbeddings(vectors=np.ones((1, 2), dtype=np.float32), weights=np.ones(1, dtype=np.float32))
     seen = rerank.Pictures(
         phantoms=[], vectors=np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32), patches=[part] * 3
     )
@@ -113,7 +115,8 @@ def test_questions_of_several_parts_are_measured_as_they_are_asked(pictures: rer
             gallery, ["cardiomegaly", "pleural effusion"], "cardiomegaly and pleural effusion")),
     }  # fmt: skip
     for name, (question, ways) in asked.items():
-        vectors, (words,) = vectors_with_words([question], bundle, device="cpu")
+        asked_for = QueryVectorizer(None, bundle, device="cpu").vectorize([question], with_words=True)
+        vectors, (words,) = asked_for.vectors, asked_for.words
         cosines = gallery.images @ vectors[0]
         length = np.linalg.norm(ways[name]) / np.linalg.norm(cosines)
         assert ways[name] / length == pytest.approx(cosines, abs=1e-5)

@@ -3,13 +3,14 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index import EXACT_LIMIT, Index, Row, describe_no_match, nearest, parse_filter, scope, search
+from mcr_infer.index import EXACT_LIMIT, Index, Row, describe_no_match, nearest, parse_filter, search
 
 DIM = 16
 COUNT = 1200
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["exact", "graph"])
 def index(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     """The same index, searched in either way; subsets of more than 150 rows go through the graph."""
-    monkeypatch.setattr(scope, "LARGEST_SUBSET", 150)
+    monkeypatch.setattr(import_module("mcr_infer.index.search"), "LARGEST_SUBSET", 150)
     with Index.open(folder, exact_limit=EXACT_LIMIT if request.param == "exact" else 100) as opened:
         yield opened
 

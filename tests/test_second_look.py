@@ -11,15 +11,16 @@ import pytest
 
 from conftest import json_lines, run_cli, words
 from mcr_infer import phantom
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
+from mcr_infer.cli.query import query
 from mcr_infer.index import Index, search
-from mcr_infer.local import Local
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.phantom.dicom import write_dicom
-from mcr_infer.queries import Question, vectors_with_words
-from mcr_infer.query_command import query
-from mcr_infer.rerank import DEPTH, late_interaction
-from mcr_infer.second_look import SecondLook
+from mcr_infer.retrieval.late_interaction import DEPTH, late_interaction
+from mcr_infer.retrieval.queries import Question
+from mcr_infer.retrieval.reranker import Reranker
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 QUESTION = "left pneumothorax"
 
@@ -48,7 +49,7 @@ def test_the_index_keeps_what_the_tower_gave(kept_index: Path, phantom_folder: P
     seed = int(Path(str(first.path)).stem.split("-")[1])
     pixels = phantom.make(seed, 256).radiograph().pixels
     _, (expected,) = encoder.encode_with_locals([encoder.preprocess.patches(pixels)])
-    got = Local.from_bytes(kept[hits[0].label])
+    got = TokenEmbeddings.from_bytes(kept[hits[0].label])
     assert np.abs(got.vectors - expected.vectors).max() < np.abs(expected.vectors).max() / 250
     assert got.positions is not None
     assert got.positions.tolist() == encoder.preprocess.patches(pixels)[1].tolist()
@@ -77,7 +78,7 @@ def test_hits_are_ranked_by_the_cosine_and_the_second_look_together(kept_index: 
     with Index.open(kept_index) as index, index.snapshot():
         found = search(index, texts.encode([QUESTION]), k=24)[0]
         kept = index.locals("image", [hit.label for hit in found])
-    late = late_interaction(words, [Local.from_bytes(kept[hit.label]) for hit in found])
+    late = late_interaction(words, [TokenEmbeddings.from_bytes(kept[hit.label]) for hit in found])
     expected = {hit.id: hit.score + value for hit, value in zip(found, late.tolist(), strict=True)}
     assert {hit["id"]: hit["rerank_score"] for hit in hits} == pytest.approx(expected, abs=2e-6)
     # Another order than that of the cosine, or the test would not see the difference.
@@ -137,13 +138,14 @@ def test_sentences_with_weights_are_looked_at_together(kept_index: Path):
     hits, _ = ask(kept_index, "--not", "pleural effusion", "--rerank", "-k", "24")
     bundle = Bundle.open()
     question = Question.of(sentences=[QUESTION], unwanted=["pleural effusion"])
-    vectors, (words,) = vectors_with_words([question], bundle, device="cpu")
+    asked = QueryVectorizer(None, bundle, device="cpu").vectorize([question], with_words=True)
+    vectors, (words,) = asked.vectors, asked.words
     wanted, unwanted = (weight for _, weight in words)
     assert unwanted == pytest.approx(-0.5 * wanted)
     assert wanted > 0
     with Index.open(kept_index) as index, index.snapshot():
         found = search(index, vectors, k=24)[0]
-        look = SecondLook(index, bundle, device="cpu", notify=pytest.fail)
+        look = Reranker(index, bundle, device="cpu", notify=pytest.fail)
         expected = look.rank(words, found, 24)
         assert (look.candidates, look.unseen) == (24, 0)
     assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
@@ -154,11 +156,12 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
 ):
     bundle, told = Bundle.open(), []
     questions = [Question.of(sentences=[text]) for text in (QUESTION, "cardiomegaly")]
-    vectors, words = vectors_with_words(questions, bundle, device="cpu")
+    asked = QueryVectorizer(None, bundle, device="cpu").vectorize(questions, with_words=True)
+    vectors, words = asked.vectors, asked.words
     with Index.open(phantom_index) as index, index.snapshot():
         first, second = search(index, vectors, k=6)
         different = len({hit.label for hit in (*first, *second)})
-        look = SecondLook(index, bundle, device="cpu", notify=told.append)
+        look = Reranker(index, bundle, device="cpu", notify=told.append)
         ranked = look.rank(words[0], first, 6)
         look.rank(words[1], second, 6)
         assert [int(line.split()[0]) for line in told] == [6, *([different - 6] if different > 6 else [])]
@@ -166,8 +169,8 @@ def test_what_was_read_again_is_held_for_the_next_question_as_far_as_it_may(
         assert look.rank(words[0], first, 6) == ranked
         assert len(told) <= 2
 
-        monkeypatch.setattr("mcr_infer.second_look._HELD_BYTES", 2 * 13_608)
-        forgetful, told = SecondLook(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
+        monkeypatch.setattr("mcr_infer.retrieval.reranker._HELD_BYTES", 2 * 13_608)
+        forgetful, told = Reranker(index, bundle, device="cpu", notify=lambda line: told.append(line)), []
         assert forgetful.rank(words[0], first, 6) == ranked
         assert forgetful.rank(words[0], first, 6) == ranked
         assert [int(line.split()[0]) for line in told] == [6, 4]

@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 from dicoms import PATIENT, picture, write
 from mcr_infer.errors import ConfigError, NotRadiographError, NotSelectedError, UnsupportedImageError
 from mcr_infer.images import Selection, read_image
-from mcr_infer.images.views import _BY_CODE
+from mcr_infer.images.header import _BY_CODE
 
 
 def code(value: str, scheme: str) -> Sequence:

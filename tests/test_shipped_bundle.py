@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import language
 from mcr_infer import Bundle, ImageEncoder, TextEncoder
-from mcr_infer.labels import evaluate_labels
-from mcr_infer.long_text import DEFAULT
+from mcr_infer.evaluation.zero_shot import evaluate_labels
+from mcr_infer.inference.long_text import DEFAULT
+from mcr_infer.inference.verify import verify
 from mcr_infer.phantom.findings import DEVICES
-from mcr_infer.verify import verify
 
 
 @pytest.fixture(scope="module")

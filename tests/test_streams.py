@@ -11,8 +11,8 @@ import pytest
 
 from conftest import invoke
 from mcr_infer import Index
+from mcr_infer.cli.streams import CLOSED_PIPE, OutputError, printable, run, say_table
 from mcr_infer.index.audit import audit
-from mcr_infer.output import CLOSED_PIPE, OutputError, printable, run, say_table
 
 ROOT = Path(__file__).parents[1]
 ROWS = 2
@@ -178,7 +178,7 @@ def test_a_reader_that_is_slow_gets_everything(made: Path) -> None:
     """A pipe that another process has made non-blocking fills up, and is waited for."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    script = "from mcr_infer.output import run, say\nrun(lambda: [say('x' * 99) for _ in range(10_000)] and 3)"
+    script = "from mcr_infer.cli.streams import run, say\nrun(lambda: [say('x' * 99) for _ in range(10_000)] and 3)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=writer, env=environment) as process:
         os.close(writer)

@@ -11,8 +11,8 @@ import pytest
 
 import dicoms
 import mcr_infer
-from mcr_infer.decoding import DecodePool
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.sources import PlainFile
 from mcr_infer.telemetry import SWITCHES
 

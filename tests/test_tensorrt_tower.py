@@ -13,16 +13,17 @@ from cuda.bindings import runtime
 
 import drivers
 from drivers import Driver, Engine
-from mcr_infer.backends import TensorSpec, cuda, engines, tensorrt
-from mcr_infer.backends.engine_build import build_engine
-from mcr_infer.backends.engines import EngineManifest
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.backends.tensorrt import CAPTURED, TensorRTTower, open_engine
-from mcr_infer.bundle import TEXT_INPUTS, Bundle
-from mcr_infer.engine_command import FlavorName, TowerName
-from mcr_infer.engine_command import build_engine as build_command
-from mcr_infer.engine_gate import gate, verify_engines
+from mcr_infer.cli.bundle import FlavorName, TowerName
+from mcr_infer.cli.bundle import build_engine as build_command
 from mcr_infer.errors import BackendError
+from mcr_infer.inference import engines, tensorrt_api, tensorrt_tower
+from mcr_infer.inference.bundle import TEXT_INPUTS, Bundle
+from mcr_infer.inference.engine_build import build_engine
+from mcr_infer.inference.engines import EngineManifest
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tensorrt_tower import CAPTURED, TensorRTTower, open_engine
+from mcr_infer.inference.tower import TensorSpec
+from mcr_infer.inference.verify import validate_engine, verify_engines
 from tiny import DIM, patches, texts, tiny_bundle
 
 
@@ -48,8 +49,8 @@ def driver(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Driver:
         sides = [file.name.split("-")[0] for file in files if file.read_bytes() == content]
         return driver.engines[sides[0]] if sides else None
 
-    monkeypatch.setattr(cuda, "import_runtime", lambda: driver)
-    monkeypatch.setattr(tensorrt, "import_flavor", lambda _flavor: drivers.trt_on(load))
+    monkeypatch.setattr(tensorrt_api, "import_cuda", lambda: driver)
+    monkeypatch.setattr(tensorrt_tower, "import_flavor", lambda _flavor: drivers.trt_on(load))
     return driver
 
 
@@ -237,7 +238,7 @@ def test_an_engine_that_computes_something_else_is_not_admitted(bundle: Bundle, 
     engine.tower = Wrong()
     record = next(one for one in EngineManifest.read(bundle).engines if one.tower == "text")
     with pytest.raises(BackendError, match=r"not enabled: .*max abs difference 1\.0e-03, limit 1e-04"):
-        gate(bundle, record, sm="sm86")
+        validate_engine(bundle, record, sm="sm86")
     assert [one.verified for one in EngineManifest.read(bundle).engines] == [True, False]
     with pytest.raises(BackendError, match="never measured"):
         open_engine(bundle, "text", flavor="rtx")
@@ -253,7 +254,7 @@ def test_a_build_beside_a_gpu_is_measured_at_once(bundle: Bundle, driver: Driver
     assert entry["parity"]["sm86"]["min_cosine"] >= 0.99999
     build("sm80")
     assert json.loads(capsys.readouterr().out)["verified"] is False
-    monkeypatch.setattr("mcr_infer.engine_gate.rows_limit", lambda _: 1.1)
+    monkeypatch.setattr("mcr_infer.inference.verify.rows_limit", lambda _: 1.1)
     with pytest.raises(BackendError, match="a row in its batch and alone"):
         build("sm86")
     assert [one.file for one in EngineManifest.read(bundle).engines] == [
@@ -264,7 +265,7 @@ def test_a_build_beside_a_gpu_is_measured_at_once(bundle: Bundle, driver: Driver
 
 
 def test_the_gpu_is_described(driver: Driver):
-    assert cuda.find_gpu() == cuda.Gpu(sm="sm86", name="Imaginary GPU")
+    assert tensorrt_api.find_gpu() == tensorrt_api.Gpu(sm="sm86", name="Imaginary GPU")
     driver.sm = "120"
-    assert cuda.find_gpu().sm == "sm120"
+    assert tensorrt_api.find_gpu().sm == "sm120"
     assert engines.engine_file("image", "fp32", "tensorrt", ("sm120",)) == "image-fp32-sm120.engine"

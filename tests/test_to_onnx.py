@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from export.parity import gate, reference
 from export.to_onnx import Graph, export_tower, main, write_graph
-from mcr_infer.backends import open_tower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import WORDS, Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import BundleError
-from mcr_infer.tokenizer import train_tokenizer
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import WORDS, Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.tokenizer import train_tokenizer
+from mcr_infer.inference.verify import verify
 from tiny import IMAGE_GRAPH, MAX_TOKENS, PREPROCESS, SENTENCES, TEXT_GRAPH, VOCAB, graph, tiny_weights
 from train import checkpoint
 from train.config import Config as TrainConfig
@@ -161,7 +161,8 @@ def test_long_texts_of_bundle_and_checkpoint_agree(bundle: Bundle, run: Path):
 def test_verify_repeats_the_gate_without_torch(bundle: Bundle):
     assert all(check.ok for check in verify(bundle))
     code = (
-        "import sys; from pathlib import Path; from mcr_infer.bundle import Bundle; from mcr_infer.verify import verify;"
+        "import sys; from pathlib import Path; from mcr_infer.inference.bundle import Bundle;"
+        "from mcr_infer.inference.verify import verify;"
         f"assert all(check.ok for check in verify(Bundle.open(Path({str(bundle.path)!r}))));"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )

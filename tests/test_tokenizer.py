@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mcr_infer.errors import BundleError, ConfigError
-from mcr_infer.tokenizer import SPECIAL_TOKENS, ReportTokenizer, train_tokenizer
+from mcr_infer.inference.tokenizer import SPECIAL_TOKENS, ReportTokenizer, train_tokenizer
 
 TEXTS = [
     "Small left pleural effusion. No pneumothorax.",
@@ -22,7 +22,7 @@ def tokenizer(tmp_path_factory):
 
 
 def test_importing_the_readers_loads_no_tokenizers():
-    code = "import sys, mcr_infer.reports, mcr_infer.tokenizer; print('tokenizers' in sys.modules)"
+    code = "import sys, mcr_infer.reports, mcr_infer.inference.tokenizer; print('tokenizers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -82,7 +82,7 @@ def test_special_tokens_stand_where_the_models_expect_them_and_cannot_be_typed(t
 
 def test_the_same_texts_make_the_same_tokenizer_in_every_process():
     code = (
-        "import hashlib; from mcr_infer.tokenizer import train_tokenizer\n"
+        "import hashlib; from mcr_infer.inference.tokenizer import train_tokenizer\n"
         "texts = [f'{a}{b}{c} {c}{a}. {b}' for a in 'abcde' for b in 'lmnop' for c in 'vwxyz']\n"
         "print(hashlib.sha256(train_tokenizer(iter(texts), 120).to_str().encode()).hexdigest())"
     )
@@ -119,7 +119,7 @@ def test_the_mask_has_an_id_where_there_is_one(tokenizer):
 
 
 def test_padding_of_others_fills_up_with_their_token_and_is_cut_before_theirs(tokenizer):
-    from mcr_infer.tokenizer import Padding
+    from mcr_infer.inference.tokenizer import Padding
 
     other = ReportTokenizer(train_tokenizer(TEXTS * 5, 400), 5, padding=Padding(token_id=77, seen="all"))
     ids, mask = other.encode(["effusion", "small left pleural effusion no pneumothorax"])

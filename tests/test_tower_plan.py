@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mcr_infer import Bundle, ImageEncoder, tower_plan
+from mcr_infer import Bundle, ImageEncoder
 from mcr_infer.errors import BackendError, BundleError, ConfigError
-from mcr_infer.tower_plan import BATCHES, SECONDS, TRUSTED_SECONDS, calibrate, cpu_model, runtime_version
+from mcr_infer.inference import autotune as tuning
+from mcr_infer.inference.autotune import BATCHES, SECONDS, TRUSTED_SECONDS, autotune, cpu_model, runtime_version
 from tiny import tiny_bundle
 
 
@@ -22,7 +23,7 @@ from tiny import tiny_bundle
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tower_plan, "_SLOT", 0.005)
+    monkeypatch.setattr(tuning, "_SLOT", 0.005)
     return tmp_path / "cache" / "mcr-infer" / "plans"
 
 
@@ -32,11 +33,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def test_a_plan_is_measured_once_and_remembered_privately(bundle: Bundle, memory: Path):
-    plan = calibrate(bundle, device="cpu", cores=2)
+    plan = autotune(bundle, device="cpu", cores=2)
     assert (plan.remembered, plan.batch_size in BATCHES) == (False, True)
     assert (plan.threads, plan.intra_op_threads) in {(2, 1), (1, 2)}
     assert plan.images_per_second > 100
-    again = calibrate(bundle, device="cpu", cores=2)
+    again = autotune(bundle, device="cpu", cores=2)
     assert again == replace(plan, remembered=True)
     (record,) = memory.iterdir()
     assert (record.stat().st_mode & 0o777, memory.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -48,32 +49,32 @@ def test_a_plan_is_measured_once_and_remembered_privately(bundle: Bundle, memory
 
 def test_every_part_of_the_key_has_a_plan_of_its_own(bundle: Bundle, memory: Path, monkeypatch: pytest.MonkeyPatch):
     asked = {"device": "cpu", "cores": 1}
-    calibrate(bundle, **asked)
+    autotune(bundle, **asked)
     for change in ({"budget": 0.5}, {"cores": 2}, {"threads": 2}, {"batch_size": 3}):
-        assert not calibrate(bundle, **(asked | change)).remembered
-    assert not calibrate(replace(bundle, fingerprint="0" * 64), **asked).remembered
+        assert not autotune(bundle, **(asked | change)).remembered
+    assert not autotune(replace(bundle, fingerprint="0" * 64), **asked).remembered
     for name in ("cpu_model", "runtime_version"):
-        monkeypatch.setattr(tower_plan, name, lambda: "another")
-        assert not calibrate(bundle, **asked).remembered
+        monkeypatch.setattr(tuning, name, lambda: "another")
+        assert not autotune(bundle, **asked).remembered
         monkeypatch.undo()
         monkeypatch.setenv("XDG_CACHE_HOME", str(memory.parents[1]))
-    assert calibrate(bundle, **asked).remembered
+    assert autotune(bundle, **asked).remembered
     assert len(list(memory.iterdir())) == 8
 
 
 def test_auto_is_the_device_that_the_tower_gets(bundle: Bundle, memory: Path):
-    calibrate(bundle, cores=1)
+    autotune(bundle, cores=1)
     assert json.loads(next(memory.iterdir()).read_text())["key"]["device"] == "cpu"
-    assert calibrate(bundle, device="cpu", cores=1).remembered
+    assert autotune(bundle, device="cpu", cores=1).remembered
 
 
 def test_what_the_user_says_stands(bundle: Bundle):
-    plan = calibrate(bundle, device="cpu", cores=4, batch_size=3)
+    plan = autotune(bundle, device="cpu", cores=4, batch_size=3)
     assert plan.batch_size == 3
     assert plan.threads * plan.intra_op_threads == 4
-    plan = calibrate(bundle, device="cpu", cores=4, threads=2)
+    plan = autotune(bundle, device="cpu", cores=4, threads=2)
     assert (plan.threads, plan.intra_op_threads) == (2, 2)
-    assert calibrate(bundle, device="cpu", cores=1, threads=3, batch_size=5).threads == 3
+    assert autotune(bundle, device="cpu", cores=1, threads=3, batch_size=5).threads == 3
 
 
 GOOD = {"threads": 1, "intra_op_threads": 1, "batch_size": 1, "images_per_second": 1.0}
@@ -100,24 +101,24 @@ def write(record: Path, **changes: object) -> None:
     ],
 )
 def test_a_record_that_is_old_damaged_or_open_to_others_is_measured_again(bundle: Bundle, memory: Path, spoil):
-    calibrate(bundle, device="cpu", cores=1)
+    autotune(bundle, device="cpu", cores=1)
     spoil(next(memory.iterdir()))
-    assert not calibrate(bundle, device="cpu", cores=1).remembered
-    assert calibrate(bundle, device="cpu", cores=1).remembered
+    assert not autotune(bundle, device="cpu", cores=1).remembered
+    assert autotune(bundle, device="cpu", cores=1).remembered
 
 
 def test_a_cache_that_cannot_be_written_is_a_note_and_no_error(bundle: Bundle, tmp_path: Path, monkeypatch):
     (tmp_path / "cache").write_text("a file where the folder should be")
     told: list[str] = []
     for _ in range(2):
-        assert not calibrate(bundle, device="cpu", cores=1, notify=told.append).remembered
+        assert not autotune(bundle, device="cpu", cores=1, notify=told.append).remembered
     assert len(told) == 2
     assert "cannot be remembered in" in told[0]
     assert "(Not a directory)" in told[0]
-    monkeypatch.setattr(tower_plan, "memory_folder", lambda _: None)
-    assert not calibrate(bundle, device="cpu", cores=1, notify=told.append).remembered
+    monkeypatch.setattr(tuning, "cache_folder", lambda _: None)
+    assert not autotune(bundle, device="cpu", cores=1, notify=told.append).remembered
     assert "(no home folder)" in told[2]
-    assert not calibrate(bundle, device="cpu", cores=1).remembered  # nobody listens
+    assert not autotune(bundle, device="cpu", cores=1).remembered  # nobody listens
 
 
 class Clock:
@@ -147,8 +148,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that the calibration reads and a slow tower sleeps by."""
     clock = Clock()
-    monkeypatch.setattr(tower_plan, "time", SimpleNamespace(perf_counter=clock, time=time.time))
-    monkeypatch.setattr(tower_plan, "ImageEncoder", SlowEncoder)
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=clock, time=time.time))
+    monkeypatch.setattr(tuning, "ImageEncoder", SlowEncoder)
     monkeypatch.setattr(SlowEncoder, "sleep", clock.sleep, raising=False)
     return clock
 
@@ -170,7 +171,7 @@ class SlowEncoder:
 
 
 def test_a_slow_tower_is_measured_less_and_never_for_long(bundle: Bundle, clock: Clock):
-    plan = calibrate(bundle, device="cpu", cores=2)
+    plan = autotune(bundle, device="cpu", cores=2)
     assert 0 < clock() < SECONDS + 0.5
     assert (plan.threads, plan.batch_size) == (2, 1)
     assert plan.images_per_second == pytest.approx(2.0)
@@ -179,18 +180,18 @@ def test_a_slow_tower_is_measured_less_and_never_for_long(bundle: Bundle, clock:
 def test_batches_that_an_engine_refuses_are_passed_over(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(SlowEncoder, "seconds", 0.001)
     monkeypatch.setattr(SlowEncoder, "largest", 32)
-    plan = calibrate(bundle, device="tensorrt", cores=2)
+    plan = autotune(bundle, device="tensorrt", cores=2)
     assert plan.threads == 1
     assert plan.batch_size in (8, 16, 32)
     with pytest.raises(BackendError, match="the profile of this engine"):
-        calibrate(bundle, device="tensorrt", cores=2, batch_size=33)
+        autotune(bundle, device="tensorrt", cores=2, batch_size=33)
 
 
 def test_what_cannot_run_is_refused_as_by_the_run_itself(bundle: Bundle):
     with pytest.raises(ConfigError, match=r"in \(0, 1\]; got 2"):
-        calibrate(bundle, device="cpu", cores=1, budget=2.0)
+        autotune(bundle, device="cpu", cores=1, budget=2.0)
     with pytest.raises(BundleError, match="no towers in int8"):
-        calibrate(bundle, device="cpu", cores=1, precision="int8")
+        autotune(bundle, device="cpu", cores=1, precision="int8")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -8,14 +8,15 @@ import pytest
 
 import drivers
 from drivers import Driver, Engine
-from mcr_infer.backends import TensorSpec, Tower, cuda, open_tower, tensorrt
-from mcr_infer.backends.binding import KEPT
-from mcr_infer.backends.checked import CheckedTower
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.backends.profile import Profile
-from mcr_infer.backends.tensorrt import TensorRTTower
-from mcr_infer.bundle import Bundle
 from mcr_infer.errors import BackendError
+from mcr_infer.inference import tensorrt_api, tensorrt_tower
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.checked_tower import CheckedTower
+from mcr_infer.inference.engine_profile import Profile
+from mcr_infer.inference.open_tower import open_tower
+from mcr_infer.inference.ort_tower import KEPT, OnnxTower
+from mcr_infer.inference.tensorrt_tower import TensorRTTower
+from mcr_infer.inference.tower import TensorSpec, Tower
 from tiny import DIM, patches, texts, tiny_bundle, tiny_weights
 
 KINDS = ("onnxruntime", "one shot", "bound", "rtx", "tensorrt")
@@ -36,8 +37,8 @@ def opener(request: pytest.FixtureRequest, bundle: Bundle, monkeypatch: pytest.M
 
     def engine(side: str) -> Tower:
         made = Engine(driver, bundle.path / f"{side}.onnx", side, Profile.of(bundle, ()))
-        monkeypatch.setattr(cuda, "import_runtime", lambda: driver)
-        monkeypatch.setattr(tensorrt, "import_flavor", lambda _flavor: drivers.trt_on(lambda _content: made))
+        monkeypatch.setattr(tensorrt_api, "import_cuda", lambda: driver)
+        monkeypatch.setattr(tensorrt_tower, "import_flavor", lambda _flavor: drivers.trt_on(lambda _content: made))
         # What the driver deserialises does not matter: it gives the engine that was made.
         return TensorRTTower(bundle.path / f"{side}.onnx", flavor=kind)
 

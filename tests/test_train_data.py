@@ -7,11 +7,11 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.long_text import DEFAULT, STRATEGIES, fit
+from mcr_infer.inference.long_text import DEFAULT, STRATEGIES, fit
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from mcr_infer.phantom import make
 from mcr_infer.phantom.findings import finding_set
 from mcr_infer.reports import select_text
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.augment import augment
 from train.data import Draw, Sample, Schedule, collate

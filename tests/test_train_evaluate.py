@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 from train import config as cfg
 from train.data.phantoms import PhantomPairs, open_store
 from train.evaluate import main

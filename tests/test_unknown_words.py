@@ -9,8 +9,9 @@ import pytest
 
 from conftest import invoke, json_lines, run_cli
 from mcr_infer import Bundle, Index
-from mcr_infer.errors import QueryError
-from mcr_infer.queries import Question, open_texts, unknown_words
+from mcr_infer.errors import QueryError, UsageError
+from mcr_infer.retrieval.queries import Question
+from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
 FRENCH = "Épanchement pleural gauche de moyenne abondance. Pas de pneumothorax. Silhouette cardiaque normale."
 
@@ -97,15 +98,25 @@ def test_control_characters_of_a_query_are_escaped(phantom_index: Path):
     assert "qqq'" in done.stderr.splitlines()[-1]
 
 
-def test_vectors_and_rows_need_no_words():
-    asked = [Question.of(likes=["1.2.3"]), Question.of(likes=["1.2.4"])]
-    assert open_texts(asked, Bundle.open(), device="cpu") is None
-    assert unknown_words(asked, None) == [(), ()]
-    asked = [Question.of(sentences=["left banana", "banana effusion"], likes=["1.2.3"])]
-    assert unknown_words(asked, open_texts(asked, Bundle.open(), device="cpu")) == [("banana",)]
-    asked = [Question.of(sentences=["left effusion"], unwanted=["xqzvw"])]
-    with pytest.raises(QueryError, match="the sentence 'xqzvw' has no word"):
-        unknown_words(asked, open_texts(asked, Bundle.open(), device="cpu"))
+def test_vectors_and_rows_need_no_words(phantom_index: Path):
+    with Index.open(phantom_index) as index:
+        first, second = index.ids("image")[:2]
+        rows = QueryVectorizer(index, None).vectorize([Question.of(likes=[first]), Question.of(likes=[second])])
+        assert rows.unknown_words == [(), ()]
+        vectorizer = QueryVectorizer(index, Bundle.open(), device="cpu")
+        asked = [Question.of(sentences=["left banana", "banana effusion"], likes=[first])]
+        assert vectorizer.vectorize(asked).unknown_words == [("banana",)]
+        with pytest.raises(QueryError, match="the sentence 'xqzvw' has no word"):
+            vectorizer.vectorize([Question.of(sentences=["left effusion"], unwanted=["xqzvw"])])
+
+
+def test_parts_without_what_makes_their_vector_are_refused(phantom_index: Path):
+    with pytest.raises(UsageError, match="needs an index or a bundle"):
+        QueryVectorizer(None, None)
+    with pytest.raises(UsageError, match=r"the row '1\.2' of a question needs an index"):
+        QueryVectorizer(None, Bundle.open()).vectorize([Question.of(likes=["1.2"])])
+    with Index.open(phantom_index) as index, pytest.raises(UsageError, match="needs a bundle"):
+        QueryVectorizer(index, None).vectorize([Question.of(sentences=["effusion"])])
 
 
 def test_a_bundle_without_a_list_says_so(
@@ -146,6 +157,10 @@ def test_reports_with_unknown_words_are_counted(tmp_path: Path):
     assert "unknown words" not in done.stderr
     with Index.open(index) as opened:
         assert opened.count("report") == 5
+        counts = {id: opened.get("report", id).metadata.get("unknown_words") for id in ("0", "1", "3")}
+    assert counts == {"0": None, "1": 1, "3": 5}
+    found = invoke("query", "effusion", "--kind", "report", "--where", "unknown_words>1", "--index", index, "--json")
+    assert {hit["id"] for hit in json_lines(found.stdout)} == {"2", "3"}
 
 
 def test_known_reports_are_no_matter(phantom_folder: Path, tmp_path: Path):

@@ -13,13 +13,13 @@ import pytest
 from export import to_onnx, words
 from export.folder import write_words
 from mcr_infer import Bundle, TextEncoder, phantom
-from mcr_infer.bundle import CHECKSUMS, MANIFEST, WORDS
 from mcr_infer.errors import BundleError
+from mcr_infer.inference.bundle import CHECKSUMS, MANIFEST, WORDS
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.inference.verify import verify
+from mcr_infer.inference.vocabulary import Reading, Vocabulary, training_words
 from mcr_infer.phantom import language, lung_phrases, normal_phrases, phrases
 from mcr_infer.reports import embed_text
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
-from mcr_infer.verify import verify
-from mcr_infer.vocabulary import Reading, Vocabulary, training_words
 from tiny import SENTENCES, tiny_bundle
 from train.data.phantoms import Undrawn, phantom_texts
 
@@ -198,7 +198,7 @@ def test_a_tokenizer_without_words_is_parted_at_blanks():
     pieces = ["<pad>", "<unk>", "▁left", "▁effusion", "▁", "x", "q", "z"]
     made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], 1, False))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    from mcr_infer.tokenizer import Padding
+    from mcr_infer.inference.tokenizer import Padding
 
     tokenizer = ReportTokenizer(made, 16, padding=Padding(token_id=0, seen="none"))
     (reading,) = Vocabulary(tokenizer, None).read(["left effusion xqz 肺"])
@@ -303,7 +303,7 @@ def test_export_says_whether_words_are_listed(listed: Bundle, tmp_path: Path):
 
 
 def test_normalization_is_that_of_the_tokenizer(tmp_path: Path):
-    from mcr_infer.tokenizer import SPECIAL_TOKENS
+    from mcr_infer.inference.tokenizer import SPECIAL_TOKENS
 
     assert Bundle.open().tokenizer().normalized("ÉPANCHEMENT") == "epanchement"
     made = train_tokenizer(SENTENCES, 120)

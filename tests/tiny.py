@@ -8,10 +8,10 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 from export.folder import IMAGE, TEXT, TOKENIZER, new_bundle, weights_digest, write_manifest
-from mcr_infer.backends.onnxruntime import OnnxTower
-from mcr_infer.bundle import GOLDEN, TEXT_INPUTS, Bundle
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.inference.bundle import GOLDEN, TEXT_INPUTS, Bundle
+from mcr_infer.inference.ort_tower import OnnxTower
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
 
 PREPROCESS = Preprocess(image_size=16, patch_size=4)
 DIM, MAX_TOKENS, VOCAB = 8, 24, 120

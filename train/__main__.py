@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mcr_infer import output
+from mcr_infer.cli import streams
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         )
     except McrError as exc:
         for line in f"error: {exc}".split("\n"):  # faults of a data set stand on a line each
-            console.print(output.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(streams.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from the last checkpoint")
@@ -63,4 +63,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

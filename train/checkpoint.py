@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import BertConfig
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import atomic_write
 from train.config import Config, read_config
 from train.model import MCR
 from train.optim import Average
@@ -68,7 +68,7 @@ def open_run(run: Path, config: Config) -> Iterator[Config | None]:
 
 def begin_run(run: Path, config: Config) -> None:
     """Write the configuration into a run folder: from here on it trains with this one."""
-    replace_file(run / CONFIG, dump_toml(config).encode())
+    atomic_write(run / CONFIG, dump_toml(config).encode())
 
 
 def _hold(folder: int, run: Path) -> None:
@@ -127,10 +127,10 @@ def save_state(run: Path, learner: Learner, average: Average | None, step: int) 
         weights = average.weights
     facts = {"step": str(step), "scaler": json.dumps(learner.scaler.state_dict())}
     if learner.pretrained_text:
-        replace_file(run / TEXT_TOWER, learner.model.text_tower.bert.config.to_json_string().encode())
-    replace_file(run / MODEL, save(weights, {"step": str(step)}))
+        atomic_write(run / TEXT_TOWER, learner.model.text_tower.bert.config.to_json_string().encode())
+    atomic_write(run / MODEL, save(weights, {"step": str(step)}))
     # The state comes last: a run that it calls finished is not touched again, so its model must be there already.
-    replace_file(run / STATE, save(tensors, facts))
+    atomic_write(run / STATE, save(tensors, facts))
 
 
 def load_state(run: Path, learner: Learner, average: Average | None) -> int:
@@ -178,7 +178,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
             break
-    replace_file(path, "".join(kept).encode())
+    atomic_write(path, "".join(kept).encode())
 
 
 def load_model(run: Path) -> tuple[MCR, Config]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcr_infer.images.presets import Preset
-from mcr_infer.long_text import DEFAULT, LongText
-from mcr_infer.preprocess import Preprocess
+from mcr_infer.inference.long_text import DEFAULT, LongText
+from mcr_infer.inference.preprocess import Preprocess
 from train.masking import hidden_count
 from train.settings import parse, read_toml, rename, require
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from mcr_infer import output
+from mcr_infer.cli import streams
 from mcr_infer.errors import ConfigError, McrError
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
     from rich.console import Console
 
-    from mcr_infer.evaluate import evaluate_pairs
+    from mcr_infer.evaluation.protocols import evaluate_pairs
     from train.checkpoint import load_model
     from train.data.opening import open_held_out
     from train.held_out import embed_pairs, embed_texts
@@ -58,13 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except McrError as exc:
         for line in f"error: {exc}".split("\n"):  # faults of a data set stand on a line each
-            console.print(output.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(streams.printable(line), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     inputs = "masked" if options.masked else "whole"
     facts = {"run": options.run.name, "source": config.data.source, "inputs": inputs}
     if options.out is not None:
         options.out.write_text(json.dumps(facts | result.to_dict(), indent=1) + "\n", encoding="utf-8")
-    output.say(f"{options.run}: held-out pairs of {config.data.source}, {inputs} inputs.")
+    streams.say(f"{options.run}: held-out pairs of {config.data.source}, {inputs} inputs.")
     print(f"\n{result.markdown()}", end="")
     return 0
 
@@ -78,4 +78,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcr_infer.finding_labels import finding_set_key
-from mcr_infer.long_text import fit, mean_of_pieces
-from mcr_infer.metrics import label_ranks, macro_weights
-from mcr_infer.pairs import Pair
-from mcr_infer.tokenizer import ReportTokenizer
+from mcr_infer.evaluation.finding_labels import finding_set_key
+from mcr_infer.evaluation.metrics import label_ranks, macro_weights
+from mcr_infer.evaluation.pairs import Pair
+from mcr_infer.inference.long_text import fit, mean_of_pieces
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Pairs, collate
 from train.model import MCR

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer import output
+from mcr_infer.cli import streams
 from mcr_infer.errors import ConfigError, McrError
 
 if TYPE_CHECKING:
@@ -170,12 +170,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         figure = draw(read_metrics(options.run), options.run.name)
     except McrError as exc:
-        output.say(f"error: {exc}", to_stderr=True)
+        streams.say(f"error: {exc}", to_stderr=True)
         return 1
     figure.savefig(out)
-    output.say(str(out))
+    streams.say(str(out))
     return 0
 
 
 if __name__ == "__main__":
-    output.run(main)
+    streams.run(main)

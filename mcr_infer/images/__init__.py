@@ -3,7 +3,7 @@
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.presets import Preset
 from mcr_infer.images.radiograph import Radiograph
-from mcr_infer.images.reduction import Room
+from mcr_infer.images.reduced_decode import Room
 from mcr_infer.images.selection import Selection
 from mcr_infer.pseudonyms import PatientSecret
 

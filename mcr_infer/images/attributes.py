@@ -71,7 +71,7 @@ class Attributes:
         text = (self.text(keyword) or "").upper()
         if not text or re.fullmatch(r"[A-Z0-9_ ]{1,16}", text):
             return text or None
-        self.notes.append(f"{keyword} is no code: ignored")
+        self.notes.append(f"{keyword} is not a code: ignored")
         return None
 
     def uid(self, keyword: str) -> str | None:
@@ -82,7 +82,7 @@ class Attributes:
         text = self.text(keyword)
         if text is None or (len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)+", text, re.ASCII)):
             return text
-        self.notes.append(f"{keyword} is no UID: ignored")
+        self.notes.append(f"{keyword} is not a UID: ignored")
         return None
 
     def identifier(self, keyword: str) -> str:
@@ -128,7 +128,7 @@ class Attributes:
         numbers = tuple(self._decimal(keyword, text) for text in texts)
         if all(map(math.isfinite, numbers)):
             return numbers
-        self.notes.append(f"{keyword} is no number: ignored")
+        self.notes.append(f"{keyword} is not a number: ignored")
         return ()
 
     def _decimal(self, keyword: str, text: str) -> float:

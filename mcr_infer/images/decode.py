@@ -12,13 +12,11 @@ from types import MappingProxyType
 import numpy as np
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
-from mcr_infer.images.codestream import Codestream, describe_jpeg, describe_jpeg2000
-from mcr_infer.images.extra import imagecodecs_if_installed, require_imagecodecs
-from mcr_infer.images.layout import PixelFormat, Stored
+from mcr_infer.images.pixel_format import PixelFormat, Stored
 from mcr_infer.images.pixeldata import check_native_length
-from mcr_infer.images.quiet import quietly
-from mcr_infer.images.reduction import reduced_shape, spread_evenly
+from mcr_infer.images.reduced_decode import Codestream, describe_jpeg, describe_jpeg2000, reduced_shape, spread_evenly
 from mcr_infer.images.run_length import unpack_runs
+from mcr_infer.images.third_party import imagecodecs_if_installed, quietly, require_imagecodecs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,20 +18,25 @@ from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, U
 from mcr_infer.images.attributes import Attributes, Unusable
 from mcr_infer.images.decode import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, TRANSFER_SYNTAXES, decode
 from mcr_infer.images.elements import Elements
-from mcr_infer.images.frame import read_spacing, read_turn, require_one_grey_frame
-from mcr_infer.images.grey_scale import read_rendering
+from mcr_infer.images.header import (
+    DESCRIPTIONS,
+    read_rendering,
+    read_spacing,
+    read_turn,
+    read_view,
+    require_one_grey_frame,
+    require_radiograph,
+)
 from mcr_infer.images.inflate import inflate
-from mcr_infer.images.modality import require_radiograph
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.overlays import Overlay, find_overlays, without_overlays
 from mcr_infer.images.pixeldata import read_pixel_data
 from mcr_infer.images.presets import REDUCIBLE, Preset, require_preset
-from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.reduction import Room, choose_reduction
+from mcr_infer.images.reduced_decode import Room, choose_reduction
 from mcr_infer.images.rendering import render
 from mcr_infer.images.selection import Selection
-from mcr_infer.images.views import DESCRIPTIONS, read_view
+from mcr_infer.images.third_party import quietly
 from mcr_infer.pseudonyms import PatientSecret
 
 if TYPE_CHECKING:
@@ -296,7 +301,7 @@ def _attributes(
     notes: list[str] = []
     attributes = Attributes(_plain(dataset, keywords, elements, notes), little_endian=little_endian)
     if not elements.in_order:
-        notes.append("elements of the header are out of order: read all the same")
+        notes.append("elements of the header are out of order: read anyway")
     attributes.notes = notes
     return attributes
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.images.elements import Elements
-from mcr_infer.images.layout import PixelFormat
+from mcr_infer.images.pixel_format import PixelFormat
 
 _BITS_ALLOCATED, _BIT_POSITION, _DATA = 0x0100, 0x0102, 0x3000
 

@@ -32,5 +32,5 @@ def require_preset(name: str) -> Preset:
         if preset == name:
             return preset
     raise ConfigError(
-        f"{name!r} is no rendering preset, expected one of {', '.join(PRESETS)}; a later version of mcr-infer may know it"
+        f"{name!r} is not a rendering preset, expected one of {', '.join(PRESETS)}; a later version of mcr-infer may know it"
     )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mcr_infer.images.header import ViewSource
 from mcr_infer.images.presets import Preset
-from mcr_infer.images.views import ViewSource
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded; the largest detectors and film scans stay below 50 million pixels."""

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError, ImageError, UnsupportedImageError
-from mcr_infer.images.frame import Spacing
+from mcr_infer.images.header import Spacing
 from mcr_infer.images.opening import ImageSource, opened
 from mcr_infer.images.presets import Preset, require_preset
-from mcr_infer.images.quiet import quietly
 from mcr_infer.images.radiograph import MAX_PIXELS, Radiograph
-from mcr_infer.images.reduction import Room, choose_reduction, spread_evenly
+from mcr_infer.images.reduced_decode import Room, choose_reduction, spread_evenly
 from mcr_infer.images.rendering import PERCENTILES, Rendering, render
 from mcr_infer.images.selection import Selection
+from mcr_infer.images.third_party import quietly
 
 if TYPE_CHECKING:
     from PIL.Image import Image

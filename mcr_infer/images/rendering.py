@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
-from mcr_infer.images.equalisation import mimic_cxr_jpg_levels
-from mcr_infer.images.histogram import Histogram
-from mcr_infer.images.layout import Stored
+from mcr_infer.images.histogram import Histogram, mimic_cxr_jpg_levels
+from mcr_infer.images.pixel_format import Stored
 from mcr_infer.images.presets import Preset
 
 PERCENTILES = (0.5, 99.5)
@@ -138,7 +137,7 @@ def _render(stored: Stored, rendering: Rendering, preset: Preset) -> Rendered:
     histogram = Histogram(stored, rendering.padding)
     values = _modality_values(histogram.levels, rendering)
     if not np.isfinite(values.max() - values.min()):
-        raise BrokenImageError("the modality transformation makes values beyond all numbers", reason="corrupt")
+        raise BrokenImageError("the modality transformation makes values that overflow", reason="corrupt")
     # Unpadded values in one straight line have their extremes at both ends, and nobody need count what lies between.
     straight = rendering.padding is None and rendering.modality_lut is None
     seen = values[[0, -1]] if straight else values[histogram.counts() > 0]

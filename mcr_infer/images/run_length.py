@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import BrokenImageError
-from mcr_infer.images.extra import imagecodecs_if_installed
-from mcr_infer.images.layout import PixelFormat, Stored
+from mcr_infer.images.pixel_format import PixelFormat, Stored
+from mcr_infer.images.third_party import imagecodecs_if_installed
 
 
 def unpack_runs(data: bytes, layout: PixelFormat) -> Stored:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from mcr_infer.errors import ConfigError, NotSelectedError
-from mcr_infer.images.modality import RADIOGRAPHS
-from mcr_infer.images.views import LATERALS
+from mcr_infer.images.header import LATERALS, RADIOGRAPHS
 
 UNKNOWN = "unknown"
 """Selects what the file does not say; PNG and JPEG files say none of it."""

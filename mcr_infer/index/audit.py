@@ -8,21 +8,20 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mcr_infer.check import Check
-from mcr_infer.errors import McrError
+from mcr_infer.errors import CheckResult, McrError
 from mcr_infer.index.audit_rows import audit_rows
 from mcr_infer.index.connection import FILE_NAME as STORE
-from mcr_infer.index.folder import LEFTOVERS
-from mcr_infer.index.lock import FILE_NAME as LOCK
+from mcr_infer.index.index import LEFTOVERS
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
 from mcr_infer.index.manifest import Manifest
 from mcr_infer.index.rows import KINDS
 from mcr_infer.index.snapshots import states_of
+from mcr_infer.index.storage import FILE_NAME as LOCK
 from mcr_infer.index.store import Store
 
 _LIVE = {STORE, f"{STORE}-wal", f"{STORE}-shm", MANIFEST, LOCK}
 _REPORTS = {"run.json", "failures.jsonl", "known-failures-image.jsonl", "known-failures-report.jsonl"}
-"""What `embed-images` leaves in the folder, see `mcr_infer.pipeline.report`."""
+"""What `embed-images` leaves in the folder, see `mcr_infer.pipeline.run_report`."""
 
 _ATTEMPTS = 3
 _SHOWN = 5
@@ -33,7 +32,7 @@ def holds_parts(place: Path) -> bool:
     return any((place / name).exists() for name in (MANIFEST, STORE))
 
 
-def audit(folder: Path) -> list[Check]:
+def audit(folder: Path) -> list[CheckResult]:
     """Check every file of an index, every row and every vector against the others."""
     for _ in range(_ATTEMPTS):
         manifest, checks = _audit(folder)
@@ -43,13 +42,13 @@ def audit(folder: Path) -> list[Check]:
     return checks
 
 
-def _audit(folder: Path) -> tuple[Manifest | None, list[Check]]:
+def _audit(folder: Path) -> tuple[Manifest | None, list[CheckResult]]:
     """Check what the manifest names now; return it, too."""
     manifest, checks = _manifest_check(folder)
     try:
         store = Store(folder, writable=False)
     except McrError as error:
-        checks.append(Check(name=STORE, ok=False, detail=str(error)))
+        checks.append(CheckResult(name=STORE, ok=False, detail=str(error)))
         return manifest, [*checks, *_folder_checks(folder, manifest)]
     try:
         with store.snapshot():
@@ -57,40 +56,40 @@ def _audit(folder: Path) -> tuple[Manifest | None, list[Check]]:
             for kind in KINDS:
                 checks += audit_rows(folder, store, kind, states_of(manifest).get(kind))
     except McrError as error:
-        checks.append(Check(name=STORE, ok=False, detail=str(error)))
+        checks.append(CheckResult(name=STORE, ok=False, detail=str(error)))
     finally:
         store.close(truncate=False)
     return manifest, [*checks, *_folder_checks(folder, manifest)]
 
 
-def _manifest_check(folder: Path) -> tuple[Manifest | None, list[Check]]:
+def _manifest_check(folder: Path) -> tuple[Manifest | None, list[CheckResult]]:
     try:
         manifest = Manifest.read(folder)
     except McrError as error:
-        return None, [Check(name=MANIFEST, ok=False, detail=str(error))]
+        return None, [CheckResult(name=MANIFEST, ok=False, detail=str(error))]
     if manifest is None:
         why = f"{MANIFEST} is lost; the next embed writes it again from {STORE}"
-        return None, [Check(name=MANIFEST, ok=False, detail=why)]
+        return None, [CheckResult(name=MANIFEST, ok=False, detail=why)]
     told = f"format version {manifest.format_version}, matches its digest"
-    return manifest, [Check(name=MANIFEST, ok=True, detail=told)]
+    return manifest, [CheckResult(name=MANIFEST, ok=True, detail=told)]
 
 
-def _store_checks(store: Store, manifest: Manifest | None) -> Iterator[Check]:
+def _store_checks(store: Store, manifest: Manifest | None) -> Iterator[CheckResult]:
     faults = store.faults()
     told = "; ".join(faults) if faults else f"format version {store.version}, sound by SQLite's own check"
-    yield Check(name=STORE, ok=not faults, detail=told)
+    yield CheckResult(name=STORE, ok=not faults, detail=told)
     try:
         identity = store.identity()
     except McrError as error:
-        yield Check(name="identity", ok=False, detail=str(error))
+        yield CheckResult(name="identity", ok=False, detail=str(error))
     else:
         same = manifest is None or manifest.identity == identity
         told = f"fingerprint {identity.fingerprint}, {identity.embedding_dim} dimensions, bundle {identity.bundle!r}"
         why = f"{STORE} and {MANIFEST} belong to different indexes: restore the folder as a whole"
-        yield Check(name="identity", ok=same, detail=told if same else why)
+        yield CheckResult(name="identity", ok=same, detail=told if same else why)
     dangling = store.dangling()
     lost = dangling["files"]
-    yield Check(
+    yield CheckResult(
         name="files", ok=not lost, detail=f"{lost} refer to rows that are gone" if lost else "all refer to rows"
     )
     count, damaged = 0, []
@@ -100,19 +99,19 @@ def _store_checks(store: Store, manifest: Manifest | None) -> Iterator[Check]:
             damaged.append(label)
     wrong = [f"{len(damaged)} do not match their digest (of rows {_first(damaged)})"] if damaged else []
     wrong += [f"{dangling['locals']} belong to rows that are gone"] if dangling["locals"] else []
-    yield Check(name="locals", ok=not wrong, detail="; ".join(wrong) or f"{count}, each matches its digest")
+    yield CheckResult(name="locals", ok=not wrong, detail="; ".join(wrong) or f"{count}, each matches its digest")
 
 
-def _folder_checks(folder: Path, manifest: Manifest | None) -> Iterator[Check]:
+def _folder_checks(folder: Path, manifest: Manifest | None) -> Iterator[CheckResult]:
     try:
         paths = sorted(folder.iterdir())
         modes = {path.name: path.lstat().st_mode for path in (folder, *paths) if path.exists()}
     except OSError as exc:
-        yield Check(name="permissions", ok=False, detail=f"{folder} cannot be read: {exc.strerror}")
+        yield CheckResult(name="permissions", ok=False, detail=f"{folder} cannot be read: {exc.strerror}")
         return
     open_to_others = [name for name, mode in modes.items() if stat.S_IMODE(mode) & 0o077]
     why = f"others than the owner may use {_first(open_to_others)}: chmod -R go= the folder"
-    yield Check(name="permissions", ok=not open_to_others, detail=why if open_to_others else "the owner's alone")
+    yield CheckResult(name="permissions", ok=not open_to_others, detail=why if open_to_others else "the owner's alone")
     named = {name for kind, state in states_of(manifest).items() for name in state.file_names(kind)}
     others = [path for path in paths if path.name not in _LIVE | _REPORTS | named]
     left = [path.name for path in others if any(path.match(pattern) for pattern in LEFTOVERS)]
@@ -122,7 +121,7 @@ def _folder_checks(folder: Path, manifest: Manifest | None) -> Iterator[Check]:
         "no part of an index": foreign,
     }
     told = "; ".join(f"{_first(names)}: {why}" for why, names in what.items() if names)
-    yield Check(name="leftovers", ok=True, detail=told or "none")
+    yield CheckResult(name="leftovers", ok=True, detail=told or "none")
 
 
 def _first(names: list[str] | list[int]) -> str:

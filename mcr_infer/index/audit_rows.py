@@ -12,14 +12,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.check import Check
-from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.facts import KEYS, Column, key_of, load_facts, read_facts
-from mcr_infer.index.graph_file import verified_nodes
+from mcr_infer.errors import CheckResult, IndexCorruptError
+from mcr_infer.index.columns import KEYS, Column, key_of, load_facts, load_vectors, read_facts
+from mcr_infer.index.graph import verified_nodes
 from mcr_infer.index.manifest import ColumnFile, KindState, Snapshot
 from mcr_infer.index.rows import COLUMNS, UNIT_TOLERANCE, checked_vector
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import load_vectors
 
 _BLOCK = 2048
 """Rows that are looked at together."""
@@ -61,7 +59,7 @@ class Beside(Protocol):
         ...
 
 
-def audit_rows(folder: Path, store: Store, kind: str, known: KindState | None) -> Iterator[Check]:
+def audit_rows(folder: Path, store: Store, kind: str, known: KindState | None) -> Iterator[CheckResult]:
     """Check the rows of a kind and the snapshots that the manifest names (`known`, None where it is lost)."""
     generation, counted = store.state(kind)
     dim = store.identity().embedding_dim
@@ -87,7 +85,7 @@ def audit_rows(folder: Path, store: Store, kind: str, known: KindState | None) -
         name = f"{what} {kind}"
         if what in failed:
             why = f"{failed[what]}. Searches read the store until `mcr-infer rebuild` makes it again"
-            yield Check(name=name, ok=False, detail=why)
+            yield CheckResult(name=name, ok=False, detail=why)
         elif what in beside:
             yield _beside_check(name, beside[what], wrong[what], rows.labels, generation)
 
@@ -137,33 +135,33 @@ class _Rows:
         """The labels of all rows, ascending."""
         return np.concatenate(self._labels) if self._labels else np.empty(0, dtype=np.int64)
 
-    def check(self) -> Check:
+    def check(self) -> CheckResult:
         ids = np.sort(np.concatenate(self._ids)) if self._ids else np.empty(0, dtype=np.uint64)
         double = int((ids[1:] == ids[:-1]).sum())
         told = [f"{len(names)} {what} ({_few(names)})" for what, names in self._faults.items()]
         told += [f"{double} have the id of another"] if double else []
         sound = f"{self.count}, each matches its digest, finite vectors of length 1 in {self._dim} dimensions"
-        return Check(name=f"rows {self._kind}", ok=not told, detail="; ".join(told) or sound)
+        return CheckResult(name=f"rows {self._kind}", ok=not told, detail="; ".join(told) or sound)
 
 
-def _count_check(kind: str, found: int, counted: int, generation: int, known: KindState | None) -> Check:
+def _count_check(kind: str, found: int, counted: int, generation: int, known: KindState | None) -> CheckResult:
     name = f"count {kind}"
     if found != counted:
         why = f"{found} rows, the store counted {counted}: restore the index from a backup"
-        return Check(name=name, ok=False, detail=why)
+        return CheckResult(name=name, ok=False, detail=why)
     told = f"{found} rows, generation {generation}"
     if known is None or (known.generation, known.rows) == (generation, counted):
-        return Check(name=name, ok=True, detail=told)
+        return CheckResult(name=name, ok=True, detail=told)
     if generation > known.generation:
         told += f"; index.json knows generation {known.generation}, the next writer brings it up to date"
-        return Check(name=name, ok=True, detail=told)
+        return CheckResult(name=name, ok=True, detail=told)
     told += (
         f"; index.json has {known.rows} of generation {known.generation}: the store is older, restore the whole folder"
     )
-    return Check(name=name, ok=False, detail=told)
+    return CheckResult(name=name, ok=False, detail=told)
 
 
-def _beside_check(name: str, one: Beside, wrong: list[int], labels: Labels, generation: int) -> Check:
+def _beside_check(name: str, one: Beside, wrong: list[int], labels: Labels, generation: int) -> CheckResult:
     missing = int((~np.isin(labels, one.labels)).sum())
     gone = int((~np.isin(one.labels, labels)).sum())
     told = []
@@ -174,9 +172,9 @@ def _beside_check(name: str, one: Beside, wrong: list[int], labels: Labels, gene
     elif one.generation == generation and (missing or gone):
         told.append(f"it lacks {missing} rows and has {gone} that are gone, though its generation is that of the store")
     if told:
-        return Check(name=name, ok=False, detail="; ".join(told) + ": run `mcr-infer rebuild`")
+        return CheckResult(name=name, ok=False, detail="; ".join(told) + ": run `mcr-infer rebuild`")
     behind = f", behind the store by {missing} rows that came and {gone} that went" if missing or gone else ""
-    return Check(name=name, ok=True, detail=f"{len(one.labels)} rows as in the store{behind}{one.note()}")
+    return CheckResult(name=name, ok=True, detail=f"{len(one.labels)} rows as in the store{behind}{one.note()}")
 
 
 class _VectorsBeside:

@@ -1,13 +1,16 @@
-"""A connection to store.sqlite: opened so that a commit is on the disk, migrated, and what SQLite says put into our words.
+"""A connection to store.sqlite: durable commits, migration of earlier formats, and SQLite's errors in our words.
 
-BEGIN IMMEDIATE -> statements -> COMMIT    a writer's transaction: all of it or nothing
-BEGIN -> SELECTs -> ROLLBACK               a reader's snapshot: everything from one moment
+    BEGIN IMMEDIATE -> statements -> COMMIT    a writer's transaction: all of it or nothing
+    BEGIN -> SELECTs -> ROLLBACK               a reader's snapshot: everything from one moment
+
+A writer migrates a store when it opens it, one step a version, all of them in one transaction, so that a crash leaves the
+store as it was or as it is now. A reader migrates nothing: what a version lacks reads as absent.
 """
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,6 @@ from urllib.parse import quote
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexLockedError, UsageError
 from mcr_infer.index.manifest import FORMAT_VERSION, newer_format
-from mcr_infer.index.migrations import migrate
 from mcr_infer.index.storage import DISK_FULL, NOT_WRITABLE
 from mcr_infer.index.wal import refuse_damaged_log
 
@@ -206,3 +208,23 @@ def _is_frozen(folder: Path) -> bool:
     """
     wal = folder / f"{FILE_NAME}-wal"
     return not os.access(folder, os.W_OK) and not (wal.exists() and wal.stat().st_size)
+
+
+LOCALS = """CREATE TABLE locals(
+    label INTEGER PRIMARY KEY REFERENCES rows(label) ON DELETE CASCADE, content BLOB NOT NULL, digest BLOB NOT NULL)"""
+"""The mapped patches or words of a row, for a second look; they go when their row goes."""
+
+STEPS: Mapping[int, Sequence[str]] = {
+    # What rows came from is asked of the facts, which have a digest.
+    1: ("ALTER TABLE rows ADD COLUMN patient_key TEXT", LOCALS, "DROP INDEX rows_provenance"),
+    2: ("ALTER TABLE files ADD COLUMN ctime_ns INTEGER", "ALTER TABLE rows ADD COLUMN text_strategy TEXT"),
+}
+"""The statements that lead from a version to the next."""
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a store of a version to `FORMAT_VERSION`, inside the transaction of the caller."""
+    for step in range(version, FORMAT_VERSION):
+        for statement in STEPS[step]:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.errors import QueryError
-from mcr_infer.index.facts import ABSENT, KEYS, Column, Facts, key_of
+from mcr_infer.index.columns import ABSENT, KEYS, Column, MetadataColumns, key_of
 
 Mask = NDArray[np.bool_]
 
@@ -46,7 +46,7 @@ _SHOWN = 8
 class Filter(Protocol):
     """What rows of a kind a search, an export or a deletion is about."""
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]. Raises `QueryError` for a name that no row has, or a value that is of no use."""
         ...
 
@@ -59,7 +59,7 @@ class Compare:
     operator: str
     value: str
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]."""
         if self.name in KEYS:
             if self.operator != "=":
@@ -83,7 +83,7 @@ class Missing:
 
     name: str
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows do not have the fact [N]."""
         if self.name in KEYS:
             return np.asarray(facts.keys[self.name] == ABSENT)
@@ -97,7 +97,7 @@ class Not:
 
     other: Filter
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]."""
         return ~self.other.mask(facts)
 
@@ -108,7 +108,7 @@ class AllOf:
 
     parts: tuple[Filter, ...]
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]."""
         return np.asarray(np.logical_and.reduce([part.mask(facts) for part in self.parts]))
 
@@ -119,7 +119,7 @@ class AnyOf:
 
     parts: tuple[Filter, ...]
 
-    def mask(self, facts: Facts) -> Mask:
+    def mask(self, facts: MetadataColumns) -> Mask:
         """Return which rows match [N]."""
         return np.asarray(np.logical_or.reduce([part.mask(facts) for part in self.parts]))
 
@@ -131,7 +131,7 @@ def parse_filter(text: str) -> Filter:
     return _Parser(text).all_of_it()
 
 
-def describe_values(facts: Facts, name: str) -> str:
+def describe_values(facts: MetadataColumns, name: str) -> str:
     """Return in words what a fact is, for somebody whose filter matched nothing."""
     if name in KEYS:
         return f"{name} is compared as a whole"
@@ -153,7 +153,7 @@ def names_in(where: Filter) -> list[str]:
     return list(dict.fromkeys(name for part in parts for name in names_in(part)))
 
 
-def _column(facts: Facts, name: str) -> Column:
+def _column(facts: MetadataColumns, name: str) -> Column:
     column = facts.columns.get(name)
     if column is None:
         known = sorted({*KEYS, *facts.columns})

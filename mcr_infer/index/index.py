@@ -1,6 +1,7 @@
-"""The index: one folder with the store, the graphs beside it and the manifest that ties them together.
+"""The index: one folder with the store, the snapshots beside it and the manifest that ties them together.
 
-One process writes, any number read: readers see what was committed without opening again.
+One process writes, any number read: readers see what was committed without opening again. A folder is created so that a
+crash leaves nothing half made.
 """
 
 import os
@@ -11,19 +12,17 @@ from types import TracebackType
 
 from mcr_infer.embeddings import fingerprint_of
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError, IndexNotFoundError
+from mcr_infer.files import PARTIAL, FileStamp, sync_folder
 from mcr_infer.index.connection import FILE_NAME as STORE
-from mcr_infer.index.folder import LEFTOVERS, create, holds_index
-from mcr_infer.index.lock import WriterLock, refuse_network_filesystem
 from mcr_infer.index.manifest import FILE_NAME as MANIFEST
-from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning
+from mcr_infer.index.manifest import Identity, KindState, Manifest, Tuning, check_keyed
 from mcr_infer.index.reader import Reader
-from mcr_infer.index.root import Root
+from mcr_infer.index.root import Root, working_folder
 from mcr_infer.index.rows import KINDS, Row, check_kind
-from mcr_infer.index.secrecy import check_keyed
 from mcr_infer.index.snapshots import Notify, Renewal, Snapshots
-from mcr_infer.index.storage import storage_errors
+from mcr_infer.index.storage import FILE_NAME as LOCK
+from mcr_infer.index.storage import WriterLock, refuse_network_filesystem, storage_errors
 from mcr_infer.index.store import Store
-from mcr_infer.stamp import FileStamp
 
 EXACT_LIMIT = 50_000
 """Rows of a kind up to which every query looks at all of them: 17 ms at 100k x 512 on one core, recall 1."""
@@ -316,3 +315,53 @@ class Index(Reader):
         self._writing()
         self._store.vacuum()
         return self._store.truncate()
+
+
+LEFTOVERS = ("graph-*.hnsw", "vectors-*.bin", "facts-*.bin", "*.tmp", PARTIAL, "etilqs_*")
+"""What a crash may leave in the folder, unless a manifest names it; the last are SQLite's temporary files."""
+
+_OWN_FILES = {STORE, f"{STORE}-wal", f"{STORE}-shm", LOCK}
+
+
+def holds_index(place: Path) -> bool:
+    """True where a folder holds an index, damaged or not; a creation that a crash cut short does not count."""
+    with storage_errors(place):
+        has_store, has_manifest = (place / STORE).exists(), (place / MANIFEST).exists()
+    if has_manifest and not has_store:
+        raise IndexCorruptError(f"index {place} has lost {STORE}, which holds its rows: restore it from a backup")
+    return has_manifest or (has_store and not Store.is_blank(place))
+
+
+def bytes_of(place: Path) -> int:
+    """Return how many bytes the files of a folder take."""
+    with storage_errors(place):
+        return sum(path.stat().st_size for path in place.iterdir() if path.is_file()) if place.is_dir() else 0
+
+
+def create(place: Path, identity: Identity) -> None:
+    """Make the files of an index in a new or empty folder, private to its owner.
+
+    Its root is the working folder where the identity names none; a pseudonymous index, which keeps no paths, has none.
+    """
+    identity = replace(identity, root="" if identity.pseudonymous else identity.root or working_folder())
+    with storage_errors(place):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        foreign = sorted(
+            path.name for path in place.iterdir() if path.name not in _OWN_FILES and not path.match(PARTIAL)
+        )
+        if foreign:
+            raise EmbeddingIndexError(
+                f"{place} holds other files ({foreign[0]}) and no index: choose a new or empty folder with --index"
+            )
+        refuse_network_filesystem(place)
+        place.chmod(0o700)
+        lock = WriterLock(place)
+        try:
+            if not holds_index(place):  # unless another process was faster
+                Store.create(place, identity)
+                Manifest(identity=identity, kinds={kind: KindState(generation=0, rows=0) for kind in KINDS}).write(
+                    place
+                )
+                sync_folder(place.absolute().parent)
+        finally:
+            lock.release()

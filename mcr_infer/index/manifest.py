@@ -1,19 +1,23 @@
-"""index.json: what the folder says about itself, so that a store, a graph and a bundle that do not belong together show.
+"""index.json: the identity of an index and its snapshots, so that files that do not belong together are detected.
 
-The store is the truth and is always at least as new as the manifest: a store with a lower generation lost something.
+The store is authoritative and always at least as new as the manifest: a store with a lower generation lost something.
+
+The identity also binds writers: to one site secret from the first row on, and in a pseudonymous index to keys alone. Rows
+with and without keys side by side would tell which key is which, and a patient of whom only some rows have the key would be
+deleted in part.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mcr_infer.durable import replace_file
-from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
-from mcr_infer.index.rows import KINDS
+from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError, IndexMismatchError
+from mcr_infer.files import FileStamp, atomic_write
+from mcr_infer.index.rows import KINDS, Row
 from mcr_infer.index.storage import storage_errors
 
 FORMAT_VERSION = 3
@@ -74,7 +78,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFile:
-    """A file of vectors or of facts that is complete on disk, see `mcr_infer.index.vectors` and `.facts`."""
+    """A file of vectors or of facts that is complete on disk, see `mcr_infer.index.columns` and `.facts`."""
 
     sha256: str
     rows: int
@@ -138,7 +142,7 @@ class Manifest:
         }
         values["digest"] = _digest(values)
         with storage_errors(folder):
-            replace_file(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode(), private=True)
+            atomic_write(folder / FILE_NAME, (json.dumps(values, indent=1) + "\n").encode(), private=True)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
@@ -251,3 +255,55 @@ def _count(value: object) -> int:
     if type(value) is not int or value < 0:
         raise ValueError("count")
     return value
+
+
+_ELSEWHERE = "or embed into a new folder with --index"
+
+
+def check_secret(folder: Path, identity: Identity, secret_check: str, *, pseudonymous: bool) -> None:
+    """Raise `IndexMismatchError` unless a writer names rows as an index does; `secret_check` is empty for no secret."""
+    if identity.secret_check != secret_check:
+        if not secret_check:
+            raise IndexMismatchError(
+                f"index {folder} was made with a site secret, and none was given: name its file with --site-secret, "
+                f"{_ELSEWHERE}"
+            )
+        if not identity.secret_check:
+            raise IndexMismatchError(
+                f"index {folder} was made without a site secret: its rows have no keys, so that a patient could be found "
+                f"among the new ones only. Leave --site-secret out, {_ELSEWHERE}"
+            )
+        raise IndexMismatchError(
+            f"index {folder} was made with another site secret than the one given: their keys have nothing in common. Name "
+            f"the file of that secret with --site-secret, {_ELSEWHERE}"
+        )
+    if identity.pseudonymous and not pseudonymous:
+        raise IndexMismatchError(
+            f"index {folder} is pseudonymous: it keeps no paths and no UIDs. Give --pseudonymise, {_ELSEWHERE}"
+        )
+    if pseudonymous and not identity.pseudonymous:
+        raise IndexMismatchError(
+            f"index {folder} keeps paths and UIDs, and would keep those that it has: an index is pseudonymous from its "
+            f"first row or never. Leave --pseudonymise out, {_ELSEWHERE}"
+        )
+
+
+def check_keyed(folder: Path, rows: Iterable[Row], files: Iterable[tuple[FileStamp, str]]) -> None:
+    """Raise `IndexMismatchError`, which quotes nothing, where a row or a file is named otherwise than by keys."""
+    from mcr_infer.pseudonyms import is_key  # which a query does without
+
+    for row in rows:
+        named = (row.study_uid, row.series_uid, row.patient_key, row.content_digest)
+        if row.path is not None or row.text is not None:
+            raise _refused(folder, f"a {row.kind} comes with a path or its words")
+        if not all(is_key(text) for text in (row.id, *named) if text is not None):
+            raise _refused(folder, f"a {row.kind} is named by something else")
+    for stamp, id in files:
+        if not (is_key(stamp.path) and is_key(id)):
+            raise _refused(folder, "a file is named by something else")
+
+
+def _refused(folder: Path, what: str) -> IndexMismatchError:
+    return IndexMismatchError(
+        f"index {folder} is pseudonymous and takes rows that are named by keys only: {what}; nothing of this batch was added"
+    )

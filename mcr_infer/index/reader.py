@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 
 from mcr_infer.embeddings import Embeddings
 from mcr_infer.errors import IndexCorruptError, IndexMismatchError, QueryError
+from mcr_infer.files import FileStamp
+from mcr_infer.index.columns import MetadataColumns
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
-from mcr_infer.index.facts import Facts
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.graph import Graph
-from mcr_infer.index.manifest import Identity, KindState, Manifest
+from mcr_infer.index.manifest import Identity, KindState, Manifest, check_secret
 from mcr_infer.index.rows import Row, check_kind, is_unicode
-from mcr_infer.index.secrecy import check_secret
 from mcr_infer.index.snapshots import Snapshots, states_of
 from mcr_infer.index.store import Store
-from mcr_infer.stamp import FileStamp
 
 _SCANNED = 10_000
 """Rows that one look at the store reads."""
@@ -127,10 +126,21 @@ class Reader:
         """Return the vector [D] of a row, to search with. Raises `QueryError` where there is no such row."""
         row = self.get(kind, id)
         if row is None:
-            raise QueryError(
-                f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
-            )
+            raise self._unknown(kind, id)
         return Embeddings(row.vector, self.fingerprint)
+
+    def label(self, kind: str, id: str) -> int:
+        """Return the label of a row, to be used in the same `snapshot`. Raises `QueryError` where there is no such row."""
+        check_kind(kind)
+        label = self._store.label(kind, id) if is_unicode(id) else None
+        if label is None:
+            raise self._unknown(kind, id)
+        return label
+
+    def _unknown(self, kind: str, id: str) -> QueryError:
+        return QueryError(
+            f"index {self.folder} has no {kind} with the id {id!r}: ids are what `mcr-infer query --json` prints"
+        )
 
     def files(self, kind: str, id: str) -> Sequence[FileStamp]:
         """Return the files that gave a row, or hold the same, as they were seen."""
@@ -155,7 +165,7 @@ class Reader:
         return self.facts(kind).provenance
 
     def text_strategies(self, kind: str) -> frozenset[str]:
-        """Return what was done with texts of a kind that were too long for the tower, see `mcr_infer.long_text`."""
+        """Return what was done with texts of a kind that are too long for the tower, see `inference.long_text`."""
         check_kind(kind)
         return self.facts(kind).text_strategies
 
@@ -176,7 +186,7 @@ class Reader:
         held = self._snapshots.vectors(kind)
         return held.labels, held.values
 
-    def facts(self, kind: str) -> Facts:
+    def facts(self, kind: str) -> MetadataColumns:
         """Return the facts of a kind as they are now, to filter and to group by."""
         return self._snapshots.facts(kind)
 

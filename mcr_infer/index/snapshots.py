@@ -14,14 +14,21 @@ from typing import TypeVar
 import numpy as np
 
 from mcr_infer.errors import EmbeddingIndexError, IndexCorruptError
+from mcr_infer.index.columns import (
+    SAVED_FROM,
+    MetadataColumns,
+    Vectors,
+    load_facts,
+    load_vectors,
+    read_facts,
+    save_facts,
+    save_vectors,
+)
 from mcr_infer.index.connection import FILE_NAME as STORE
 from mcr_infer.index.connection import RESTORE
-from mcr_infer.index.facts import Facts, load_facts, read_facts, save_facts
-from mcr_infer.index.graph import Graph
-from mcr_infer.index.graph_file import MOST_BREADTH, MOST_LINKS
+from mcr_infer.index.graph import MOST_BREADTH, MOST_LINKS, Graph
 from mcr_infer.index.manifest import ColumnFile, KindState, Manifest, Snapshot
 from mcr_infer.index.store import Store
-from mcr_infer.index.vectors import SAVED_FROM, Vectors, load_vectors, save_vectors
 
 _MOST_DELETED = 0.2
 """The share of deleted nodes from which on a graph is made anew."""
@@ -59,7 +66,7 @@ AS_NEEDED = Renewal()
 
 S = TypeVar("S")
 T = TypeVar("T")
-Columns = TypeVar("Columns", Vectors, Facts)
+Columns = TypeVar("Columns", Vectors, MetadataColumns)
 
 Notify = Callable[[str], None]
 
@@ -73,7 +80,7 @@ class Snapshots:
         self._remembered, self._notify = not writer, notify
         self._graphs: dict[str, Graph] = {}
         self._vectors: dict[str, Vectors] = {}
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, MetadataColumns] = {}
 
     def vectors(self, kind: str) -> Vectors:
         """Return the vectors of a kind as the store is now; only what has changed is read from it."""
@@ -92,7 +99,7 @@ class Snapshots:
         self._vectors[kind] = held
         return held
 
-    def facts(self, kind: str) -> Facts:
+    def facts(self, kind: str) -> MetadataColumns:
         """Return the facts of a kind as the store is now; only what has changed is read from it."""
         held = self._facts.get(kind) or self._load_columns(kind, "facts", load_facts)
         with self._store.snapshot():
@@ -149,7 +156,7 @@ class Snapshots:
             self._graphs.pop(kind, None)
         return KindState(generation=generation, rows=count, graph=graph, vectors=vectors, facts=facts, tuning=tuning)
 
-    def _sound_facts(self, kind: str) -> Facts:
+    def _sound_facts(self, kind: str) -> MetadataColumns:
         """Return the facts to be saved. Raises `IndexCorruptError` where SQLite let two rows have one id."""
         facts = self.facts(kind)
         if facts.doubled:

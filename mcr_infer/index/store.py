@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.durable import create_private
 from mcr_infer.errors import IndexCorruptError
-from mcr_infer.index.connection import FILE_NAME, RESTORE, Connection
+from mcr_infer.files import FileStamp, create_private
+from mcr_infer.index.connection import FILE_NAME, LOCALS, RESTORE, Connection
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, identity_of
-from mcr_infer.index.migrations import LOCALS
 from mcr_infer.index.root import Root
 from mcr_infer.index.rows import (
     COLUMNS,
@@ -32,7 +31,6 @@ from mcr_infer.index.rows import (
     to_columns,
 )
 from mcr_infer.index.storage import storage_errors
-from mcr_infer.stamp import FileStamp
 
 _FETCH = 1000
 
@@ -291,6 +289,11 @@ class Store(Connection):
     def get(self, kind: str, id: str) -> Row | None:
         """Return a row, or None where there is none."""
         return next(iter(self._get(kind, id)), None)
+
+    def label(self, kind: str, id: str) -> int | None:
+        """Return the label of a row, or None where there is none."""
+        found = self._rows("SELECT label FROM rows WHERE kind = ? AND id = ?", kind, id)
+        return int(found[0][0]) if found else None
 
     def _get(self, kind: str, id: str) -> list[Row]:
         found = self._rows(f"SELECT {self._columns} FROM rows WHERE kind = ? AND id = ?", kind, id)

@@ -1,6 +1,6 @@
 """store.sqlite-wal before SQLite sees it: has it lost what was committed?
 
-SQLite takes a write-ahead log up to the first page whose checksum is wrong, and what comes after is gone without a word.
+SQLite takes a write-ahead log up to the first page whose checksum is wrong, and what comes after is silently dropped.
 After a crash that is right for pages of a transaction that never ended, and wrong for those of one that was acknowledged.
 store.sqlite-shm tells them apart: a writer notes in it how many pages are committed, once they are on the disk, and their
 checksum. Where that file is gone or unreadable too, nothing can be said, and SQLite goes on as it does.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from mcr_infer.errors import ReportError
-from mcr_infer.index import Index, Row
-from mcr_infer.index.gone import file_of_source
+from mcr_infer.files import FileStamp
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.index.root import shown
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
+from mcr_infer.pipeline.missing_files import file_of_source
 from mcr_infer.reports import ReportRecord
-from mcr_infer.stamp import FileStamp
 
 _ROW = re.compile(r":\d+$")
 
@@ -26,9 +27,9 @@ _Source = Literal["same", "gone", "other"]
 
 
 class KnownReports:
-    """What an index knows of the reports of one run. Records are given as `Naming.report` returns them."""
+    """What an index knows of the reports of one run. Records are given as `DeidentificationPolicy.report` returns them."""
 
-    def __init__(self, index: Index, naming: Naming) -> None:
+    def __init__(self, index: IndexWriter, naming: DeidentificationPolicy) -> None:
         self._index, self._naming = index, naming
         self._taken: set[str] = set()
         """Former ids of rows that reports of this run have taken over."""
@@ -173,7 +174,7 @@ class KnownReports:
         where = shown(row.path) or "another source"
         return ReportError(
             f"the id {record.id!r} belongs to a report from {where}, which has another {other}: give one of them an id of "
-            f"its own, or run `mcr-infer delete --kind report --id {record.id}` to let this one take its place",
+            f"its own, or run `mcr-infer delete --kind report --id {record.id}` to replace it with this one",
             reason="id_conflict",
         )
 

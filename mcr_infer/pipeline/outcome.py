@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from mcr_infer.durable import create_private, publish
 from mcr_infer.errors import EmbeddingIndexError
-from mcr_infer.long_text import LongText
-from mcr_infer.pipeline.naming import Naming
-from mcr_infer.vocabulary import Unread, unread_counts
+from mcr_infer.files import create_private, publish
+from mcr_infer.inference.long_text import LongText
+from mcr_infer.inference.vocabulary import Unread, unread_counts
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 
 FAILURES = "failures.jsonl"
 """The failures of the latest run into an index, one JSON object a line."""
@@ -49,7 +49,7 @@ class Outcome:
     unread: Unread | None = None
     """How many words of a report that was embedded the text tower does not know; None where it knows them all."""
 
-    def to_dict(self, naming: Naming) -> dict[str, object]:
+    def to_dict(self, naming: DeidentificationPolicy) -> dict[str, object]:
         """Return a failure in the shape of `--json`, as it may be written down."""
         error = None if self.error is None else naming.error(self.error, self.path)
         return {"path": naming.shown_path(self.path), "reason": self.reason, "error": error}
@@ -62,14 +62,19 @@ class Summary:
     """
 
     def __init__(
-        self, failures: Path, *, naming: Naming | None = None, reports: bool = False, known: Path | None = None
+        self,
+        failures: Path,
+        *,
+        naming: DeidentificationPolicy | None = None,
+        reports: bool = False,
+        known: Path | None = None,
     ) -> None:
         """Begin with an empty file of failures, readable by its owner alone. Raises `EmbeddingIndexError`.
 
         `reports` counts what was taken of each one, too. `known` holds the failures of the latest run of this kind that
         came to its end; those of them that fail again for the same reason are counted as known.
         """
-        self._naming = naming or Naming()
+        self._naming = naming or DeidentificationPolicy()
         self.embedded = 0
         self.updated = 0
         self.unchanged = 0
@@ -100,7 +105,7 @@ class Summary:
             self._file: IO[str] = open(create_private(failures), "w", encoding="ascii")  # noqa: PTH123, SIM115
 
     @classmethod
-    def of(cls, index: Path, *, naming: Naming | None = None, reports: bool = False) -> "Summary":
+    def of(cls, index: Path, *, naming: DeidentificationPolicy | None = None, reports: bool = False) -> "Summary":
         """Begin the summary of a run into an index, whose failures lie beside it; raises `EmbeddingIndexError`."""
         known = index / KNOWN_FAILURES["report" if reports else "image"]
         return cls(index / FAILURES, naming=naming, reports=reports, known=known)

@@ -4,37 +4,73 @@ A pseudonymous index keeps no path, so it cannot be seen whether a file that gav
 known image is the changed one if its own key is known to hold that image, and a twin if it has the same pixels. With other
 pixels and another key it is a conflict, and no row is replaced: it may have moved and changed, or contradict one that is
 there.
+
+What goes through the tower in one call, and is committed and reported with it, is a `CommitBatch`.
 """
 
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mcr_infer.decoding import Decoded, DecodePool
 from mcr_infer.errors import ImageError
-from mcr_infer.index import Index, Row
+from mcr_infer.index import Row
+from mcr_infer.index.protocols import IndexWriter
 from mcr_infer.index.root import shown
-from mcr_infer.pipeline.group import Fresh, Group
-from mcr_infer.pipeline.naming import Naming
+from mcr_infer.pipeline.decoding import Decoded, DecodePool
+from mcr_infer.pipeline.deidentification import DeidentificationPolicy
 from mcr_infer.pipeline.outcome import Outcome
-from mcr_infer.sources import PlainFile, Source, exists
+from mcr_infer.sources import FileStamp, PlainFile, Source, exists
 
 
-class Placement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingImage:
+    """A decoded file that is to be embedded."""
+
+    source: Source
+    stamp: FileStamp
+    """As it is kept, see `DeidentificationPolicy`."""
+    decoded: Decoded
+    """As it is kept, too."""
+
+
+@dataclass(slots=True)
+class CommitBatch:
+    """Filled file by file; nothing of it is told before it is committed."""
+
+    fresh: dict[str, PendingImage] = field(default_factory=dict)
+    """To be embedded, by id."""
+
+    retold: dict[str, Row] = field(default_factory=dict)
+    """Known rows whose file moved or whose header changed: the vector stands."""
+
+    stamps: list[tuple[FileStamp, str]] = field(default_factory=list)
+    """Files that need not be opened again, with the id that they hold."""
+
+    learned: list[FileStamp] = field(default_factory=list)
+    """Unchanged files whose ctime the index does not know yet."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Say this once the group is committed."""
+        self.outcomes.append(outcome)
+
+
+class Deduplicator:
     """Knows the index, and what is on its way into it."""
 
-    def __init__(self, index: Index, pool: DecodePool, naming: Naming) -> None:
+    def __init__(self, index: IndexWriter, pool: DecodePool, naming: DeidentificationPolicy) -> None:
         self._index, self._pool, self._naming = index, pool, naming
-        self._pending: dict[str, Fresh] = {}
+        self._pending: dict[str, PendingImage] = {}
         """To be embedded or embedded, and not yet committed, by id."""
 
-    def committed(self, group: Group) -> None:
+    def committed(self, group: CommitBatch) -> None:
         """Forget what is now in the index."""
         for id, fresh in group.fresh.items():
             if self._pending.get(id) is fresh:
                 del self._pending[id]
 
-    def place(self, group: Group, fresh: Fresh) -> None:
+    def place(self, group: CommitBatch, fresh: PendingImage) -> None:
         """Put a decoded file where it belongs in the group; a slot that is not needed is released."""
         decoded, path = fresh.decoded, fresh.source.path
         known = self._known(group, fresh)
@@ -71,7 +107,7 @@ class Placement:
         known_here = replaces or self._naming.pseudonymous
         group.tell(Outcome(path=path, status="unchanged" if known_here else "duplicate"))
 
-    def _known(self, group: Group, fresh: Fresh) -> "_Known | None":
+    def _known(self, group: CommitBatch, fresh: PendingImage) -> "_Known | None":
         """Return what is known under the id of a file, None where nothing is."""
         id, path = fresh.decoded.id, fresh.source.path
         if (pending := self._pending.get(id)) is not None:
@@ -106,7 +142,7 @@ class Placement:
             same_file=same_file,
         )
 
-    def _embed(self, group: Group, fresh: Fresh) -> None:
+    def _embed(self, group: CommitBatch, fresh: PendingImage) -> None:
         id = fresh.decoded.id
         if (former := group.fresh.pop(id, None)) is not None:
             self._pool.release(former.decoded.slot)

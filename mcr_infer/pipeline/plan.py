@@ -6,12 +6,12 @@ All of it is decided before the run begins and written into its report.
 import os
 from dataclasses import asdict, dataclass, field
 
-from mcr_infer.decoding import Limits
-from mcr_infer.decoding.slots import SlotShape
 from mcr_infer.errors import ConfigError
 from mcr_infer.images.selection import Selection
-from mcr_infer.preprocess import Preprocess
-from mcr_infer.tower_plan import TowerPlan
+from mcr_infer.inference.autotune import TowerConfig
+from mcr_infer.inference.preprocess import Preprocess
+from mcr_infer.pipeline.decoding import Limits
+from mcr_infer.pipeline.decoding.shared_memory import SlotShape
 
 
 def usable_cores() -> int:
@@ -82,7 +82,7 @@ class Plan:
             "limits": asdict(self.limits),
         }
 
-    def explain(self, tower: TowerPlan, preprocess: Preprocess) -> list[tuple[str, str, str]]:
+    def explain(self, tower: TowerConfig, preprocess: Preprocess) -> list[tuple[str, str, str]]:
         """Say what each part of the plan is and why, as rows (what, how much, why)."""
         shape = SlotShape(patches=preprocess.patches_within(self.budget), area=preprocess.patch_size**2)
         measured = "remembered from an earlier run" if tower.remembered else "measured just now"

@@ -5,13 +5,12 @@
 A source names one candidate, knows without opening it whether it has changed, and opens it. It never looks at its contents.
 """
 
+from mcr_infer.files import FileStamp
+from mcr_infer.sources.dicomweb.address import PacsAccess
 from mcr_infer.sources.name_list import NameList
-from mcr_infer.sources.pacs.access import PacsAccess
-from mcr_infer.sources.presence import exists
+from mcr_infer.sources.resolve import exists, source_from_dict
 from mcr_infer.sources.source import Failed, LocalSource, PlainFile, Source
 from mcr_infer.sources.sources import Sources
-from mcr_infer.sources.wire import source_from_dict
-from mcr_infer.stamp import FileStamp
 
 __all__ = [
     "Failed", "FileStamp", "LocalSource", "NameList", "PacsAccess", "PlainFile", "Source", "Sources", "exists",

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from mcr_infer.errors import BrokenImageError, ImageError, NotRadiographError, UnsupportedImageError
 from mcr_infer.images.opening import open_image, unreadable
-from mcr_infer.sources.names import way_inside
+from mcr_infer.sources.file_names import way_inside
 from mcr_infer.sources.source import Failed, PlainFile, Source
 
 _LARGEST = 256 << 20
@@ -124,7 +124,7 @@ def _records(file: BinaryIO) -> Iterator[_Record]:
     file.seek(128)
     if file.read(4) != b"DICM":
         raise BrokenImageError(
-            "the file is called DICOMDIR and is none: it has no DICM at byte 128", reason="not_dicom"
+            "the file is named DICOMDIR but is not one: it has no DICM at byte 128", reason="not_dicom"
         )
     reader = _Reader(file, length, implicit=False, little_endian=True)
     syntax = _EXPLICIT

@@ -7,8 +7,8 @@ from io import BytesIO
 from typing import BinaryIO, ClassVar, Literal
 
 from mcr_infer.errors import ImageError
+from mcr_infer.files import FileStamp
 from mcr_infer.images.opening import open_image
-from mcr_infer.stamp import FileStamp
 
 Json = str | int | bool | None
 """What a value of `to_dict` is. Names that are not UTF-8 carry surrogates, which JSON keeps as long as it is ASCII."""

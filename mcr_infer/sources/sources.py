@@ -6,9 +6,8 @@ from pathlib import Path
 
 from mcr_infer.errors import BrokenImageError
 from mcr_infer.folders import LISTED
+from mcr_infer.sources.dicomweb.address import PacsAccess, PacsAddress, is_pacs
 from mcr_infer.sources.name_list import NameList
-from mcr_infer.sources.pacs.access import PacsAccess
-from mcr_infer.sources.pacs.address import PacsAddress, is_pacs
 from mcr_infer.sources.source import Source
 from mcr_infer.sources.walk import Services, Uncountable, Walk
 

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
 from mcr_infer.folders import Entry, walk_folder
 from mcr_infer.sources.dicomdir import read_dicomdir
+from mcr_infer.sources.dicomweb.address import PacsAccess, PacsAddress, is_pacs, without_secrets
+from mcr_infer.sources.file_names import is_archive, is_dicomdir, is_zip, kind_of_no_image
 from mcr_infer.sources.name_list import NameList
-from mcr_infer.sources.names import is_archive, is_dicomdir, is_zip, kind_of_no_image
-from mcr_infer.sources.pacs.access import PacsAccess
-from mcr_infer.sources.pacs.address import PacsAddress, is_pacs, without_secrets
 from mcr_infer.sources.source import Failed, PlainFile, Source
 from mcr_infer.sources.tar_archive import is_compressed, read_tar
 from mcr_infer.sources.zip_archive import read_zip
 
 if TYPE_CHECKING:
-    from mcr_infer.sources.pacs.service import Service
+    from mcr_infer.sources.dicomweb.service import Service
 
 
 class Uncountable(Exception):
@@ -117,7 +116,7 @@ class Services:
     def of(self, address: PacsAddress) -> "Service":
         """Return the service that an address belongs to. Raises `ConfigError`."""
         if address.service not in self._known:
-            from mcr_infer.sources.pacs.service import Service
+            from mcr_infer.sources.dicomweb.service import Service
 
             self._known[address.service] = Service(address, self._access, largest=self._largest)
         return self._known[address.service]

@@ -15,10 +15,10 @@ from io import BytesIO
 from typing import BinaryIO, ClassVar
 
 from mcr_infer.errors import BrokenImageError, UnsupportedImageError
+from mcr_infer.files import FileStamp
 from mcr_infer.images.opening import open_image, unreadable
-from mcr_infer.sources.names import check_length, kind_of_no_member, name_too_long, way_inside
+from mcr_infer.sources.file_names import check_length, kind_of_no_member, name_too_long, way_inside
 from mcr_infer.sources.source import Failed, Json, LocalSource, Source
-from mcr_infer.stamp import FileStamp
 
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")

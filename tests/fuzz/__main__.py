@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine_card
-from mcr_infer.durable import replace_file
+from mcr_infer.files import atomic_write
 from tests.fuzz import dcmtk
 from tests.fuzz.archive_runs import fuzz_archives
 from tests.fuzz.embedding import memory
@@ -154,7 +154,7 @@ def _tell(tally: Tally, start: int) -> None:
 
 def _write(out: Path | None, document: Mapping[str, object]) -> None:
     if out is not None:
-        replace_file(out, json.dumps(document, indent=1).encode() + b"\n")
+        atomic_write(out, json.dumps(document, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

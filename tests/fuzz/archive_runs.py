@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydicom
 
-from mcr_infer.images.quiet import quietly
+from mcr_infer.images.third_party import quietly
 from tests.fuzz import samples
 from tests.fuzz.dicomdirs import FILES, dicomdir
 from tests.fuzz.embedding import Group, Told, account, run_isolated

@@ -14,7 +14,7 @@ from pydicom.multival import MultiValue
 
 from mcr_infer.errors import ImageError
 from mcr_infer.images import Radiograph, read_image
-from mcr_infer.images.quiet import quietly
+from mcr_infer.images.third_party import quietly
 from tests.fuzz.headers import ATTRIBUTES
 
 _JPEG = "1.2.840.10008.1.2.4."

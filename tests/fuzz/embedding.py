@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.process import DiedError, Victim
-from mcr_infer.bundle import Bundle
-from mcr_infer.decoding import Limits
-from mcr_infer.encoder import ImageEncoder
 from mcr_infer.index import Index
-from mcr_infer.pipeline import Plan, embed_images
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder
+from mcr_infer.pipeline.decoding import Limits
+from mcr_infer.pipeline.image_run import embed_images
+from mcr_infer.pipeline.plan import Plan
 from mcr_infer.sources import Source, Sources
+from tests.faults.process import DiedError, Victim
 from tests.fuzz.tally import Tally, death_of
 from tests.tiny import DIM, tiny_bundle
 

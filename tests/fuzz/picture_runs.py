@@ -4,7 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
-from benchmarks.faults.process import DiedError, isolated
+from tests.faults.process import DiedError, isolated
 from tests.fuzz import dcmtk
 from tests.fuzz.embedding import Group, Told, account, run_isolated
 from tests.fuzz.pictures import PICTURES

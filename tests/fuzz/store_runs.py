@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, warm
-from benchmarks.faults.process import DiedError, Victim
-from benchmarks.faults.sample import make
-from mcr_infer.bundle import Bundle
-from mcr_infer.encoder import ImageEncoder, TextEncoder
 from mcr_infer.errors import McrError
-from mcr_infer.verify import verify
+from mcr_infer.inference.bundle import Bundle
+from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
+from mcr_infer.inference.verify import verify
+from tests.faults.inspection import REFUSED, RIGHT, WRONG, Findings, inspect, warm
+from tests.faults.process import DiedError, Victim
+from tests.faults.sample import make
 from tests.fuzz.embedding import bundle
 from tests.fuzz.stores import Changed, change_folder, fresh_copy
 from tests.fuzz.tally import Tally

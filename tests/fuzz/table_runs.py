@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.process import DiedError, Victim
-from mcr_infer.encoder import TextEncoder
 from mcr_infer.errors import McrError
 from mcr_infer.index import Index
-from mcr_infer.pipeline import embed_reports
+from mcr_infer.inference.encoder import TextEncoder
+from mcr_infer.pipeline.report_run import embed_reports
 from mcr_infer.reports import ReportFailure, ReportRecord, read_reports
+from tests.faults.process import DiedError, Victim
 from tests.fuzz.embedding import Tell, bundle
 from tests.fuzz.pictures import Case
 from tests.fuzz.tables import csv_table, json_table, report_text

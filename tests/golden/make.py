@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcr_infer.index import FileStamp, Index, Row, search
-from mcr_infer.index.folder import create
+from mcr_infer.index.index import create
 from mcr_infer.index.manifest import FORMAT_VERSION, Identity, Tuning
-from mcr_infer.local import Local
+from mcr_infer.inference.token_embeddings import TokenEmbeddings
 
 DIM, IMAGES, REPORTS = 16, 60, 20
 EXACT_LIMIT = 30
@@ -73,10 +73,12 @@ def _stamp(n: int, image: Row) -> FileStamp:
     return FileStamp(path=str(image.path), size=7, mtime_ns=9, ctime_ns=None if n % 3 == 2 else 1000 + n)
 
 
-def _local(n: int) -> Local:
+def _local(n: int) -> TokenEmbeddings:
     """Make patches of one value each, all of them powers of 2, so that they come back exactly."""
     vectors = np.full((3, DIM), 2.0**n, dtype=np.float32)
-    return Local(vectors=vectors, weights=np.array([0.25, 0.5, 0.25], dtype=np.float32), positions=np.arange(n, n + 3))
+    return TokenEmbeddings(
+        vectors=vectors, weights=np.array([0.25, 0.5, 0.25], dtype=np.float32), positions=np.arange(n, n + 3)
+    )
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 from rich.console import Console
 from transformers import AutoConfig, AutoTokenizer
 
-from mcr_infer.bundle import WORDS
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
-from mcr_infer.tokenizer import ReportTokenizer, train_tokenizer
-from mcr_infer.vocabulary import training_words, words_file
+from mcr_infer.files import atomic_write
+from mcr_infer.inference.bundle import WORDS
+from mcr_infer.inference.tokenizer import ReportTokenizer, train_tokenizer
+from mcr_infer.inference.vocabulary import training_words, words_file
 from train.config import Config
 from train.data import Pairs, require_pairs_for
 from train.data.phantoms import PhantomPairs, PhantomStore, open_store, phantom_texts
@@ -125,13 +125,13 @@ def _open_tokenizer(
     path, tower, listed = run / TOKENIZER, config.model.text, run / WORDS
     read: list[str] | None = None
     if not path.exists() and given is not None:
-        replace_file(path, given)
+        atomic_write(path, given)
     elif not path.exists():
         read = list(texts(np.random.default_rng([config.run.seed, 0])))
         made = train_tokenizer(read, tower.vocab_size)
-        replace_file(path, made.to_str(pretty=True).encode())
+        atomic_write(path, made.to_str(pretty=True).encode())
     tokenizer = ReportTokenizer.from_file(path, tower.max_tokens)
     if not listed.exists():
         read = list(texts(np.random.default_rng([config.run.seed, 0]))) if read is None else read
-        replace_file(listed, words_file(training_words(read, tokenizer, least=least)))
+        atomic_write(listed, words_file(training_words(read, tokenizer, least=least)))
     return tokenizer

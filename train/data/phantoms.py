@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from mcr_infer.durable import replace_file
+from mcr_infer.files import atomic_write
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.phantom import draw_study, make, render_stored, stream
 from mcr_infer.phantom.findings import Finding, finding_set
 from mcr_infer.phantom.language import describe, write_report
 from mcr_infer.reports import SelectedText, select_text
-from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample
@@ -193,7 +193,7 @@ def _make_shard(folder: Path, shard: int, size: int) -> None:
         {"view": phantom.view, "findings": [dataclasses.asdict(finding) for finding in phantom.findings]}
         for phantom in phantoms
     ]
-    replace_file(folder / f"{shard:08d}.json", json.dumps(facts).encode())
+    atomic_write(folder / f"{shard:08d}.json", json.dumps(facts).encode())
     pictures = io.BytesIO()
     np.save(pictures, np.stack([phantom.stored for phantom in phantoms]))
-    replace_file(folder / f"{shard:08d}.npy", pictures.getvalue())
+    atomic_write(folder / f"{shard:08d}.npy", pictures.getvalue())

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mcr_infer.durable import replace_file
 from mcr_infer.errors import ConfigError
+from mcr_infer.files import atomic_write
 from mcr_infer.images import Preset, Radiograph, read_image
 from mcr_infer.images.rendering import Rendering, Window, render
 from train.data.strings import Strings
@@ -211,8 +211,8 @@ class _Maker:
         digest = hashlib.sha256(index)
         digest.update(content)
         shard = self._folder / digest.hexdigest()
-        replace_file(shard.with_suffix(_PICTURES), bytes(content))
-        replace_file(shard.with_suffix(_INDEX), index)
+        atomic_write(shard.with_suffix(_PICTURES), bytes(content))
+        atomic_write(shard.with_suffix(_INDEX), index)
 
 
 def _checked(folder: Path, keys: NDArray[np.bytes_], say: Callable[[str], None]) -> _Index:

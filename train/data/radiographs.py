@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch.utils.data import Dataset
 
-from mcr_infer.durable import replace_file
+from mcr_infer.cli.streams import printable
 from mcr_infer.errors import ConfigError
-from mcr_infer.output import printable
+from mcr_infer.files import atomic_write
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import SelectedText
-from mcr_infer.tokenizer import ReportTokenizer
 from train.augment import augment
 from train.config import Config
 from train.data import Draw, Sample, require_pairs_for
@@ -162,7 +162,7 @@ def open_records(
     _require_same(found, run)
     begin()
     run.mkdir(parents=True, exist_ok=True)
-    replace_file(run / SURVEY, json.dumps(found.to_json(), indent=1).encode())
+    atomic_write(run / SURVEY, json.dumps(found.to_json(), indent=1).encode())
     return RecordStore(training, training_pictures), RecordStore(validation, validation_pictures)
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mcr_infer.long_text import fit
+from mcr_infer.inference.long_text import fit
+from mcr_infer.inference.tokenizer import ReportTokenizer
 from mcr_infer.reports import SelectedText
-from mcr_infer.tokenizer import ReportTokenizer
 from train.config import Config
 from train.data import Sample
 from train.masking import hide_words, split_patches

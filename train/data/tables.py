@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mcr_infer.errors import ConfigError
-from mcr_infer.finding_labels import note_kind_columns, read_label_column
-from mcr_infer.pairs import COLUMNS, find_column
+from mcr_infer.evaluation.finding_labels import note_kind_columns, read_label_column
+from mcr_infer.evaluation.pairs import COLUMNS, find_column
 from train.config import Radiographs
 from train.data.records import Record, Source, split_by_hash, view_position
 

@@ -83,7 +83,7 @@ def _run_all(
         except BrokenProcessPool as exc:
             places = watch.places()
             if watch.killed:
-                error = f"nothing came of it in {watch.seconds:g} seconds, and the process that decoded it was killed"
+                error = f"no result within {watch.seconds:g} seconds, and the process that decoded it was killed"
                 for name, place in watch.killed.items():
                     if places.get(name) == place:  # else it ended in the last moment
                         lost[name].append(Failure(place, "decoder_hung", error))

@@ -1,0 +1,1 @@
+"""How well a bundle retrieves pairs of radiograph and report: reading pairs, embedding them, protocols and metrics."""
