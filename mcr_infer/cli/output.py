@@ -181,7 +181,7 @@ def show_hits(
     """Print hits, best first: a JSON object a line, or a table. `query` is the name of one of several queries.
 
     `presence` says by label whether the file of a hit is there, None where that cannot be told.
-    `reranked` shows what the second look gave, too; `unknown_words` are those of the query, for JSON.
+    `reranked` shows the scores of re-ranking, too; `unknown_words` are those of the query, for JSON.
     """
     there = presence or {}
     if as_json:

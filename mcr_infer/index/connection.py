@@ -212,7 +212,7 @@ def _is_frozen(folder: Path) -> bool:
 
 LOCALS = """CREATE TABLE locals(
     label INTEGER PRIMARY KEY REFERENCES rows(label) ON DELETE CASCADE, content BLOB NOT NULL, digest BLOB NOT NULL)"""
-"""The mapped patches or words of a row, for a second look; they go when their row goes."""
+"""The mapped patches or words of a row, for re-ranking; they go when their row goes."""
 
 STEPS: Mapping[int, Sequence[str]] = {
     # What rows came from is asked of the facts, which have a digest.

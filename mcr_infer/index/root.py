@@ -37,7 +37,7 @@ class Root:
 
     def __init__(self, folder: str) -> None:
         """`folder` is absolute, or empty where it is unknown."""
-        here = working_folder()
+        here = working_folder() if folder else ""
         self.is_known = bool(folder) and (folder == here or os.path.isdir(folder))  # noqa: PTH112
         """False, too, where the folder is not there: files that were moved with their index are opened by relative paths."""
         self._here = here if self.is_known and here != folder else ""

@@ -75,7 +75,7 @@ def embed_images(
 
     Files that the index knows by path, size and times are not opened; where the ctime alone differs they are decoded, and
     embedded again only if the picture differs. `naming` is that of the index. With
-    `keep_locals` it keeps the mapped patches of those that are embedded, for a second look. Raises `EmbeddingIndexError`
+    `keep_locals` it keeps the mapped patches of those that are embedded, for re-ranking. Raises `EmbeddingIndexError`
     where the index cannot be written or names its rows otherwise, `BackendError` where the tower fails, `DecodingError`
     where no process can decode.
     """

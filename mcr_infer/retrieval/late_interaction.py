@@ -1,4 +1,4 @@
-"""A second look: words against patches, instead of one vector against one vector (late interaction).
+"""Late interaction: words against patches, instead of one vector against one vector.
 
 The embedding is a weighted mean of all patches, in which a finding that takes two patches of a hundred all but drowns.
 Mapped before they are aggregated (MbA), patches and words lie in one space and can be compared one by one:
@@ -8,7 +8,7 @@ Mapped before they are aggregated (MbA), patches and words lie in one space and 
 with the aggregation weights w of the words and v of the patches. The inner sum is a soft maximum: each word looks for the
 patches that show it, among those that counted in the picture at all. With an infinite TAU it is the mean, which is what the
 embedding knows already; with TAU = 0 it is the best patch alone (as in ColBERT, arXiv 2004.12832), which a word without
-content finds anywhere. The second look adds it to the cosine of the embeddings.
+content finds anywhere. Re-ranking adds it to the cosine of the embeddings.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def late_interaction(
 
 
 def check_comparable(bundle: Bundle) -> None:
-    """Raise `BundleError` unless the patches and the words of a bundle are in one space: a second look compares them."""
+    """Raise `BundleError` unless the patches and the words of a bundle are in one space: re-ranking compares them."""
     manifest = bundle.manifest
     reason = None
     if bundle.preprocess.input == "pixels":
