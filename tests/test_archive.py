@@ -1,5 +1,6 @@
 """`Archive`: an index and its bundle behind one object give what the command line gives."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,21 @@ def test_an_index_without_a_bundle_cannot_be_asked_in_words(tmp_path: Path):
     invoke("import", tmp_path, "--index", tmp_path / "index", "--name", "elsewhere")
     with pytest.raises(BundleError, match="which is not a bundle"):
         Archive.open(tmp_path / "index")
+
+
+def test_reports_cannot_be_ranked_again(phantom_index: Path):
+    with Archive.open(phantom_index) as archive, pytest.raises(QueryError, match="which reports do not have"):
+        archive.search(SENTENCE, kind="report", rerank=True)
+
+
+def test_rows_that_cannot_be_ranked_again_are_told(kept_index: Path, phantom_folder: Path, tmp_path: Path):
+    folder = tmp_path / "dicoms"
+    shutil.copytree(phantom_folder, folder)
+    invoke("embed-images", folder, "--index", tmp_path / "index")
+    for file in sorted(folder.glob("*.dcm"))[:2]:
+        file.unlink()
+    told: list[str] = []
+    with Archive.open(tmp_path / "index", notify=told.append) as archive:
+        (hits,) = archive.search(SENTENCE, k=24, rerank=True)
+    assert sum(hit.rerank_score is None for hit in hits) == 2
+    assert told[-1].startswith("2 of 24 radiographs could not be re-ranked")

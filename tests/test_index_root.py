@@ -185,7 +185,11 @@ def test_a_root_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_working_folder_that_was_removed(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(project / "elsewhere")
     (project / "elsewhere").rmdir()
-    assert len(hits_of(project / "index")) == COUNT
+    hits = hits_of(project / "index")
+    assert len(hits) == COUNT
+    assert all(hit["file_exists"] for hit in hits)
+    told = json.loads(invoke("info", "--index", project / "index", "--check-files", "--json").stdout)
+    assert (told["images_without_file"], told["images_untold"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,12 @@ def open_for_writing(index: Path, bundle: Bundle, naming: "DeidentificationPolic
         secret_check=naming.secret_check,
         notify=note,
     )
-    if not store.finds_files and not naming.pseudonymous and _fit_here(store):
-        store.set_root(working_folder())
+    try:
+        if not store.finds_files and not naming.pseudonymous and _fit_here(store):
+            store.set_root(working_folder())
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

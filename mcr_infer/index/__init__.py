@@ -1,7 +1,7 @@
 """The index: rows with their vectors in SQLite, a graph beside them where they are many, and the search over both.
 
     rows (one row, its digest) -> store (SQLite, the truth) -> snapshots beside it (vectors, facts, graphs)
-    -> index (the folder) -> scope (which rows, which way) -> search
+    -> index (the folder) -> search (which rows, which way, hits)
 
 Importing this loads numpy and sqlite3 only; hnswlib is loaded when a kind has more rows than exact search serves well.
 """

@@ -78,7 +78,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnFile:
-    """A file of vectors or of facts that is complete on disk, see `mcr_infer.index.columns` and `.facts`."""
+    """A file of vectors or of facts that is complete on disk, see `mcr_infer.index.columns`."""
 
     sha256: str
     rows: int

@@ -1,7 +1,7 @@
 """What runs and searches need of an index, so that rows can go to another place and be read from another one.
 
 embedding runs -> IndexWriter       `Index` today
-search, queries, re-ranking, deletion -> IndexReader       `Index` today
+search, queries, re-ranking, missing files -> IndexReader       `Index` today
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

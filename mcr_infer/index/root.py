@@ -40,8 +40,8 @@ class Root:
         here = working_folder() if folder else ""
         self.is_known = bool(folder) and (folder == here or os.path.isdir(folder))  # noqa: PTH112
         """False, too, where the folder is not there: files that were moved with their index are opened by relative paths."""
-        self._here = here if self.is_known and here != folder else ""
-        """The working folder where paths must be translated."""
+        self._here = here
+        self._is_elsewhere = self.is_known and here != folder
         self._above = folder.rstrip("/") + "/"
         self._mark = self._above + "./"
 
@@ -51,7 +51,7 @@ class Root:
             return stored_path(path)
         if path.startswith(self._mark):
             return stored_path(path.removeprefix(self._mark))
-        if not self._here or not _is_relative(path):
+        if not self._is_elsewhere or not self._here or not _is_relative(path):
             return stored_path(path)
         above, rest = self._here, path
         while (step := rest.partition("/"))[0] in ("", ".", "..") and step[1]:
@@ -61,7 +61,7 @@ class Root:
     def opened(self, path: str | bytes | None) -> str | None:
         """Return a stored path as this process opens it."""
         loaded = loaded_path(path)
-        return self._mark + loaded if loaded and self._here and _is_relative(loaded) else loaded
+        return self._mark + loaded if loaded and self._is_elsewhere and _is_relative(loaded) else loaded
 
 
 def _is_relative(path: str) -> bool:

@@ -64,7 +64,7 @@ def find_file(
             path = _path_of(twin.path, row.kind)
             if look(path, row.kind):
                 return shown(path), True
-    return row.path, there
+    return shown(row.path), there
 
 
 def file_of_source(source: str) -> str | None:

@@ -79,7 +79,8 @@ class Explanation:
 class Archive:
     """An index that is open for reading, and its bundle; a context manager, for one thread as the index is.
 
-    Towers are opened when they are first needed and stay open.
+    Towers that make query vectors are opened when they are first needed and stay open; re-ranking opens its own where
+    patches must be read again.
     """
 
     def __init__(
@@ -143,11 +144,13 @@ class Archive:
         """Return the k nearest rows of a kind for each sentence or question, best first.
 
         `where` and `distinct` are those of `mcr_infer.index.search`. `rerank` compares the words of sentences with the
-        patches of the first `DEPTH` hits. Raises `QueryError` as `QueryVectorizer.vectorize` does, `BundleError` where the
-        bundle cannot re-rank.
+        patches of the first `DEPTH` hits. Raises `QueryError` as `QueryVectorizer.vectorize` does and for the re-ranking
+        of reports, `BundleError` where the bundle cannot re-rank.
         """
         asked = [_question(one) for one in questions]
         if rerank:
+            if kind != "image":
+                raise QueryError("re-ranking compares patches, which reports do not have: search images without it")
             check_comparable(self.bundle)
         with self.index.snapshot():
             found = self._vectorizer(kind).vectorize(asked, with_words=rerank)
@@ -168,7 +171,13 @@ class Archive:
             reranker = Reranker(
                 self.index, self.bundle, device=self._device, precision=self._precision, notify=self._notify
             )
-            return [reranker.rank(words, each, k) for words, each in zip(found.words, hits, strict=True)]
+            ranked = [reranker.rank(words, each, k) for words, each in zip(found.words, hits, strict=True)]
+            if reranker.unseen:
+                self._notify(
+                    f"{reranker.unseen} of {reranker.candidates} radiographs could not be re-ranked, the cosine alone ranks "
+                    "them"
+                )
+            return ranked
 
     def explain(self, sentence: str, id: str) -> Explanation:
         """Compare the words of a sentence with the patches of the radiograph of a row.

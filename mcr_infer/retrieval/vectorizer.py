@@ -111,7 +111,8 @@ class QueryVectorizer:
 
         `with_words` keeps the mapped words of sentences for re-ranking. Raises `QueryError` for a sentence without a known
         word, for an id that the index does not have, for parts that cancel each other out, and `with_words` for a question
-        with other parts than sentences; `ImageError` for a radiograph that cannot be read.
+        with other parts than sentences; `ImageError` for a radiograph that cannot be read; `UsageError` for a part whose
+        index or bundle is not given.
         """
         if with_words and any(question.images or question.likes for question in questions):
             raise QueryError(
@@ -146,21 +147,24 @@ class QueryVectorizer:
         self, questions: Sequence[Question], sums: NDArray[np.float64], *, with_words: bool
     ) -> list[Words]:
         """Add the sentences of each question to its sum [Q, D]; return their words, each with the weight of its sentence."""
-        asked = [
-            [*(part.what for part in question.sentences), *([""] * question.is_combined)] for question in questions
-        ]
         words: list[Words] = [[] for _ in questions]
-        if not with_words:
-            every = iter(self.texts.encode([text for texts in asked for text in texts]).astype(np.float64))
-        for row, (question, texts) in enumerate(zip(questions, asked, strict=True)):
-            if with_words:
-                # A question at a time: the words of thousands would not fit into memory.
-                vectors, tokens = self.texts.encode_with_locals(texts)
+        texts = [[part.what for part in question.sentences] for question in questions]
+        if with_words:
+            # A question at a time: the words of thousands would not fit into memory.
+            for row, question in enumerate(questions):
+                empty = [""] if question.is_combined else []
+                vectors, tokens = self.texts.encode_with_locals([*texts[row], *empty])
                 words[row] = [(one, part.weight) for one, part in zip(tokens, question.sentences, strict=False)]
-                every = iter(vectors.astype(np.float64))
-            own = [next(every) for _ in texts]
-            for part, vector in zip(question.sentences, own, strict=False):
-                sums[row] += part.weight * (vector - own[-1] if question.is_combined else vector)
+                sums[row] += _weighted(question, vectors, empty=vectors[-1])
+            return words
+        # Without a combined question the last vector is not that of the empty text, and is not needed.
+        empty = [""] if any(question.is_combined and question.sentences for question in questions) else []
+        vectors = self.texts.encode([*(text for each in texts for text in each), *empty])
+        start = 0
+        for row, question in enumerate(questions):
+            end = start + len(question.sentences)
+            sums[row] += _weighted(question, vectors[start:end], empty=vectors[-1])
+            start = end
         return words
 
     def _image_vector(self, path: Path) -> NDArray[np.float32]:
@@ -189,6 +193,14 @@ class QueryVectorizer:
         if unread:
             raise _unreadable(*unread[0], more=len(unread) - 1, vocabulary=vocabulary)
         return found
+
+
+def _weighted(question: Question, vectors: NDArray[np.float32], *, empty: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the weighted sum [D] of the sentences [S, D] of a question, `empty` [D] being the vector of the empty text."""
+    total = np.zeros(vectors.shape[1], dtype=np.float64)
+    for part, vector in zip(question.sentences, vectors.astype(np.float64), strict=False):
+        total += part.weight * (vector - empty if question.is_combined else vector)
+    return total
 
 
 def _unreadable(
