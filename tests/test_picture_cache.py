@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcr_infer.errors import ConfigError
+from mcr_infer.errors import BrokenImageError, ConfigError
 from mcr_infer.images import Radiograph, read_image
 from mcr_infer.images.presets import PRESETS
 from mcr_infer.inference.preprocess import Preprocess
@@ -265,7 +265,11 @@ def test_a_decoder_that_dies_costs_its_file_alone(tmp_path, monkeypatch):
 
 
 def read_or_hang(path: str) -> Radiograph:
-    if Path(path).read_bytes() == b"endless":
+    content = Path(path).read_bytes()
+    if content == b"a while":
+        time.sleep(1.5)
+        raise BrokenImageError("it took a while", reason="corrupt")
+    if content == b"endless":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         time.sleep(3600)
     return read_image(path)
@@ -288,6 +292,20 @@ def test_a_decoder_that_hangs_costs_its_file_alone(tmp_path, monkeypatch):
     assert progress[-1] == (9, 9)
     for seed in (0, 3, 4, 5, 6, 8):
         assert np.array_equal(pictures[seed], read_image(paths[seed]).pixels)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_a_decoder_that_hangs_later_than_another_is_killed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_cache, "SHARD", 3)
+    paths = images(tmp_path, 6, size=32)
+    paths[1].write_bytes(b"endless")
+    paths[3].write_bytes(b"a while")
+    paths[4].write_bytes(b"endless")  # still within its time when the other one is killed
+    _, failures, _ = opened(tmp_path / "cache", paths, workers=2, read=read_or_hang, seconds=3.0)
+    assert [(failure.place, failure.reason) for failure in failures] == [
+        (1, "decoder_hung"), (3, "corrupt"), (4, "decoder_hung"),
+    ]  # fmt: skip
     assert multiprocessing.active_children() == []
 
 

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -116,6 +116,10 @@ def _in_pool(
                 for future in sorted(done, key=lambda future: future.exception() is not None):
                     yield names[future], future.result()
                 watch.look(names[future] for future in pending if future.running())
+        except BrokenProcessPool:
+            # The executor sends SIGTERM to the other processes and waits for them without end; one that hangs may block it.
+            watch.end()
+            raise
         finally:
             # An error or an interrupt here must not wait for hours of jobs that nobody will read.
             pool.shutdown(wait=True, cancel_futures=True)
@@ -163,11 +167,22 @@ class _Watch:
             if seconds > self.seconds and job not in self.killed:
                 self._kill(job, *mark)
 
+    def end(self) -> None:
+        """Kill all processes that are at a job: their pool is broken, and their jobs run again in the next one."""
+        marks = [_read(path) for path in self._marks.iterdir()]
+        _kill({mark[1] for mark in marks if mark is not None})
+
     def _kill(self, job: str, place: int, process: int) -> None:
-        for child in multiprocessing.active_children():
-            if child.pid == process:
-                self.killed[job] = place
-                child.kill()
+        if _kill({process}):
+            self.killed[job] = place
+
+
+def _kill(processes: Collection[int]) -> bool:
+    """Kill child processes by their numbers; False where none of them is there any more."""
+    found = [child for child in multiprocessing.active_children() if child.pid in processes]
+    for child in found:
+        child.kill()
+    return bool(found)
 
 
 def _run(maker: Maker, job: Job, mark: Path | None) -> tuple[Failure, ...]:
