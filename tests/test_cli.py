@@ -63,6 +63,10 @@ def test_a_first_session(tmp_path: Path, phantom_folder: Path, monkeypatch: pyte
         "recommended_patch_budget", "max_tokens", "tuning",
     }  # fmt: skip
     assert (info["images"], info["reports"], info["bundle"]) == (24, 0, "phantom")
+    shown = [line[:26].strip() for line in run_cli("info").stdout.splitlines()[1:]]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    session = readme.partition("$ mcr-infer info\n")[2].partition("\n\n")[0]
+    assert [line[4:30].strip() for line in session.splitlines()[1:]] == shown
 
 
 def test_a_changed_file_is_embedded_again_and_replaces_its_row(tmp_path: Path):

@@ -1,6 +1,6 @@
 """The command line: parse, call, print. What a command does lives in the modules that it imports when it runs.
 
-Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error of ours, 2 wrong usage, 3 done but
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 an error, 2 wrong usage, 3 done but
 some inputs failed, 4 the index is busy, 128 + N ended by signal N; `mcr_infer.cli.streams` says what a stream that cannot be
 written costs.
 """
