@@ -99,6 +99,14 @@ def few_texts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def kept_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the phantoms with their patches; tests must not change it."""
+    index = tmp_path_factory.mktemp("kept") / "index"
+    run_cli("embed-images", phantom_folder, "--index", index, "--keep-locals")
+    return index
+
+
+@pytest.fixture(scope="session")
 def foreign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Bundle]]:
     """By kind, a small model as its library saves it, and our bundle of it; tests must not change them."""
     from foreign_bundles import made_once

@@ -15,14 +15,6 @@ from mcr_infer.retrieval.queries import Question
 SENTENCE = "left pneumothorax"
 
 
-@pytest.fixture(scope="module")
-def kept_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantoms with their patches; tests must not change it."""
-    index = tmp_path_factory.mktemp("archive") / "index"
-    invoke("embed-images", phantom_folder, "--index", index, "--keep-locals")
-    return index
-
-
 @pytest.mark.parametrize("options", [(), ("--rerank",), ("--where", "view=PA"), ("--by-study",)])
 def test_search_gives_the_hits_of_the_command(kept_index: Path, options: tuple[str, ...]):
     expected = json_lines(invoke("query", SENTENCE, "--index", kept_index, "-k", "5", "--json", *options).stdout)

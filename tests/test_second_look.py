@@ -25,14 +25,6 @@ from mcr_infer.retrieval.vectorizer import QueryVectorizer
 QUESTION = "left pneumothorax"
 
 
-@pytest.fixture(scope="module")
-def kept_index(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantoms with their patches; tests must not change it."""
-    index = tmp_path_factory.mktemp("kept") / "index"
-    run_cli("embed-images", phantom_folder, "--index", index, "--keep-locals")
-    return index
-
-
 def ask(index: Path, *arguments: str) -> tuple[list[dict], str]:
     done = run_cli("query", QUESTION, "--index", index, "--json", *arguments)
     return json_lines(done.stdout), done.stderr

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mcr_infer.pipeline.run_report import RunReport
     from mcr_infer.pipeline.transfer.exporting import Exported
     from mcr_infer.pipeline.transfer.merging import Conflict, Merged
-    from mcr_infer.retrieval.reranker import Reranker
 
 _SHOWN_CONFLICTS = 20
 _SHOWN_NOTES = 5
@@ -127,15 +126,6 @@ def warn_of_mixture(
         note(
             f"the query was embedded with {query_budget:.0%} of its patches, the {kind} rows with {told}: scores differ "
             "from those of one patch budget"
-        )
-
-
-def warn_of_unseen(look: "Reranker") -> None:
-    """Say so where candidates could not be looked at a second time."""
-    if look.unseen:
-        note(
-            f"{look.unseen} of {look.candidates} radiographs could not be re-ranked and keep the order of the cosine: "
-            "the index keeps no patches of them, and no unchanged file is at their path"
         )
 
 

@@ -78,10 +78,10 @@ def query(
 ) -> None:
     """Find radiographs or reports that show what sentences say, that look like radiographs, or both."""
     from mcr_infer.cli import output, session
-    from mcr_infer.index import Index, describe_no_match, parse_filter, search
+    from mcr_infer.index import Index, describe_no_match, parse_filter
     from mcr_infer.inference.long_text import strategy_like
     from mcr_infer.pipeline.missing_files import find_file
-    from mcr_infer.retrieval.archive import has_bundle
+    from mcr_infer.retrieval.archive import find_hits, has_bundle
     from mcr_infer.retrieval.vectorizer import QueryVectorizer
 
     if rerank and kind != "image":
@@ -93,9 +93,6 @@ def query(
     distinct += ["content"] if no_duplicates else []
     if rerank:
         from mcr_infer.retrieval.late_interaction import check_comparable
-        from mcr_infer.retrieval.reranker import (
-            Reranker,  # brings what decodes files, which a plain query does without
-        )
     with Index.open(index, notify=output.note) as store, store.snapshot():
         asks_tower = rerank or any(one.sentences or one.images for one in questions)
         # Vectors of a model that is no bundle can still be asked with each other.
@@ -109,16 +106,17 @@ def query(
         asked = vectorizer.vectorize(questions, with_words=rerank)
         if asked.fitted:
             output.warn_of_long_queries(asked.fitted, limit=vectorizer.texts.max_tokens)
-        # A case is not similar to itself: it would only take the first place.
-        likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
-        found = search(
-            store, asked.vectors, kind=kind, k=max(k, rerank_depth) if rerank else k, where=chosen_rows, distinct=distinct,
-            exclude=likes, ef_search=ef_search,
-        )  # fmt: skip
+        reranker = None
         if rerank and chosen is not None:
-            look = Reranker(store, chosen, device=device, precision=precision, notify=output.note)
-            found = [look.rank(words, hits, k) for words, hits in zip(asked.words, found, strict=True)]
-            output.warn_of_unseen(look)
+            from mcr_infer.retrieval.reranker import (
+                Reranker,  # brings what decodes files, which a plain query does without
+            )
+
+            reranker = Reranker(store, chosen, device=device, precision=precision, notify=output.note)
+        found = find_hits(
+            store, questions, asked, kind=kind, k=k, where=chosen_rows, distinct=distinct, ef_search=ef_search,
+            reranker=reranker, depth=rerank_depth,
+        )  # fmt: skip
         if chosen_rows is not None and not any(found):
             output.note(describe_no_match(store, str(kind), chosen_rows))
         output.warn_of_mixture(

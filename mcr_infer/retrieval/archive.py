@@ -3,10 +3,11 @@
 Archive.open("mcr-index") -> embed, search, explain
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,16 @@ from mcr_infer.errors import BundleError, IndexMismatchError, QueryError
 from mcr_infer.index import Hit, Index, search
 from mcr_infer.index.filters import Filter
 from mcr_infer.index.manifest import NO_BUNDLE
+from mcr_infer.index.protocols import IndexReader
 from mcr_infer.index.search import Distinct
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.long_text import strategy_like
-from mcr_infer.retrieval.late_interaction import DEPTH, check_comparable
+from mcr_infer.retrieval.late_interaction import DEPTH, check_comparable, cosines
 from mcr_infer.retrieval.queries import Part, Question
-from mcr_infer.retrieval.vectorizer import QueryVectorizer
+from mcr_infer.retrieval.vectorizer import QueryVectorizer, QueryVectors
+
+if TYPE_CHECKING:
+    from mcr_infer.retrieval.reranker import Reranker
 
 SHIPPED = "shipped"
 """How an index names the bundle inside the wheel: by this word, since a wheel may move."""
@@ -154,30 +159,16 @@ class Archive:
             check_comparable(self.bundle)
         with self.index.snapshot():
             found = self._vectorizer(kind).vectorize(asked, with_words=rerank)
-            likes = {part.what for question in asked for part in question.likes} if kind == "image" else ()
-            hits = search(
+            return find_hits(
                 self.index,
-                found.vectors,
+                asked,
+                found,
                 kind=kind,
-                k=max(k, DEPTH) if rerank else k,
+                k=k,
                 where=where,
                 distinct=distinct,
-                exclude=likes,
+                reranker=self._reranker() if rerank else None,
             )
-            if not rerank:
-                return hits
-            from mcr_infer.retrieval.reranker import Reranker  # brings what decodes files
-
-            reranker = Reranker(
-                self.index, self.bundle, device=self._device, precision=self._precision, notify=self._notify
-            )
-            ranked = [reranker.rank(words, each, k) for words, each in zip(found.words, hits, strict=True)]
-            if reranker.unseen:
-                self._notify(
-                    f"{reranker.unseen} of {reranker.candidates} radiographs could not be re-ranked, the cosine alone ranks "
-                    "them"
-                )
-            return ranked
 
     def explain(self, sentence: str, id: str) -> Explanation:
         """Compare the words of a sentence with the patches of the radiograph of a row.
@@ -186,27 +177,27 @@ class Archive:
         `BundleError` where words and patches of the bundle cannot be compared.
         """
         check_comparable(self.bundle)
-        from mcr_infer.retrieval.reranker import Reranker
-
         with self.index.snapshot():
             found = self._vectorizer("image").vectorize([Question(sentences=(Part(sentence),))], with_words=True)
             ((words, _),) = found.words[0]
             label = self.index.label("image", id)
-            reranker = Reranker(
-                self.index, self.bundle, device=self._device, precision=self._precision, notify=self._notify
-            )
-            patches = reranker.patches_of([label]).get(label)
+            patches = self._reranker().patches_of([label]).get(label)
         if patches is None:
             raise QueryError(
                 f"the patches of image {id!r} are not kept in index {self.index.folder}, and its file cannot be read: embed "
                 "with --keep-locals, or restore the file"
             )
         return Explanation(
-            cosines=_unit(words.vectors) @ _unit(patches.vectors).T,
+            cosines=cosines(words, patches),
             word_weights=words.weights / words.weights.sum(),
             patch_weights=patches.weights / patches.weights.sum(),
             positions=None if patches.positions is None else patches.positions.astype(np.int64),
         )
+
+    def _reranker(self) -> "Reranker":
+        from mcr_infer.retrieval.reranker import Reranker  # brings what decodes files
+
+        return Reranker(self.index, self.bundle, device=self._device, precision=self._precision, notify=self._notify)
 
     def _vectorizer(self, kind: str) -> QueryVectorizer:
         if kind not in self._vectorizers:
@@ -220,10 +211,37 @@ class Archive:
         return self._vectorizers[kind]
 
 
+def find_hits(
+    index: IndexReader,
+    questions: Sequence[Question],
+    asked: QueryVectors,
+    *,
+    kind: str,
+    k: int,
+    where: Filter | str | None = None,
+    distinct: Collection[Distinct] = (),
+    ef_search: int | None = None,
+    reranker: "Reranker | None" = None,
+    depth: int = DEPTH,
+) -> list[list[Hit]]:
+    """Return the k nearest rows of a kind for each question and its vector, best first; inside `IndexReader.snapshot`.
+
+    A `reranker` ranks the first `depth` of them again.
+    """
+    # A case is not similar to itself: it would only take the first place.
+    likes = {part.what for question in questions for part in question.likes} if kind == "image" else ()
+    hits = search(
+        index,
+        asked.vectors,
+        kind=kind,
+        k=k if reranker is None else max(k, depth),
+        where=where,
+        distinct=distinct,
+        exclude=likes,
+        ef_search=ef_search,
+    )
+    return hits if reranker is None else reranker.rank_all(asked.words, hits, k)
+
+
 def _question(given: str | Question) -> Question:
     return given if isinstance(given, Question) else Question(sentences=(Part(given),))
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)

@@ -29,6 +29,9 @@ LATE_WEIGHT = 1.0
 DEPTH = 100
 """Candidates of the first look that are looked at again."""
 
+Words = Sequence[tuple[TokenEmbeddings, float]]
+"""The mapped words of each sentence of a question, and the weight of the sentence, below 0 where it is not wanted."""
+
 
 def late_interaction(
     words: TokenEmbeddings, pictures: Sequence[TokenEmbeddings], *, tau: float = TAU
@@ -53,6 +56,11 @@ def late_interaction(
     # No matrix product: in one, the last bit of a picture's score would depend on the others.
     scores: NDArray[np.float64] = tau * ((weights / weights.sum())[:, None] * np.log(means)).sum(axis=0)
     return scores
+
+
+def cosines(words: TokenEmbeddings, picture: TokenEmbeddings) -> NDArray[np.float32]:
+    """Return the cosine of each word [T, D] with each patch [K, D]: [T, K]."""
+    return np.asarray(_unit(words.vectors) @ _unit(picture.vectors).T, dtype=np.float32)
 
 
 def check_comparable(bundle: Bundle) -> None:

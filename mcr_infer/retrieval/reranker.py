@@ -21,16 +21,13 @@ from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.pipeline.decoding import DecodePool
 from mcr_infer.pipeline.missing_files import find_file
 from mcr_infer.pipeline.plan import usable_cores
-from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, late_interaction
+from mcr_infer.retrieval.late_interaction import LATE_WEIGHT, Words, late_interaction
 from mcr_infer.sources import PlainFile
 
 _BATCH = 16
 
 _HELD_BYTES = 256 << 20
 """Packed patches of files that were read again which are held for the next question."""
-
-Words = Sequence[tuple[TokenEmbeddings, float]]
-"""The mapped words of the sentences of a question, each with its weight, below 0 where it is not wanted."""
 
 
 class Reranker:
@@ -78,6 +75,16 @@ class Reranker:
         return [
             replace(hit, rank=rank, rerank_score=scores.get(hit.label)) for rank, hit in enumerate(order[:k], start=1)
         ]
+
+    def rank_all(self, words: Sequence[Words], hits: Sequence[Sequence[Hit]], k: int) -> list[list[Hit]]:
+        """Return what `rank` does for each question, and report how many candidates could not be re-ranked."""
+        ranked = [self.rank(one, found, k) for one, found in zip(words, hits, strict=True)]
+        if self.unseen:
+            self._notify(
+                f"{self.unseen} of {self.candidates} radiographs could not be re-ranked and keep the order of the cosine: "
+                "the index keeps no patches of them, and no unchanged file is at their path"
+            )
+        return ranked
 
     def patches_of(self, labels: Sequence[int]) -> Mapping[int, TokenEmbeddings]:
         """Return the token embeddings of images by label, kept or of their files; without those that have neither."""

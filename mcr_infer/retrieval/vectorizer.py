@@ -20,16 +20,13 @@ from mcr_infer.index.protocols import IndexReader
 from mcr_infer.inference.bundle import FULL, Bundle
 from mcr_infer.inference.encoder import ImageEncoder, TextEncoder
 from mcr_infer.inference.long_text import DEFAULT, FittedText, LongText
-from mcr_infer.inference.token_embeddings import TokenEmbeddings
 from mcr_infer.inference.tower import Purpose
 from mcr_infer.inference.vocabulary import Vocabulary, quoted
+from mcr_infer.retrieval.late_interaction import Words
 from mcr_infer.retrieval.queries import Question
 
 _SMALLEST_SUM = 1e-3
 _MOST_SUGGESTIONS = 5
-
-Words = list[tuple[TokenEmbeddings, float]]
-"""The mapped words of each sentence of a question, and the weight of the sentence in the vector of length 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
