@@ -62,7 +62,7 @@ def delete(
         chosen = _what_to_delete(store, id, study, patient_key, asked, where, site_secret)
         found = plan_deletion(store, chosen, of.names)
         count = sum(found.counts.values())
-        output.show_doomed(found, index, to_stderr=json)
+        output.show_planned_deletion(found, index, to_stderr=json)
         if count and not dry_run:
             _ask(count, yes=yes)
             store.delete_rows(found.labels)
@@ -265,8 +265,8 @@ def prune(
                 "with `mcr-infer delete`"
             )
         gone = find_gone(store, kind.names)
-        count = sum(gone.doomed.counts.values())
-        output.show_doomed(gone.doomed, index, what="have lost their file", to_stderr=json)
+        count = sum(gone.deletion.counts.values())
+        output.show_planned_deletion(gone.deletion, index, what="have lost their file", to_stderr=json)
         if untold := sum(gone.untold.values()):
             output.note(f"{untold} rows are kept, since it is not known whether their file is there")
         if count and gone.doubt and dry_run:
@@ -276,11 +276,11 @@ def prune(
                 raise EmbeddingIndexError(
                     f"{gone.doubt}; nothing was deleted. If the files are really gone, give --yes"
                 )
-            store.delete_rows(gone.doomed.labels)
+            store.delete_rows(gone.deletion.labels)
             store.save_snapshots()
             erase(store, count)
         left = {one: 0 if dry_run else unreachable(store, one) for one in KINDS}
-    output.show_deletion(gone.doomed, index, left, dry_run=dry_run, hint=False, as_json=json)
+    output.show_deletion(gone.deletion, index, left, dry_run=dry_run, hint=False, as_json=json)
 
 
 def info(

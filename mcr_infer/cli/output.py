@@ -212,7 +212,7 @@ def show_info(index: "Index", bundle: "Bundle | None", *, gone: "Gone | None" = 
         "max_tokens": bundle and bundle.max_tokens,
     }
     if gone is not None:
-        facts |= {f"{kind}s_without_file": count for kind, count in gone.doomed.counts.items()}
+        facts |= {f"{kind}s_without_file": count for kind, count in gone.deletion.counts.items()}
         facts |= {f"{kind}s_untold": count for kind, count in gone.untold.items()}
     tuned = {kind: index.state(kind).tuning for kind in ("image", "report")}
     if as_json:
@@ -223,7 +223,7 @@ def show_info(index: "Index", bundle: "Bundle | None", *, gone: "Gone | None" = 
     say_table(("", str(index.folder)), rows)
 
 
-def show_doomed(found: "Deletion", place: Path, *, what: str = "match", to_stderr: bool) -> None:
+def show_planned_deletion(found: "Deletion", place: Path, *, what: str = "match", to_stderr: bool) -> None:
     """Print what a deletion is about: how many rows of which studies, and the first ids."""
     say(f"{_counted(found.counts)} of {place} {what}, of {found.studies} studies", to_stderr=to_stderr)
     for kind, ids in found.shown.items():

@@ -1,6 +1,6 @@
 """Which rows a deletion or an export is about: found by the columns, and compared with the rows themselves.
 
-doomed -> Index.delete_rows -> save_snapshots (columns) -> erase (the store) -> purge (graphs, which take long)
+plan_deletion -> Index.delete_rows -> save_snapshots (columns) -> erase (the store) -> purge (graphs, which take long)
 
 In the columns 64 bits of a hash stand for an id or a UID. For a search, one hit too many in 2^64 is not worth reading every
 row; a row that is deleted in place of another one is lost for good.

@@ -88,8 +88,8 @@ def _path_of(source: str, kind: str) -> str:
 class Gone:
     """Rows of some kinds whose file is gone."""
 
-    doomed: Deletion
-    """They, as a deletion takes them."""
+    deletion: Deletion
+    """Their deletion, planned."""
 
     rows: Mapping[str, int]
     """How many rows of each kind there are."""
@@ -127,11 +127,11 @@ def find_gone(index: IndexReader, kinds: Collection[str]) -> Gone:
                     studies.add(row.study_uid)
             labels[kind], examples[kind] = np.array(found, dtype=np.int64), ids[:SHOWN]
             rows[kind], untold[kind] = len(all_labels), unknown
-    doomed = Deletion(labels=labels, shown=examples, studies=len(studies - {None}))
-    return Gone(doomed=doomed, rows=rows, untold=untold, doubt=_doubt(doomed, rows, paths[True], paths[False]))
+    deletion = Deletion(labels=labels, shown=examples, studies=len(studies - {None}))
+    return Gone(deletion=deletion, rows=rows, untold=untold, doubt=_doubt(deletion, rows, paths[True], paths[False]))
 
 
-def _doubt(doomed: Deletion, rows: Mapping[str, int], gone: set[str], there: set[str]) -> str | None:
+def _doubt(deletion: Deletion, rows: Mapping[str, int], gone: set[str], there: set[str]) -> str | None:
     """Return why rows may not be gone: their root is missing, a folder above is empty, or they are too many."""
     if not gone:
         return None
@@ -146,7 +146,7 @@ def _doubt(doomed: Deletion, rows: Mapping[str, int], gone: set[str], there: set
         # A folder whose files were deleted is empty, too; but then it is the very folder of the files.
         if (missing or folder == root) and not os.listdir(above):  # noqa: PTH208
             return f"{above} is an empty folder, and files of the index were below it: is its share mounted?"
-    for kind, count in doomed.counts.items():
+    for kind, count in deletion.counts.items():
         if count > MOST * rows[kind]:
             return f"{count} of {rows[kind]} {kind} rows would go, more than {MOST:.0%}"
     return None
