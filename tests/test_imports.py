@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,39 @@ def test_a_text_query_reads_no_dicom_and_needs_no_graph(phantom_index):
     assert not loaded & (HEAVY | {"pydicom", "hnswlib", "PIL"})
     # Not heavy, and more than all the rest of a small query takes.
     assert not loaded & {"email", "zipfile"}
+
+
+EXTRAS = {
+    "onnxruntime", "imagecodecs", "pyarrow", "dicomweb_client", "requests", "urllib3", "tensorrt", "tensorrt_rtx", "cuda",
+}  # fmt: skip
+"""What comes with the extras of the wheel."""
+
+WITHOUT = f"import sys\nsys.modules.update(dict.fromkeys({sorted(EXTRAS)!r}))\n"
+
+
+def test_without_extras_only_what_speaks_http_cannot_be_imported():
+    script = (
+        f"{WITHOUT}import importlib, pkgutil, mcr_infer\n"
+        "for module in pkgutil.walk_packages(mcr_infer.__path__, 'mcr_infer.'):\n"
+        "    try: module.name.endswith('__main__') or importlib.import_module(module.name)\n"
+        "    except ImportError: print(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mcr_infer.sources.dicomweb.diagnosis", "mcr_infer.sources.dicomweb.transport"]
+
+
+def test_a_pacs_without_its_extra_is_one_line(tmp_path: Path):
+    script = (
+        f"{WITHOUT}del sys.modules['onnxruntime']\n"
+        "from mcr_infer.cli.app import main\n"
+        f"sys.argv = ['mcr-infer', 'embed-images', 'dicomweb://pacs/studies', '--index', {str(tmp_path / 'index')!r}]\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: a PACS is asked through dicomweb-client, which is not installed: pip install 'mcr-infer[pacs]'"
+    )
 
 
 def test_the_public_names_are_these_and_no_others():

@@ -67,7 +67,7 @@ def embedded(place: Path, index: bytes, **environment: str) -> subprocess.Comple
 def index(place: Path) -> bytes:
     done = embedded(place, b"index \xfe")
     assert done.returncode == 3, done.stderr
-    assert f"failed  {FOLDER_SHOWN}/{BROKEN_SHOWN}: the file is no DICOM file".encode() in done.stdout
+    assert f"failed  {FOLDER_SHOWN}/{BROKEN_SHOWN}: the file is not a DICOM file".encode() in done.stdout
     assert b"report in index \\xfe" in done.stdout
     check_lines(done)
     return b"index \xfe"

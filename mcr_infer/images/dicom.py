@@ -255,7 +255,7 @@ def _find_first_element(file: BinaryIO) -> bool:
 
 def _not_dicom() -> BrokenImageError:
     return BrokenImageError(
-        "the file is no DICOM file: it has neither DICM at byte 128 nor the elements of an image; "
+        "the file is not a DICOM file: it has neither DICM at byte 128 nor the elements of an image; "
         "besides DICOM, PNG and JPEG are read",
         reason="not_dicom",
     )

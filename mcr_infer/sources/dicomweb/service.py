@@ -12,8 +12,8 @@ from mcr_infer.errors import BrokenImageError, ConfigError, ImageError
 from mcr_infer.files import FileStamp
 from mcr_infer.images.header import RADIOGRAPHS
 from mcr_infer.sources.dicomweb.address import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEYS, PacsAccess, PacsAddress
+from mcr_infer.sources.dicomweb.multipart import one_part
 from mcr_infer.sources.dicomweb.paging import Ask, Row, every_result, value
-from mcr_infer.sources.dicomweb.transport import one_part
 from mcr_infer.sources.source import Failed, Source
 
 if TYPE_CHECKING:
