@@ -1,6 +1,6 @@
 """`python -m mcr_infer` is `mcr-infer`."""
 
-from mcr_infer.cli.app import main
+from mcr_infer.cli import main
 
 if __name__ == "__main__":
     main()
