@@ -1,6 +1,6 @@
 """The command line, one file per group of commands.
 
-    arguments -> app -> a command (embed, query, ...) -> the library -> output, progress -> stdout, stderr
+arguments -> app -> a command (embed, query, ...) -> the library -> output, progress -> stdout, stderr
 """
 
 
